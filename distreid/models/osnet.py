@@ -1,0 +1,126 @@
+"""OSNet, the omni-scale network of torchreid (Zhou et al., ICCV 2019, arXiv:1905.00953).
+
+The parameters carry torchreid's names, so that its checkpoints load without renaming.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+FEATURE_DIM = 512
+STAGE_WIDTHS = (64, 256, 384, 512)
+BOTTLENECK = 4  # a block works on a quarter of its output's channels
+GATE_REDUCTION = 16
+WIDTH_FACTORS = {
+    "osnet_x0_25": 0.25,
+    "osnet_x0_5": 0.5,
+    "osnet_x0_75": 0.75,
+    "osnet_x1_0": 1.0,
+}
+
+
+class Conv(nn.Module):
+    """Convolution, batch norm and, unless it is told not to, ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, relu: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+        self.bn = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU() if relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class LightConv(nn.Module):
+    """A 1×1 convolution, then a depthwise 3×3 one: "Lite 3×3" of the paper's figure 3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv2(self.conv1(x))))  # type: ignore[no-any-return]
+
+
+class Gate(nn.Module):
+    """Weights the channels by their global average; one gate serves a block's four streams."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels // GATE_REDUCTION
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean((2, 3), keepdim=True)
+        return x * self.fc2(self.fc1(pooled).relu()).sigmoid()  # type: ignore[no-any-return]
+
+
+class OmniScaleBlock(nn.Module):
+    """A residual block whose four streams see 3, 5, 7 and 9 pixels."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        middle = outputs // BOTTLENECK
+        self.conv1 = Conv(inputs, middle)
+        self.conv2a = LightConv(middle)
+        self.conv2b = nn.Sequential(*(LightConv(middle) for _ in range(2)))
+        self.conv2c = nn.Sequential(*(LightConv(middle) for _ in range(3)))
+        self.conv2d = nn.Sequential(*(LightConv(middle) for _ in range(4)))
+        self.gate = Gate(middle)
+        self.conv3 = Conv(middle, outputs, relu=False)
+        self.downsample = Conv(inputs, outputs, relu=False) if inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.conv1(x)
+        streams = (self.conv2a, self.conv2b, self.conv2c, self.conv2d)
+        gated = [self.gate(stream(x)) for stream in streams]
+        return (self.conv3(gated[0] + gated[1] + gated[2] + gated[3]) + shortcut).relu()  # type: ignore[no-any-return]
+
+
+class OSNet(nn.Module):
+    """(N, 3, H, W) normalised images → (N, 512) features, not L2-normalised.
+
+    The feature is torchreid's test feature: global average pooling, then linear,
+    batch norm and ReLU. Any input size works.
+    """
+
+    def __init__(self, width_factor: float) -> None:
+        super().__init__()
+        stem, *stages = (int(width * width_factor) for width in STAGE_WIDTHS)
+        self.conv1 = Conv(3, stem, kernel=7, stride=2)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.conv2 = self._stage(stem, stages[0], halve=True)
+        self.conv3 = self._stage(stages[0], stages[1], halve=True)
+        self.conv4 = self._stage(stages[1], stages[2], halve=False)
+        self.conv5 = Conv(stages[2], stages[2])
+        self.fc = nn.Sequential(
+            nn.Linear(stages[2], FEATURE_DIM), nn.BatchNorm1d(FEATURE_DIM), nn.ReLU()
+        )
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, halve: bool) -> nn.Sequential:
+        layers: list[nn.Module] = [
+            OmniScaleBlock(inputs, outputs),
+            OmniScaleBlock(outputs, outputs),
+        ]
+        if halve:
+            layers.append(nn.Sequential(Conv(outputs, outputs), nn.AvgPool2d(2)))
+        return nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv3(self.conv2(self.maxpool(self.conv1(x))))
+        x = self.conv5(self.conv4(x))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def build_osnet(name: str) -> OSNet:
+    """An untrained OSNet by torchreid's name, a key of `WIDTH_FACTORS`."""
+    return OSNet(WIDTH_FACTORS[name])
