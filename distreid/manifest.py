@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -21,6 +22,18 @@ QUERY = "query"
 GALLERY = "gallery"
 MULTI_QUERY = "multi-query"
 NO_SPLIT = ""
+
+
+
+class Status(enum.IntEnum):
+    """What became of a row's image. A row that is not OK has NaN features."""
+
+    OK = 0
+    MISSING = 1
+    """There was no such file."""
+    UNREADABLE = 2
+    """The file could not be read or decoded."""
+
 
 Integers = NDArray[np.int64]
 Text = NDArray[np.bytes_]  # fixed-length bytes: no Python object per row, cheap across a fork

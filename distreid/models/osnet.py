@@ -5,7 +5,13 @@ The parameters carry torchreid's names, so that its checkpoints load without ren
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
+
+from distreid.errors import CheckpointError
+from distreid.models.architecture import Architecture, StateDict
+from distreid.preprocess import Preprocess
 
 FEATURE_DIM = 512
 STAGE_WIDTHS = (64, 256, 384, 512)
@@ -124,3 +130,32 @@ class OSNet(nn.Module):
 def build_osnet(name: str) -> OSNet:
     """An untrained OSNet by torchreid's name, a key of `WIDTH_FACTORS`."""
     return OSNet(WIDTH_FACTORS[name])
+
+
+def recognise(state: StateDict) -> bool:
+    """Whether these are the weights of an OSNet of any width."""
+    return "conv2.0.conv2d.3.conv1.weight" in state and "fc.1.running_mean" in state
+
+
+def name_of(state: StateDict) -> str:
+    """The variant, by the channels of the first convolution; CheckpointError if there is none."""
+    stem = state["conv1.conv.weight"].shape[0] if "conv1.conv.weight" in state else 0
+    for name, factor in WIDTH_FACTORS.items():
+        if stem == int(STAGE_WIDTHS[0] * factor):
+            return name
+    known = ", ".join(f"{int(STAGE_WIDTHS[0] * f)} ({n})" for n, f in WIDTH_FACTORS.items())
+    raise CheckpointError(f"an OSNet with {stem} first channels; known are {known}")
+
+
+def read(name: str) -> Architecture:
+    """The architecture of a variant, a key of `WIDTH_FACTORS`."""
+    return Architecture(
+        name=name,
+        peer="torchreid",
+        build=partial(build_osnet, name),
+        dim=FEATURE_DIM,
+        feature="pooled conv5, linear, batch norm, ReLU",
+        preprocess=Preprocess(interpolation="bilinear"),
+        flip=False,
+        not_for_features=("classifier.",),
+    )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import anny
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from raster import Floats, Ints
 
 
@@ -71,7 +71,8 @@ class Posed:
 
     def carry(self, bone: str, points: Floats) -> Floats:
         """Points (N, 3) fixed to a bone at rest, moved to where the pose takes them."""
-        return (points - self.rest_joints[bone]) @ self.turns[bone].T + self.joints[bone]
+        turned: Floats = (points - self.rest_joints[bone]) @ self.turns[bone].T
+        return turned + self.joints[bone]
 
 
 def rotation(axis: str, degrees: float) -> Floats:
@@ -98,17 +99,18 @@ def random_gait(rng: Generator, girth: float, stride: float) -> dict[str, Floats
         "neck01": rotation("x", rng.normal(-3, 6)),
         "head": rotation("z", rng.normal(0, 18)) @ rotation("x", rng.normal(0, 5)),
     }
+    feet = rng.uniform(6.5, 9.5)  # the body at rest stands with its feet wide apart
     # Someone looks at a phone now and then, or keeps a hand in a pocket.
     phone = rng.choice(["L", "R"]) if rng.random() < 0.1 else None
     for side, sign, leg_phase in (("L", 1, phase), ("R", -1, phase + np.pi)):
         forward = 26 * step * np.sin(leg_phase) + 3
         # The knee bends while its leg swings forward.
         knee = 6 + 48 * step * max(0.0, np.cos(leg_phase))
-        pose[f"upperleg01.{side}"] = rotation("x", -forward) @ rotation("y", -4.0 * sign)
+        pose[f"upperleg01.{side}"] = rotation("x", -forward) @ rotation("y", feet * sign)
         pose[f"lowerleg01.{side}"] = rotation("x", knee)
         pose[f"foot.{side}"] = rotation("x", forward - knee * 0.5 - 2)
         swing = -22 * step * np.sin(leg_phase) - 4 + rng.normal(0, 3)
-        elbow = rng.uniform(-25, 15)
+        elbow = rng.uniform(-5, 26)
         if side == phone:
             swing, elbow = 18, -75
         drop = 37 - 9 * girth + rng.normal(0, 2)
@@ -136,6 +138,25 @@ class Body:
             _along(average.rest, [average.joints[f"{b}.R"] for b in _ARM_BONES]),
         )
         self.canon: Floats = np.concatenate([average.rest, arm[:, None]], axis=1)
+        self._neighbours = self._neighbour_mean()
+
+    def _neighbour_mean(self) -> torch.Tensor:
+        """(V, V) sparse matrix that moves every vertex to the mean of its neighbours."""
+        edges = np.unique(np.concatenate([self.faces[:, [i, j]] for i in range(3) for j in range(3)
+                                          if i != j]), axis=0)  # fmt: skip
+        share = 1 / np.bincount(edges[:, 0])[edges[:, 0]]
+        size = len(self.canon)
+        matrix = torch.sparse_coo_tensor(
+            torch.from_numpy(edges.T.copy()), torch.from_numpy(share), (size, size)
+        )
+        return matrix.coalesce().to_sparse_csr()
+
+    def smoothed(self, vertices: Floats, rounds: int) -> Floats:
+        """The vertices (V, 3) without the body's finer relief, as under cloth."""
+        smooth = torch.from_numpy(vertices)
+        for _ in range(rounds):
+            smooth = self._neighbours @ smooth
+        return smooth.numpy()
 
     def _parts(self) -> Ints:
         """(V,) the part whose bones weigh most at each vertex."""
@@ -147,7 +168,8 @@ class Body:
         totals = np.zeros((len(indices), len(Part)))
         for k in range(indices.shape[1]):
             np.add.at(totals, (np.arange(len(indices)), part_of_bone[indices[:, k]]), weights[:, k])
-        return totals.argmax(axis=1).astype(np.int64)
+        heaviest: Ints = totals.argmax(axis=1)
+        return heaviest
 
     @torch.no_grad()
     def posed(self, shape: dict[str, float], pose: dict[str, Floats]) -> Posed:
@@ -173,19 +195,21 @@ class Body:
 _ARM_BONES = ("upperarm01", "lowerarm01", "wrist")
 
 
-def _numpy(tensor: torch.Tensor) -> NDArray[np.float64]:
-    return tensor.double().numpy()
+def _numpy(tensor: torch.Tensor) -> Floats:
+    array: Floats = tensor.double().numpy()
+    return array
 
 
 def _along(points: Floats, line: list[Floats]) -> Floats:
     """(N,) position of the point's foot on a three-point line, 0 at its start, 1 at its end."""
-    lengths = [float(np.linalg.norm(b - a)) for a, b in zip(line, line[1:], strict=False)]
+    pieces = [(a, b, float(np.linalg.norm(b - a))) for a, b in pairwise(line)]
+    total = sum(length for _, _, length in pieces)
     best, position = np.full(len(points), np.inf), np.zeros(len(points))
     done = 0.0
-    for start, end, length in zip(line, line[1:], lengths, strict=False):
+    for start, end, length in pieces:
         share = np.clip((points - start) @ (end - start) / length**2, 0, 1)
         gap = np.linalg.norm(points - (start + share[:, None] * (end - start)), axis=1)
-        position = np.where(gap < best, (done + share * length) / sum(lengths), position)
+        position = np.where(gap < best, (done + share * length) / total, position)
         best = np.minimum(gap, best)
         done += length
     return position

@@ -49,7 +49,8 @@ def vertex_normals(vertices: Floats, faces: Ints) -> Floats:
         ],
         axis=1,
     )
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    unit: Floats = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def rasterise(

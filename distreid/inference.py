@@ -1,0 +1,171 @@
+"""A batch of uint8 images to L2-normalised features.
+
+Exactness. The default reproduces the peers' features: fp32, without TF32, the mirror
+image and the scales summed, normalised in fp32. On the CPU, a matrix product's last
+bits depend on how many threads share it and on the batch around it. So there every
+forward pass is one thread's, over `CPU_ROWS` images, and threads run several of them:
+the bytes are the same for any number of threads, processes and images per batch, and it
+is faster besides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from distreid.errors import OptionError
+from distreid.models.checkpoint import Model
+
+CPU_ROWS = 8
+PRECISIONS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+TF32_CAPABILITY = 8  # NVIDIA's Ampere generation, the first with TF32 and bfloat16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Test-time augmentation: what is summed before the L2 norm."""
+
+    flip: bool
+    """Whether the mirror image is summed too."""
+    scales: tuple[float, ...] = (1.0,)
+    """Factors of the *area*: a side grows by √scale, as Person_reID_baseline_pytorch defines it."""
+    scale_mode: str = "independent"
+    """`independent`: each scale resizes the input. `compound`: each resizes the previous one's
+    result, as Person_reID_baseline_pytorch's `--ms` loop does."""
+
+    def identity(self) -> dict[str, Any]:
+        """The description that a store carries."""
+        return asdict(self)
+
+    def views(self, images_BCHW: Tensor, fixed_size: bool) -> Iterator[Tensor]:
+        """The inputs whose features are summed, in the peer's order.
+
+        With `fixed_size`, a scaled image is cropped or padded to the size it came in.
+        """
+        height, width = images_BCHW.shape[2:]
+        for image in (images_BCHW, images_BCHW.flip(3)) if self.flip else (images_BCHW,):
+            scaled = image
+            for scale in self.scales:
+                if scale != 1:
+                    source = scaled if self.scale_mode == "compound" else image
+                    scaled = F.interpolate(
+                        source,
+                        scale_factor=math.sqrt(scale),
+                        mode="bicubic",
+                        align_corners=False,
+                    )
+                elif self.scale_mode == "independent":
+                    scaled = image
+                yield centre(scaled, height, width) if fixed_size else scaled
+
+
+def centre(images_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Crops or pads the borders, the same on both sides, to height × width.
+
+    An odd row or column more is cut or added below or on the right. The padding is 0,
+    which in a normalised image is the mean colour.
+    """
+    down, right = height - images_BCHW.shape[2], width - images_BCHW.shape[3]
+    # F.pad crops where an amount is negative; // rounds a cut up and a margin down.
+    top, left = int(down / 2), int(right / 2)
+    return F.pad(images_BCHW, (left, right - left, top, down - top))
+
+
+class Extractor:
+    """Calls a model on batches; the same for every rank and every batch."""
+
+    def __init__(
+        self,
+        model: Model,
+        augmentation: Augmentation,
+        *,
+        precision: str,
+        device: torch.device,
+        threads: int,
+    ) -> None:
+        """`threads` is how many forward passes run at once on the CPU; OptionError if the
+        device has no such precision."""
+        check_precision(precision, device)
+        self.preprocess = model.architecture.preprocess
+        self.fixed_size = model.architecture.fixed_size
+        self.augmentation = augmentation
+        self.device = device
+        self.dtype = PRECISIONS[precision]
+        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
+            backend.allow_tf32 = precision == "tf32"  # type: ignore[attr-defined]
+        # cuDNN may choose another algorithm at every start; this keeps to the reproducible ones.
+        torch.backends.cudnn.deterministic = True
+        self.network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.pool = ThreadPoolExecutor(threads) if device.type == "cpu" else None
+        if self.pool:
+            torch.set_num_threads(1)
+
+    def __call__(self, images_BCHW: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 → (B, dim) float32 on the CPU, each row of norm 1.
+
+        A feature of norm 0 has no direction and comes out as NaN.
+        """
+        if self.pool:
+            return torch.cat(list(self.pool.map(self._features, images_BCHW.split(CPU_ROWS))))
+        return self._features(images_BCHW.to(self.device, non_blocking=True)).cpu()
+
+    @torch.inference_mode()
+    def _features(self, images_BCHW: Tensor) -> Tensor:
+        inputs = self.preprocess.normalise(images_BCHW)
+        views = self.augmentation.views(inputs, self.fixed_size)
+        sum_BD = sum(self._forward(view) for view in views)
+        assert isinstance(sum_BD, Tensor)
+        # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
+        return sum_BD / sum_BD.norm(dim=1, keepdim=True)
+
+    def _forward(self, inputs_BCHW: Tensor) -> Tensor:
+        half = self.dtype != torch.float32
+        with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
+            features: Tensor = self.network(inputs_BCHW)
+        return features.float()
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda` to this process's device; OptionError if there is none."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise OptionError(
+            f"--device {name}: local rank {local_rank} has no GPU of its own; torch sees {count} "
+            f"(start {count} processes on this host, or use --device cpu)"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """OptionError if the device cannot compute in this precision."""
+    if precision == "fp32":
+        return
+    mkldnn = torch.ops.mkldnn
+    on_cpu: dict[str, Callable[[], bool]] = {
+        "bf16": lambda: bool(mkldnn._is_mkldnn_bf16_supported()),
+        "fp16": lambda: bool(mkldnn._is_mkldnn_fp16_supported()),
+        "tf32": lambda: False,
+    }
+    if device.type == "cpu":
+        supported, name = on_cpu[precision](), "this CPU"
+    else:
+        recent = torch.cuda.get_device_capability(device)[0] >= TF32_CAPABILITY
+        supported, name = recent or precision == "fp16", torch.cuda.get_device_name(device)
+    if not supported:
+        raise OptionError(f"--precision {precision}: {name} has none; use --precision fp32")

@@ -1,0 +1,342 @@
+"""The main job: plan on rank 0, compute shards on every rank, verify and score on rank 0."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+import h5py
+import numpy as np
+import PIL
+import torch
+import torchvision
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+
+import distreid
+from distreid.datasets import describe, open_data
+from distreid.distributed import World, gather, main_first, on_main, process_group
+from distreid.errors import CheckpointError, DistreidError, ImageError, OptionError, StoreError
+from distreid.evaluate import cannot_evaluate, evaluate
+from distreid.inference import Augmentation, Extractor, check_precision, choose_device
+from distreid.loader import Batch, open_loader
+from distreid.manifest import Status
+from distreid.models.checkpoint import Model, load_model
+from distreid.options import ExtractOptions
+from distreid.progress import ProgressReport, duration
+from distreid.report import score_table, write_mat, write_metrics
+from distreid.sampler import Shard, ShardSampler, shard_rows_for
+from distreid.store import (
+    FORMAT,
+    FeatureStore,
+    Plan,
+    ShardWriter,
+    begin,
+    done_shards,
+    existing_plan,
+    finish,
+)
+
+MAX_WORKERS = 16
+FAILURES_SHOWN = 5
+
+
+class Stopped(DistreidError):
+    """A signal asked the job to end."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+@dataclass
+class Share:
+    """What one rank has done, and where its time went, in seconds."""
+
+    images: int = 0
+    waiting: float = 0.0
+    """For the next batch: what of reading, decoding and resizing the workers did not hide."""
+    forward: float = 0.0
+    """Copy to the device, forward passes, copy back."""
+    writing: float = 0.0
+    failures: dict[int, str] = field(default_factory=dict)
+    """Row → why its image could not be read."""
+
+
+def run(options: ExtractOptions, world: World) -> None:
+    """Runs the whole job as one of its processes; UserError if it cannot be done."""
+    log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, _stop)
+    with process_group(world):
+        device = main_first(world, lambda: _device(options, world))
+        log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
+        model = main_first(world, lambda: load_model(options.checkpoint, options.model))
+        todo = on_main(world, lambda: _plan(options, world, device, model, log))
+        plan = _shared_plan(options.out, world, model)
+        everyone = _extract(options, world, device, plan, model, todo, log)
+    if world.is_main:
+        _report_shares(everyone, log)
+        _finish(options, plan, log)
+
+
+def _plan(
+    options: ExtractOptions, world: World, device: torch.device, model: Model, log: Console
+) -> list[Shard]:
+    """Reads the data, says what is what, and starts or continues the run."""
+    manifest = open_data(options.data, options.layout, options.multi_query)
+    architecture, augmentation = model.architecture, _augmentation(options, model)
+    tta = "image and mirror image" if augmentation.flip else "image alone"
+    if augmentation.scales != (1.0,):
+        tta += f", {augmentation.scale_mode} scales {options.scales}"
+    _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
+    _section(log, "model", str(model.checkpoint.file), model.describe())
+    _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
+    plan = Plan(
+        manifest=manifest,
+        identity={
+            "manifest": manifest.fingerprint(),
+            "weights": model.checkpoint.sha256,
+            "model": architecture.identity(),
+            "preprocess": architecture.preprocess.identity(),
+            "augmentation": augmentation.identity(),
+            "precision": options.precision,
+            "dtype": options.dtype,
+            "dim": architecture.dim,
+            # Of the libraries that the features' last bits depend on.
+            "versions": {"torch": _version(torch), "Pillow": _version(PIL), "store": FORMAT},
+        },
+        provenance=_provenance(options, world, device),
+        dim=architecture.dim,
+        dtype=options.dtype,
+        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
+    )
+    todo = begin(options.out, plan)
+    total = len(plan.shards)
+    if len(todo) < total:
+        log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
+    if 0 < len(todo) < world.world_size:
+        log.print(f"       {len(todo)} shards to do: some processes have no work")
+    return todo
+
+
+def _shared_plan(out: Path, world: World, model: Model) -> Plan:
+    """The plan that rank 0 wrote, as this rank sees it."""
+    where = f"rank {world.rank} on {socket.gethostname()}"
+    plan = existing_plan(out)
+    if plan is None:
+        raise StoreError(
+            f"{out}: {where} does not see the plan that rank 0 wrote; "
+            "--out must be a folder that all hosts share"
+        )
+    if plan.identity["weights"] != model.checkpoint.sha256:
+        raise StoreError(
+            f"{model.checkpoint.file}: {where} sees another file than rank 0 under this name"
+        )
+    return plan
+
+
+def _extract(
+    options: ExtractOptions,
+    world: World,
+    device: torch.device,
+    plan: Plan,
+    model: Model,
+    todo: list[Shard],
+    log: Console,
+) -> list[Share]:
+    """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
+    sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
+    writer = ShardWriter(options.out, plan)
+    done_before = len(plan.manifest) - sum(map(len, todo))
+    todo_rows = {shard.index: len(shard) for shard in todo}
+
+    def rows_done() -> int:
+        published = sum(todo_rows.get(index, 0) for index in done_shards(options.out))
+        return done_before + published + writer.pending
+
+    show = ProgressReport(log, len(plan.manifest), rows_done) if world.is_main and todo else None
+    with show or contextlib.nullcontext():
+        share = _extract_share(options, world, device, plan, model, sampler, writer)
+        return gather(world, share)
+
+
+def _extract_share(
+    options: ExtractOptions,
+    world: World,
+    device: torch.device,
+    plan: Plan,
+    model: Model,
+    sampler: ShardSampler,
+    writer: ShardWriter,
+) -> Share:
+    """The loop: no message to another rank, no file but this rank's shards."""
+    cores = max(1, _cores() // world.local_world_size)
+    extractor = Extractor(
+        model,
+        _augmentation(options, model),
+        precision=options.precision,
+        device=device,
+        threads=cores,
+    )
+    loader = open_loader(
+        plan.manifest,
+        model.architecture.preprocess,
+        sampler,
+        batch_size=options.batch_size,
+        num_workers=min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    share = Share()
+    clock = time.monotonic()
+    for batch in loader:
+        if batch.failures and options.on_bad_image == "fail":
+            raise _image_error(plan, batch)
+        arrived = time.monotonic()
+        features_BD = _features(extractor, batch, plan)
+        computed = time.monotonic()
+        writer.add(batch.rows, features_BD, batch.status_B)
+        share.waiting += arrived - clock
+        share.forward += computed - arrived
+        clock = time.monotonic()
+        share.writing += clock - computed
+        share.images += len(batch.rows)
+        share.failures |= batch.failures
+    return share
+
+
+def _features(extractor: Extractor, batch: Batch, plan: Plan) -> NDArray[np.float32]:
+    """(B, D) float32; NaN where there was no image, and finite elsewhere."""
+    try:
+        features_BD = extractor(batch.images_BCHW).numpy()
+    except torch.OutOfMemoryError as error:
+        raise OptionError(
+            f"--batch-size {len(batch.rows)}: the GPU's memory is full; take a smaller one "
+            "and run again to continue"
+        ) from error
+    readable = batch.status_B == Status.OK
+    bad = readable & ~np.isfinite(features_BD).all(axis=1)
+    if bad.any():
+        row = batch.rows[int(np.flatnonzero(bad)[0])]
+        raise CheckpointError(
+            f"row {row}, {plan.manifest.file(row)}: the model gives NaN, infinity or a zero "
+            "feature; check the checkpoint, or use --precision fp32"
+        )
+    features_BD[~readable] = np.nan
+    return features_BD
+
+
+def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
+    """Verifies the store, scores it, and says what was written."""
+    started = time.monotonic()
+    finish(options.out, plan)
+    store = FeatureStore.open(options.out)
+    took = duration(time.monotonic() - started)
+    log.print(f"[bold]store[/]  {len(plan.manifest):,} rows, each exactly once; verified in {took}")
+    if bad := int((store.status != Status.OK).sum()):
+        log.print(f"       {bad:,} images could not be read: their status says so, features NaN")
+    written = [options.out / "store.h5"]
+    if options.mat:
+        written += write_mat(store)
+    why_not = cannot_evaluate(store) if options.evaluate else "--no-evaluate"
+    if why_not:
+        log.print(f"[bold]scores[/] none: {why_not}")
+    else:
+        evaluation = evaluate(store)
+        written.append(write_metrics(store, evaluation))
+        Console(highlight=False).print(score_table(evaluation))
+    for file in written:
+        log.print(f"wrote  {file} ({file.stat().st_size / 1e6:,.2f} MB)")
+
+
+def _report_shares(everyone: list[Share], log: Console) -> None:
+    images = sum(share.images for share in everyone)
+    if not images:
+        return
+    spent = {
+        "waiting for input": sum(share.waiting for share in everyone),
+        "forward": sum(share.forward for share in everyone),
+        "writing": sum(share.writing for share in everyone),
+    }
+    total = sum(spent.values())
+    longest = max(share.waiting + share.forward + share.writing for share in everyone)
+    parts = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
+    log.print(
+        f"[bold]time[/]   {images:,} images in {duration(longest)}, "
+        f"{images / longest:,.0f} images/s: {parts}"
+    )
+    failures = {row: why for share in everyone for row, why in share.failures.items()}
+    for row in sorted(failures)[:FAILURES_SHOWN]:
+        log.print(f"       row {row}: {failures[row]}")
+
+
+def _section(log: Console, title: str, first: str, lines: list[str]) -> None:
+    log.print(f"[bold]{title:6}[/] {escape(first)}")
+    for line in lines:
+        log.print(f"       {escape(line)}")
+
+
+def _device(options: ExtractOptions, world: World) -> torch.device:
+    device = choose_device(options.device, world.local_rank)
+    check_precision(options.precision, device)
+    return device
+
+
+def _augmentation(options: ExtractOptions, model: Model) -> Augmentation:
+    return Augmentation(
+        flip=model.architecture.flip if options.flip is None else options.flip,
+        scales=options.scales,
+        scale_mode=options.scale_mode,
+    )
+
+
+def _image_error(plan: Plan, batch: Batch) -> ImageError:
+    row = min(batch.failures)
+    return ImageError(
+        f"row {row}, {plan.manifest.file(row)}: {batch.failures[row]}; mend or remove it, "
+        "or use --on-bad-image record"
+    )
+
+
+def _machine(world: World, device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores"
+    plural = "process" if world.world_size == 1 else "processes"
+    return f"{name}, {world.world_size} {plural}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _provenance(options: ExtractOptions, world: World, device: torch.device) -> dict[str, Any]:
+    modules = {"h5py": h5py, "numpy": np, "torchvision": torchvision, "distreid": distreid}
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "command": shlex.join(sys.argv),
+        "machine": _machine(world, device),
+        "batch_size": options.batch_size,
+        "versions": {name: _version(module) for name, module in modules.items()},
+    }
+
+
+def _version(module: ModuleType) -> str:
+    """Without the build's suffix, such as +cu130."""
+    return str(module.__version__).partition("+")[0]
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)

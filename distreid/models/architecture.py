@@ -1,0 +1,43 @@
+"""What every model family tells about the network that a checkpoint fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from distreid.preprocess import Preprocess
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A network, and the way in which its own code tests it (the preset)."""
+
+    name: str
+    """A name of `models.MODELS`."""
+    peer: str
+    """The project whose numbers the preset reproduces."""
+    build: Callable[[], nn.Module]
+    """Makes the network without weights: (B, 3, H, W) float → (B, dim) features, in eval mode."""
+    dim: int
+    feature: str
+    """The layer that the feature is taken from, in words."""
+    preprocess: Preprocess
+    flip: bool
+    """Whether the peer sums the features of the image and its mirror image."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What else defines the network; part of a store's identity."""
+    not_for_features: tuple[str, ...] = ()
+    """Prefixes of parameters that the checkpoint may hold and the feature does not need."""
+    fixed_size: bool = False
+    """Whether the network takes only `preprocess.height` × `preprocess.width`."""
+    notes: tuple[str, ...] = ()
+    """What could not be read off the checkpoint and how to say it, a sentence each."""
+
+    def identity(self) -> dict[str, Any]:
+        """The description that a store carries."""
+        return {"name": self.name, "feature": self.feature} | self.options

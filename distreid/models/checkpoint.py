@@ -1,0 +1,205 @@
+"""Checkpoints: loaded without running their code, unwrapped, and fitted strictly."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from distreid.errors import CheckpointError
+from distreid.models import find_model
+from distreid.models.architecture import Architecture
+
+SAMPLE = "sample"
+SAMPLE_FILE = Path(__file__).parent.parent / "sample" / "osnet_x0_25.pth.tar"
+
+# Where training scripts put the weights among other things, outermost first.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "weights")
+# What DataParallel, torch.compile and AveragedModel add to the names.
+PREFIXES = ("module.", "_orig_mod.")
+KEYS_SHOWN = 8
+
+# torchreid saves `rank1` as numpy's float32. A scalar's own class and type, nothing that acts.
+_scalar = np.float32(0).__reduce__()[0]  # numpy._core.multiarray.scalar
+NUMPY_SCALARS: list[Any] = [
+    _scalar,
+    (_scalar, "numpy.core.multiarray.scalar"),  # numpy 1's name for it
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The tensors of a checkpoint file, under the names that the network gave them."""
+
+    file: Path
+    sha256: str
+    """Of the file's bytes, hex."""
+    state: dict[str, Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the `opts.yaml` beside the file says; empty if there is none."""
+    notes: tuple[str, ...] = ()
+    """What was unwrapped and stripped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with its weights, in eval mode on the CPU, and what it was taken for."""
+
+    network: nn.Module
+    architecture: Architecture
+    checkpoint: Checkpoint
+    loaded: int
+    """How many tensors were loaded: all that the network has."""
+    dropped: tuple[str, ...]
+    """Names of tensors in the file that the feature does not need."""
+
+    def describe(self) -> list[str]:
+        """What was found, for people."""
+        arch, pre = self.architecture, self.architecture.preprocess
+        options = ", ".join(f"{key} {value}" for key, value in arch.options.items())
+        lines = [
+            f"{arch.name}{f' ({options})' if options else ''} of {arch.peer}",
+            f"feature: {arch.feature}; {arch.dim} dimensions",
+            f"input: {pre.height}×{pre.width}, {pre.interpolation}",
+            f"{self.loaded} tensors loaded, all that the network has"
+            + (f"; not needed: {_some(self.dropped)}" if self.dropped else ""),
+        ]
+        return lines + list(self.checkpoint.notes) + list(arch.notes)
+
+
+def load_model(checkpoint: str, name: str = "auto") -> Model:
+    """The checkpoint as a network; `sample` is the built-in one.
+
+    Every tensor of the network must be in the file with its shape, and everything in
+    the file must be the network's, apart from classifiers; else CheckpointError lists them.
+    """
+    file = SAMPLE_FILE if checkpoint == SAMPLE else Path(checkpoint)
+    content = read_checkpoint(file)
+    try:
+        architecture = find_model(name, content.state, content.options)
+        network = architecture.build().eval()
+        loaded, dropped = _fit(network, content.state, architecture)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    return Model(
+        network=network,
+        architecture=architecture,
+        checkpoint=content,
+        loaded=loaded,
+        dropped=dropped,
+    )
+
+
+def read_checkpoint(file: Path) -> Checkpoint:
+    """The tensors of a file written by torch.save. No code of the file is run."""
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; check --checkpoint")
+    try:
+        sha256 = _sha256(file)
+        content = _load(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from error
+    notes = []
+    while isinstance(content, dict):
+        inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        notes.append(f"weights found under {inner!r}")
+        content = content[inner]
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise CheckpointError(f"{file}: holds a {kind}, not named tensors; save model.state_dict()")
+    state, stripped = {}, set()
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or key == "n_averaged":
+            continue
+        name = str(key)
+        while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
+            stripped.add(prefix)
+            name = name.removeprefix(prefix)
+        state[name.replace("._orig_mod.", ".")] = value
+    if not state:
+        raise CheckpointError(f"{file}: holds no tensor; save model.state_dict()")
+    notes += [f"prefix {prefix!r} stripped" for prefix in sorted(stripped)]
+    options = _options_beside(file)
+    if options:
+        notes.append("options read from opts.yaml beside it")
+    return Checkpoint(file=file, sha256=sha256, state=state, options=options, notes=tuple(notes))
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _load(file: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            culprit = str(error).partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
+            raise CheckpointError(
+                f"{file}: holds {culprit}, which loading would run, so it was not loaded; "
+                "save model.state_dict() alone"
+            ) from error
+        raise CheckpointError(f"{file}: not a checkpoint that torch.save wrote") from error
+    except OSError:
+        raise
+    except Exception as error:  # damaged archives raise nearly anything
+        raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from error
+
+
+def _options_beside(file: Path) -> dict[str, Any]:
+    beside = file.with_name("opts.yaml")
+    options = {}
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            options = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"{beside}: not YAML; mend it or take it away") from error
+    return options if isinstance(options, dict) else {}
+
+
+def _fit(
+    network: nn.Module, state: dict[str, Tensor], architecture: Architecture
+) -> tuple[int, tuple[str, ...]]:
+    """Copies the weights; gives how many, and the names that were not needed."""
+    dropped = tuple(key for key in state if key.startswith(architecture.not_for_features))
+    wanted = network.state_dict()
+    given = {key: value for key, value in state.items() if key not in dropped}
+    # Checkpoints older than torch 0.4.1 have no such counters, and eval mode reads none.
+    missing = [
+        key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
+    ]
+    unexpected = [key for key in given if key not in wanted]
+    misshapen = [
+        f"{key} {tuple(value.shape)} for {tuple(wanted[key].shape)}"
+        for key, value in given.items()
+        if key in wanted and value.shape != wanted[key].shape
+    ]
+    problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    if any(keys for _, keys in problems):
+        what = "; ".join(f"{len(keys)} {word}: {_some(keys)}" for word, keys in problems if keys)
+        raise CheckpointError(f"does not fit {architecture.name}: {what}; try another --model")
+    network.load_state_dict(given, strict=False)
+    return len(given), dropped
+
+
+def _some(keys: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    return ", ".join(keys[:KEYS_SHOWN]) + more

@@ -1,0 +1,157 @@
+"""The options of the main job: one frozen dataclass, and its command line.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from distreid.errors import OptionError
+
+# Names of tables elsewhere, written out: those modules import torch. A test compares them.
+LAYOUTS = ("auto", "market1501", "layumi", "imagefolder", "folder", "csv")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+DTYPES = ("float32", "float16")
+DEVICES = ("auto", "cuda", "cpu")
+ON_BAD_IMAGE = ("fail", "record")
+SCALE_MODES = ("independent", "compound")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions:
+    """What the user asked for; OptionError if a value cannot be meant."""
+
+    data: str
+    checkpoint: str
+    out: Path
+    layout: str = "auto"
+    multi_query: bool = False
+    model: str = "auto"
+    flip: bool | None = None
+    """None: as the model's own code does."""
+    scales: tuple[float, ...] = (1.0,)
+    scale_mode: str = "independent"
+    precision: str = "fp32"
+    dtype: str = "float32"
+    device: str = "auto"
+    batch_size: int = 64
+    num_workers: int | None = None
+    """None: as many as this process's share of the cores allows."""
+    shard_rows: int | None = None
+    """None: by the number of rows, see `sampler.shard_rows_for`."""
+    on_bad_image: str = "fail"
+    evaluate: bool = True
+    mat: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("layout", LAYOUTS),
+            ("precision", PRECISIONS),
+            ("dtype", DTYPES),
+            ("device", DEVICES),
+            ("on_bad_image", ON_BAD_IMAGE),
+            ("scale_mode", SCALE_MODES),
+        ):
+            if (value := getattr(self, name)) not in choices:
+                raise OptionError(f"{_flag(name)} {value}: choose one of {', '.join(choices)}")
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(f"{_flag(name)} must be at least {least}, got {value}")
+        if not self.scales or not all(0 < s < math.inf for s in self.scales):
+            given = ",".join(map(str, self.scales))
+            raise OptionError(f"--scales {given}: positive numbers separated by commas")
+
+
+def add_extract_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the main job's options to a parser."""
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--data", required=True, metavar="DIR|CSV|sample", help="a folder of images, a CSV with "
+        "the columns path, person_id, camera_id, split, or the built-in sample"
+    )  # fmt: skip
+    what.add_argument(
+        "--checkpoint", required=True, metavar="FILE|sample", help="the trained weights; an "
+        "opts.yaml beside them is read too"
+    )  # fmt: skip
+    what.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
+        "the rest go; with an unfinished run of the same kind in it, that run is continued"
+    )  # fmt: skip
+    what.add_argument(
+        "--layout", default="auto", choices=LAYOUTS, help="how the images are arranged "
+        "(default: recognise it and say so)"
+    )  # fmt: skip
+    what.add_argument(
+        "--multi-query", action="store_true", help="extract the multi-query images too, and "
+        "score with their means"
+    )  # fmt: skip
+    how = parser.add_argument_group("how the features are computed")
+    how.add_argument(
+        "--model", default="auto", metavar="NAME", help="the architecture (default: read it off "
+        "the weights)"
+    )  # fmt: skip
+    how.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, help="add the mirror image's feature "
+        "(default: as the model's own code does)"
+    )  # fmt: skip
+    how.add_argument(
+        "--scales", type=_scales, default=(1.0,), metavar="1,1.1", help="add the features at "
+        "these factors of the image's area. A model that takes one size only gets the scaled "
+        "image cropped or padded back around its centre"
+    )  # fmt: skip
+    how.add_argument(
+        "--scale-mode", default="independent", choices=SCALE_MODES, help="compound: each scale "
+        "enlarges the previous result, as Person_reID_baseline_pytorch --ms does "
+        "(default: independent)"
+    )  # fmt: skip
+    how.add_argument(
+        "--precision", default="fp32", choices=PRECISIONS, help="of the forward pass "
+        "(default: fp32, which reproduces the model's own code)"
+    )  # fmt: skip
+    how.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="of the stored features"
+    )
+    machine = parser.add_argument_group("the machine")
+    machine.add_argument("--device", default="auto", choices=DEVICES)
+    machine.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="images per process (default: 64)"
+    )
+    machine.add_argument(
+        "--num-workers", type=int, metavar="N", help="decoding processes for each process "
+        "(default: by its share of the cores)"
+    )  # fmt: skip
+    machine.add_argument(
+        "--shard-rows", type=int, metavar="N", help="rows per file of the store, and what an "
+        "interruption costs at most (default: 1/64 of the rows, from 64 to 8192)"
+    )  # fmt: skip
+    after = parser.add_argument_group("the result")
+    after.add_argument(
+        "--on-bad-image", default="fail", choices=ON_BAD_IMAGE, help="fail: stop and name it. "
+        "record: keep the row with a status and NaN features, and leave it out of the scores "
+        "(default: fail)"
+    )  # fmt: skip
+    after.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="no scores")
+    after.add_argument(
+        "--mat", action="store_true", help="write pytorch_result.mat too, for evaluate_gpu.py"
+    )
+
+
+def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:
+    """The parsed command line as options."""
+    values: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(ExtractOptions)}
+    return ExtractOptions(**values)
+
+
+def _scales(text: str) -> Sequence[float]:
+    return tuple(float(part) for part in text.split(","))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
