@@ -31,7 +31,17 @@ SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).parent / "sample" / "market"
 
 # torchvision's IMG_EXTENSIONS, so that a folder holds the same images for both.
-IMAGE_SUFFIXES = (b".jpg", b".jpeg", b".png", b".ppm", b".bmp", b".pgm", b".tif", b".tiff", b".webp")
+IMAGE_SUFFIXES = (
+    b".jpg",
+    b".jpeg",
+    b".png",
+    b".ppm",
+    b".bmp",
+    b".pgm",
+    b".tif",
+    b".tiff",
+    b".webp",
+)
 
 # torchreid: `([-\d]+)_c(\d)`. Duke's 0005_c2_f0046985.jpg fits too.
 MARKET_NAME = re.compile(rb"(-?\d+)_c(\d+)")
@@ -51,7 +61,7 @@ def market1501(root: Path, multi_query: bool = False) -> Manifest:
 
 
 def layumi(root: Path, multi_query: bool = False) -> Manifest:
-    """`query/PID/`, `gallery/PID/`, `multi-query/PID/`: Person_reID_baseline_pytorch's prepare.py."""
+    """Person_reID_baseline_pytorch's own: `query/PID/`, `gallery/PID/`, `multi-query/PID/`."""
     parts = {QUERY: "query", GALLERY: "gallery"}
     if multi_query:
         parts[MULTI_QUERY] = "multi-query"
@@ -170,7 +180,9 @@ def open_data(data: str, layout: str = "auto", multi_query: bool = False) -> Man
     manifest = LAYOUTS[layout](place.resolve(), multi_query)
     if len(manifest) == 0:
         what = "the CSV has no row" if layout == "csv" else "no image in this folder"
-        raise DataError(f"{place}: {what}; check --data" + "".join(f"; {n}" for n in manifest.notes))
+        raise DataError(
+            f"{place}: {what}; check --data" + "".join(f"; {n}" for n in manifest.notes)
+        )
     return manifest
 
 

@@ -59,7 +59,9 @@ class World:
             rank, world_size, local_rank, local_size = (int(environment[n]) for n in TORCHRUN[:4])
         except ValueError as error:
             values = ", ".join(f"{name}={environment[name]}" for name in TORCHRUN[:4])
-            raise LaunchError(f"not all are whole numbers: {values}; start with torchrun") from error
+            raise LaunchError(
+                f"not all are whole numbers: {values}; start with torchrun"
+            ) from error
         if not (0 <= rank < world_size and 0 <= local_rank < local_size):
             raise LaunchError(
                 f"RANK={rank} of WORLD_SIZE={world_size}, LOCAL_RANK={local_rank} of "
@@ -81,9 +83,7 @@ def process_group(world: World) -> Iterator[None]:
     if world.world_size == 1:
         yield
         return
-    dist.init_process_group(
-        "gloo", rank=world.rank, world_size=world.world_size, timeout=TIMEOUT
-    )
+    dist.init_process_group("gloo", rank=world.rank, world_size=world.world_size, timeout=TIMEOUT)
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -103,8 +104,8 @@ class Extractor:
         self.augmentation = augmentation
         self.device = device
         self.dtype = PRECISIONS[precision]
-        for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
-            backend.allow_tf32 = precision == "tf32"  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
         # cuDNN may choose another algorithm at every start; this keeps to the reproducible ones.
         torch.backends.cudnn.deterministic = True
         self.network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -118,17 +119,18 @@ class Extractor:
         A feature of norm 0 has no direction and comes out as NaN.
         """
         if self.pool:
-            return torch.cat(list(self.pool.map(self._features, images_BCHW.split(CPU_ROWS))))
+            return torch.cat(
+                list(self.pool.map(self._features, torch.split(images_BCHW, CPU_ROWS)))
+            )
         return self._features(images_BCHW.to(self.device, non_blocking=True)).cpu()
 
     @torch.inference_mode()
     def _features(self, images_BCHW: Tensor) -> Tensor:
         inputs = self.preprocess.normalise(images_BCHW)
         views = self.augmentation.views(inputs, self.fixed_size)
-        sum_BD = sum(self._forward(view) for view in views)
-        assert isinstance(sum_BD, Tensor)
+        sum_BD = reduce(torch.add, map(self._forward, views))
         # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
-        return sum_BD / sum_BD.norm(dim=1, keepdim=True)
+        return sum_BD / torch.linalg.vector_norm(sum_BD, dim=1, keepdim=True)
 
     def _forward(self, inputs_BCHW: Tensor) -> Tensor:
         half = self.dtype != torch.float32

@@ -40,7 +40,7 @@ class ImageRows(Dataset[Batch]):
         self.manifest = manifest
         self.preprocess = preprocess
 
-    def __getitem__(self, rows: range) -> Batch:  # type: ignore[override]
+    def __getitem__(self, rows: range) -> Batch:
         size = (len(rows), self.preprocess.height, self.preprocess.width, 3)
         # Channels last, as the decoder writes and the network wants them.
         images_BCHW = torch.zeros(size, dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -72,7 +72,7 @@ def open_loader(
     return DataLoader(
         ImageRows(manifest, preprocess),
         batch_size=None,  # the sampler yields whole batches already
-        sampler=batches,  # type: ignore[arg-type]
+        sampler=batches,
         num_workers=min(num_workers, len(batches)),
         pin_memory=pin_memory,
     )

@@ -24,7 +24,6 @@ MULTI_QUERY = "multi-query"
 NO_SPLIT = ""
 
 
-
 class Status(enum.IntEnum):
     """What became of a row's image. A row that is not OK has NaN features."""
 
@@ -129,12 +128,8 @@ def build_manifest(
         root=root,
         layout=layout,
         path=text_column(path),
-        person_id=np.array(
-            [NO_PERSON] * rows if person_id is None else person_id, dtype=np.int64
-        ),
-        camera_id=np.array(
-            [NO_CAMERA] * rows if camera_id is None else camera_id, dtype=np.int64
-        ),
+        person_id=np.array([NO_PERSON] * rows if person_id is None else person_id, dtype=np.int64),
+        camera_id=np.array([NO_CAMERA] * rows if camera_id is None else camera_id, dtype=np.int64),
         split=text_column([b""] * rows if split is None else [s.encode() for s in split]),
         extra={
             name: text_column([value.encode() for value in column])

@@ -115,9 +115,7 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "--precision", default="fp32", choices=PRECISIONS, help="of the forward pass "
         "(default: fp32, which reproduces the model's own code)"
     )  # fmt: skip
-    how.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="of the stored features"
-    )
+    how.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored features")
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", choices=DEVICES)
     machine.add_argument(

@@ -80,11 +80,14 @@ class ProgressReport:
 
 
 class _Rate(ProgressColumn):
+    """rich's own columns count what earlier runs have done too."""
+
     def __init__(self, report: ProgressReport) -> None:
         super().__init__()
         self.report = report
 
     def render(self, task: Task) -> Text:
+        """The rate and the time left."""
         return Text(self.report.describe(int(task.completed)))
 
 

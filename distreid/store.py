@@ -205,24 +205,29 @@ def read_shard(
     return features, status
 
 
-def finish(run: Path, plan: Plan, progress: Callable[[int], None] = lambda rows: None) -> None:
-    """Verifies every shard, then writes `store.h5`. StoreError if a row is missing or bad.
+def verify(run: Path, plan: Plan) -> NDArray[np.uint8]:
+    """Reads every byte of every shard; gives the statuses of all rows, in order.
 
-    `progress` is called with the number of rows of every shard verified.
+    StoreError names the first shard that is missing, damaged or of another run, or the
+    first row whose features do not fit its status.
     """
     statuses = []
     for shard in plan.shards:
         features, status = read_shard(run, plan, shard, checksum=True)
-        finite = np.isfinite(features).all(axis=1)
-        if not np.array_equal(finite, status == Status.OK):
-            row = shard.start + int(np.flatnonzero(finite != (status == Status.OK))[0])
+        doubtful = np.isfinite(features).all(axis=1) != (status == Status.OK)
+        if doubtful.any():
+            row = shard.start + int(np.flatnonzero(doubtful)[0])
             raise StoreError(
-                f"{shard_file(run, shard.index)}: row {row} is finite or not "
-                f"against its status; {_MEND}"
+                f"{shard_file(run, shard.index)}: the features of row {row} do not fit its "
+                f"status; {_MEND}"
             )
         statuses.append(status)
-        progress(len(shard))
-    status = np.concatenate(statuses)
+    return np.concatenate(statuses)
+
+
+def finish(run: Path, plan: Plan) -> None:
+    """Verifies every shard, then writes `store.h5`; StoreError if no image could be read."""
+    status = verify(run, plan)
     if not (status == Status.OK).any():
         raise StoreError(f"{run}: none of the {len(status):,} images could be read; check --data")
     _write_root(run / "store.h5", plan, status)
@@ -283,9 +288,9 @@ def read_plan(root: Path) -> Plan:
                 "use the version that wrote it"
             )
         identity, provenance = (json.loads(file.attrs[key]) for key in ("identity", "provenance"))
-        columns = {
-            name: file[name][()] for name in ("path", "person_id", "camera_id", "split")
-        } | {"extra": {name: column[()] for name, column in file["extra"].items()}}
+        columns = {name: file[name][()] for name in ("path", "person_id", "camera_id", "split")} | {
+            "extra": {name: column[()] for name, column in file["extra"].items()}
+        }
         manifest = Manifest(
             root=Path(os.fsdecode(bytes(file.attrs["root"]))),
             layout=file.attrs["layout"],
@@ -324,7 +329,11 @@ def publish(file: Path, write: Callable[[Path], None]) -> None:
 
 def publish_text(file: Path, text: str) -> None:
     """`publish` for a UTF-8 text."""
-    publish(file, lambda aside: aside.write_text(text, encoding="utf-8") and None)
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    publish(file, write)
 
 
 _MEND = "delete it and run the extraction again"
@@ -340,9 +349,7 @@ def _publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:
     publish(file, write_aside)
 
 
-def _write_root(
-    root: Path, plan: Plan, status: NDArray[np.uint8] | None = None
-) -> None:
+def _write_root(root: Path, plan: Plan, status: NDArray[np.uint8] | None = None) -> None:
     """Writes `plan.h5`, or with the statuses of all rows `store.h5`."""
 
     def write(file: h5py.File) -> None:
@@ -400,7 +407,7 @@ def _damaged_if_unreadable(path: Path) -> Iterator[None]:
 
 
 def _checksum(features: NDArray[Any], status: NDArray[Any]) -> int:
-    return zlib.crc32(status.tobytes(), zlib.crc32(memoryview(np.ascontiguousarray(features))))
+    return zlib.crc32(status.tobytes(), zlib.crc32(np.ascontiguousarray(features).data))
 
 
 def _code(plan: Plan) -> str:
@@ -427,5 +434,3 @@ def _json_values(value: dict[str, Any]) -> dict[str, Any]:
 def _short(value: Any, length: int = 40) -> str:
     text = value.decode() if isinstance(value, bytes) else str(value)
     return text if len(text) <= length else text[:12] + "…"
-
-

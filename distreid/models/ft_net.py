@@ -30,12 +30,13 @@ class InstanceBatchNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        half = channels // 2
+        self.split = (half, channels - half)
+        self.IN = nn.InstanceNorm2d(half, affine=True)
+        self.BN = nn.BatchNorm2d(channels - half)
 
     def forward(self, x: Tensor) -> Tensor:
-        normed, batched = x[:, : self.half], x[:, self.half :]
+        normed, batched = torch.split(x, self.split, dim=1)
         return torch.cat((self.IN(normed.contiguous()), self.BN(batched.contiguous())), dim=1)
 
 

@@ -1,0 +1,146 @@
+"""`distreid COMMAND`: parse, call one function, print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import distreid
+from distreid.errors import UserError
+from distreid.extract import DESCRIPTION, EXIT_USER, extract
+from distreid.options import LAYOUTS, add_extract_options
+
+# Handlers import what they need: torch takes seconds, and --help shall not wait for it.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and gives the exit status: 0 done, 2 the user's mistake."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)  # type: ignore[no-any-return]
+    except UserError as error:
+        print(f"distreid: error: {error}", file=sys.stderr)
+        return EXIT_USER
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distreid", description="Person re-identification features that can be trusted."
+    )
+    parser.add_argument("--version", action="version", version=f"distreid {distreid.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser(
+        "extract",
+        help="images and a checkpoint to a store and its scores, in one process",
+        description=DESCRIPTION
+        + " For several processes: torchrun --nproc_per_node=N -m distreid.extract …",
+    )
+    add_extract_options(command)
+    command.set_defaults(run=extract)
+
+    command = commands.add_parser("evaluate", help="score a complete run again")
+    _add_run(command)
+    _add_json(command)
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("verify", help="check every byte of a complete run")
+    _add_run(command)
+    command.set_defaults(run=_verify)
+
+    command = commands.add_parser("status", help="how far a run is")
+    _add_run(command)
+    _add_json(command)
+    command.set_defaults(run=_status)
+
+    command = commands.add_parser("inspect", help="what data or a checkpoint would be taken for")
+    command.add_argument("--data", metavar="DIR|CSV|sample")
+    command.add_argument("--layout", default="auto", choices=LAYOUTS)
+    command.add_argument("--checkpoint", metavar="FILE|sample")
+    command.add_argument("--model", default="auto", metavar="NAME")
+    command.set_defaults(run=_inspect)
+    return parser
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, metavar="RUN", help="--out of an extraction")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from distreid.evaluate import evaluate
+    from distreid.report import score_table, write_metrics
+    from distreid.store import FeatureStore
+
+    store = FeatureStore.open(parsed.folder)
+    evaluation = evaluate(store)
+    file = write_metrics(store, evaluation)
+    if parsed.json:
+        print(file.read_text(encoding="utf-8"), end="")
+    else:
+        Console(highlight=False).print(score_table(evaluation))
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    from distreid.store import FeatureStore, verify
+
+    store = FeatureStore.open(parsed.folder)
+    verify(store.run, store.plan)
+    print(
+        f"{store.run}: {len(store.manifest):,} rows in {len(store.plan.shards):,} shards, "
+        "each exactly once; every checksum fits"
+    )
+    return 0
+
+
+def _status(parsed: argparse.Namespace) -> int:
+    from distreid.errors import StoreError
+    from distreid.store import done_shards, existing_plan
+
+    plan = existing_plan(parsed.folder)
+    if plan is None:
+        raise StoreError(f"{parsed.folder}: no run; --out of the extraction is wanted")
+    done = done_shards(parsed.folder)
+    found = {
+        "complete": (parsed.folder / "store.h5").exists(),
+        "rows": len(plan.manifest),
+        "rows_done": sum(len(shard) for shard in plan.shards if shard.index in done),
+        "shards": len(plan.shards),
+        "shards_done": len(done),
+    }
+    if parsed.json:
+        print(json.dumps(found | {"identity": plan.identity}, indent=2, ensure_ascii=False))
+    else:
+        state = "complete" if found["complete"] else "not complete"
+        print(
+            f"{parsed.folder}: {state}; {found['rows_done']:,} of {found['rows']:,} images, "
+            f"{found['shards_done']:,} of {found['shards']:,} shards"
+        )
+    return 0
+
+
+def _inspect(parsed: argparse.Namespace) -> int:
+    from distreid.errors import OptionError
+
+    if not (parsed.data or parsed.checkpoint):
+        raise OptionError("inspect: give --data, --checkpoint or both")
+    if parsed.data:
+        from distreid.datasets import describe, open_data
+
+        manifest = open_data(parsed.data, parsed.layout)
+        print(f"{manifest.root}: {manifest.layout}", *describe(manifest), sep="\n  ")
+    if parsed.checkpoint:
+        from distreid.models.checkpoint import load_model
+
+        model = load_model(parsed.checkpoint, parsed.model)
+        print(f"{model.checkpoint.file}:", *model.describe(), sep="\n  ")
+    return 0
