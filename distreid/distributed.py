@@ -38,6 +38,8 @@ class World:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
+    has_group: bool = False
+    """Whether torchrun started it; then there is a process group, be it of one process."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
@@ -68,7 +70,11 @@ class World:
                 f"LOCAL_WORLD_SIZE={local_size}: no such rank; start with torchrun"
             )
         return cls(
-            rank=rank, world_size=world_size, local_rank=local_rank, local_world_size=local_size
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
+            local_world_size=local_size,
+            has_group=True,
         )
 
     @property
@@ -79,8 +85,8 @@ class World:
 
 @contextlib.contextmanager
 def process_group(world: World) -> Iterator[None]:
-    """The process group while the job runs; none for a single process."""
-    if world.world_size == 1:
+    """The process group while the job runs; none without torchrun."""
+    if not world.has_group:
         yield
         return
     dist.init_process_group("gloo", rank=world.rank, world_size=world.world_size, timeout=TIMEOUT)
@@ -107,7 +113,7 @@ def on_main(world: World, work: Callable[[], T]) -> T:
 
     If it raises, rank 0 raises that, and the others FailedElsewhere.
     """
-    if world.world_size == 1:
+    if not world.has_group:
         return work()
     if not world.is_main:
         message: list[Any] = [None]
@@ -128,7 +134,7 @@ def on_main(world: World, work: Callable[[], T]) -> T:
 
 def gather(world: World, value: T) -> list[T]:
     """Every rank's value, by rank, on every rank; waits until all have come here."""
-    if world.world_size == 1:
+    if not world.has_group:
         return [value]
     values: list[Any] = [None] * world.world_size
     with _peers_alive():

@@ -130,7 +130,8 @@ class Extractor:
         views = self.augmentation.views(inputs, self.fixed_size)
         sum_BD = reduce(torch.add, map(self._forward, views))
         # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
-        return sum_BD / torch.linalg.vector_norm(sum_BD, dim=1, keepdim=True)
+        norm_B1: Tensor = torch.linalg.vector_norm(sum_BD, dim=1, keepdim=True)
+        return sum_BD / norm_B1
 
     def _forward(self, inputs_BCHW: Tensor) -> Tensor:
         half = self.dtype != torch.float32

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -49,6 +50,8 @@ from distreid.store import (
     finish,
 )
 
+# torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 MAX_WORKERS = 16
 FAILURES_SHOWN = 5
 
@@ -78,9 +81,7 @@ class Share:
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, _stop)
-    with process_group(world):
+    with _signals_stop(), process_group(world):
         device = main_first(world, lambda: _device(options, world))
         log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
         model = main_first(world, lambda: load_model(options.checkpoint, options.model))
@@ -338,5 +339,16 @@ def _version(module: ModuleType) -> str:
     return str(module.__version__).partition("+")[0]
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """Within it, a signal to end raises Stopped, so that what is open is closed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -43,8 +43,8 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     """What the scores were computed from, and what is wrong with it, for people."""
     counts = evaluation.counts
     lines = [
-        f"{counts['queries']:,} queries, {counts['queries_without_match']:,} of them without a "
-        f"match; gallery {counts['gallery']:,}, {counts['junk']:,} of them junk (left out)"
+        f"{counts['queries']:,} queries, {counts['queries_without_match']:,} without a match; "
+        f"gallery {counts['gallery']:,}, {counts['junk']:,} junk"
     ]
     if evaluation.camera_rule == "none":
         lines.append("the data has no cameras: matches of the query's own camera count too")

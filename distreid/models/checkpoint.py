@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,10 +152,9 @@ def _load(file: Path) -> Any:
         with torch.serialization.safe_globals(NUMPY_SCALARS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
-            culprit = str(error).partition("GLOBAL ")[2].split(" ")[0] or "Python objects"
+        if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{file}: holds {culprit}, which loading would run, so it was not loaded; "
+                f"{file}: holds {culprit[1]}, which loading would run, so it was not loaded; "
                 "save model.state_dict() alone"
             ) from error
         raise CheckpointError(f"{file}: not a checkpoint that torch.save wrote") from error

@@ -31,7 +31,7 @@ class InstanceBatchNorm(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.split = (half, channels - half)
+        self.split = [half, channels - half]
         self.IN = nn.InstanceNorm2d(half, affine=True)
         self.BN = nn.BatchNorm2d(channels - half)
 

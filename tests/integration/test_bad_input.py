@@ -1,0 +1,216 @@
+"""Every mistake of a user's: one line on stderr, exit status 2, nothing that looks complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import draw
+
+from distreid import cli, extract
+from distreid.manifest import Status
+from distreid.store import FeatureStore
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, as `python -m distreid.extract` runs it."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+Extract = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, osnet_file: Path) -> Extract:
+    """Extracts `data/` into `run/` with what a test changes."""
+
+    def go(*changes: str | Path) -> int:
+        options = {
+            "--data": tmp_path / "data",
+            "--checkpoint": osnet_file,
+            "--out": tmp_path / "run",
+            "--num-workers": 0,
+        }
+        rest = list(map(str, changes))
+        while rest and rest[0] in options:
+            options[rest[0]] = Path(rest[1])
+            rest = rest[2:]
+        line = [str(part) for pair in options.items() for part in pair]
+        return extract.main(line + rest)
+
+    return go
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(3):
+        draw(tmp_path / "data" / f"{number}.jpg", number)
+    return tmp_path / "data"
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of error."""
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("distreid: error: ")]
+    assert len(errors) == 1, lines
+    assert lines[-1] == errors[0]
+    return errors[0].removeprefix("distreid: error: ")
+
+
+def test_no_such_data(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run() == 2
+    assert said(capsys) == f"{tmp_path}/data: no such file or folder; check --data"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_csv(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path,person_id\na.jpg,x\n")
+    assert run("--data", tmp_path / "a.csv") == 2
+    assert "a.csv, line 2: person_id is 'x'" in said(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_no_checkpoint(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_text("not weights")
+    assert run("--checkpoint", tmp_path / "a.pth") == 2
+    assert "a.pth: not a checkpoint" in said(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_a_model_that_does_not_fit(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model", "osnet_x1_0") == 2
+    assert "does not fit osnet_x1_0" in said(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_a_precision_the_device_lacks(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--device", "cpu", "--precision", "tf32") == 2
+    assert said(capsys) == "--precision tf32: this CPU has none; use --precision fp32"
+
+
+@pytest.mark.usefixtures("images")
+def test_an_option_that_cannot_be_meant(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--batch-size", "0") == 2
+    assert said(capsys) == "--batch-size must be at least 1, got 0"
+
+
+def test_an_option_that_does_not_exist(run: Extract) -> None:
+    with pytest.raises(SystemExit) as end:
+        run("--nonsense")
+    assert end.value.code == 2
+
+
+@pytest.mark.usefixtures("images")
+def test_an_environment_of_torchrun_set_in_part(
+    run: Extract, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert run() == 2
+    assert "the environment has RANK but not WORLD_SIZE" in said(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_an_output_folder_of_another_run(
+    run: Extract, capsys: pytest.CaptureFixture[str], images: Path
+) -> None:
+    assert run() == 0
+    capsys.readouterr()
+    assert run("--flip", "--dtype", "float16") == 2
+    assert "holds another run (augmentation.flip: True, not False; dtype: float16, not" in said(
+        capsys
+    )
+    draw(images / "3.jpg", 3)
+    assert run() == 2
+    assert "holds another run (manifest: " in said(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_an_output_that_is_a_file(
+    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert run() == 2
+    assert f"{tmp_path}/run" in said(capsys)
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_corrupt_image_stops_the_job_with_its_row_and_path(
+    run: Extract, capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    (images / "1.jpg").write_bytes(b"no image")
+    assert run() == 2
+    error = said(capsys)
+    assert error.startswith(f"row 1, {images}/1.jpg: cannot identify image file")
+    assert error.endswith("mend or remove it, or use --on-bad-image record")
+    assert not (tmp_path / "run" / "store.h5").exists()
+
+
+def test_bad_images_are_recorded_as_rows_on_request(
+    run: Extract, capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    (images / "1.jpg").write_bytes(b"no image")
+    (images / "2.jpg").unlink()
+    (images / "2.jpg").symlink_to("nowhere")
+    assert run("--on-bad-image", "record") == 0
+    store = FeatureStore.open(tmp_path / "run")
+    assert store.status.tolist() == [Status.OK, Status.UNREADABLE, Status.MISSING]
+    features = store.features(np.arange(3))
+    assert np.isfinite(features[0]).all()
+    assert np.isnan(features[1:]).all()
+    text = capsys.readouterr().err
+    assert "2 images could not be read" in text
+    assert "row 2: no such file" in text
+
+
+def test_no_readable_image(
+    run: Extract, capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    for file in images.iterdir():
+        file.write_bytes(b"no image")
+    assert run("--on-bad-image", "record") == 2
+    assert "none of the 3 images could be read; check --data" in said(capsys)
+    assert not (tmp_path / "run" / "store.h5").exists()
+
+
+def test_no_run_to_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for command in ("evaluate", "verify", "status"):
+        assert cli.main([command, str(tmp_path / "none")]) == 2
+        assert "no run; --out of the extraction is wanted" in said(capsys)
+
+
+def test_nothing_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect"]) == 2
+    assert said(capsys) == "inspect: give --data, --checkpoint or both"
+
+
+@pytest.mark.usefixtures("images")
+def test_a_model_that_gives_nan_stops_with_the_row(
+    run: Extract, capsys: pytest.CaptureFixture[str], osnet_file: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    content = torch.load(osnet_file, weights_only=False)
+    content["state_dict"]["fc.0.bias"][:] = float("nan")
+    torch.save(content, tmp_path / "nan.pth")
+    assert run("--checkpoint", tmp_path / "nan.pth") == 2
+    assert "row 0, " in (error := said(capsys))
+    assert "the model gives NaN" in error
+    assert not list((tmp_path / "run" / "shards").iterdir())
+
+
+def test_a_csv_of_paths_elsewhere_is_extracted_in_its_order(
+    run: Extract, images: Path, tmp_path: Path
+) -> None:
+    shutil.move(images / "2.jpg", tmp_path / "elsewhere.jpg")
+    lines = ["path,split,person_id", f"{tmp_path}/elsewhere.jpg,query,1"]
+    lines += ["data/1.jpg,gallery,1", "data/0.jpg,gallery,2"]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    assert run("--data", tmp_path / "list.csv") == 0
+    store = FeatureStore.open(tmp_path / "run")
+    assert store.manifest.path.tolist()[1:] == [b"data/1.jpg", b"data/0.jpg"]
+    assert (tmp_path / "run" / "metrics.json").exists()

@@ -1,0 +1,219 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Pack
+from torch import nn
+
+from distreid.errors import CheckpointError, OptionError
+from distreid.models.checkpoint import load_model, read_checkpoint
+
+Packs = Callable[[str], Pack]
+OSNET = "torchreid/osnet_x0_25"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "options"),
+    [
+        ("torchreid/osnet_x0_25", "osnet_x0_25", {}),
+        ("torchreid/osnet_x0_25_module", "osnet_x0_25", {}),
+        ("torchreid/osnet_x0_5", "osnet_x0_5", {}),
+        ("torchreid/osnet_x1_0", "osnet_x1_0", {}),
+        (
+            "person_reid_baseline_pytorch/ft_net_r50_s1_512",
+            "ft_net",
+            {"stride": 1, "linear_num": 512, "ibn": False},
+        ),
+        (
+            "person_reid_baseline_pytorch/ft_net_r50_ibn_s2_512",
+            "ft_net",
+            {"stride": 2, "linear_num": 512, "ibn": True},
+        ),
+        (
+            "person_reid_baseline_pytorch/ft_net_r50_s2_512_swa",
+            "ft_net",
+            {"stride": 2, "linear_num": 512, "ibn": False},
+        ),
+        (
+            "person_reid_baseline_pytorch/ft_net_r50_s2_linear0",
+            "ft_net",
+            {"stride": 2, "linear_num": 0, "ibn": False},
+        ),
+    ],
+)
+def test_the_architecture_is_read_off_the_checkpoint(
+    pack: Packs, tmp_path: Path, name: str, expected: str, options: dict[str, Any]
+) -> None:
+    model = load_model(str(pack(name).save(tmp_path)))
+    assert model.architecture.name == expected
+    assert model.architecture.options == options
+    assert model.loaded == len(model.network.state_dict())
+    assert not model.network.training
+
+
+def test_what_was_found_is_said(pack: Packs, tmp_path: Path) -> None:
+    said = load_model(str(pack("torchreid/osnet_x0_25_module").save(tmp_path))).describe()
+    assert said == [
+        "osnet_x0_25 of torchreid",
+        "feature: pooled conv5, linear, batch norm, ReLU; 512 dimensions",
+        "input: 256×128, bilinear",
+        "565 tensors loaded, all that the network has; not needed: classifier.weight, "
+        "classifier.bias",
+        "weights found under 'state_dict'",
+        "prefix 'module.' stripped",
+    ]
+
+
+def test_the_stride_is_2_and_said_to_be_a_guess_without_an_opts_yaml(
+    pack: Packs, tmp_path: Path
+) -> None:
+    file = pack("person_reid_baseline_pytorch/ft_net_r50_s1_512").save(tmp_path)
+    file.with_name("opts.yaml").unlink()
+    guessed = load_model(str(file))
+    assert guessed.architecture.options["stride"] == 2
+    assert "--model ft_net_stride1" in guessed.describe()[-1]
+    assert load_model(str(file), "ft_net_stride1").architecture.options["stride"] == 1
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.module."])
+def test_prefixes_are_stripped(pack: Packs, tmp_path: Path, prefix: str) -> None:
+    state = pack(OSNET).state
+    torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "a.pth")
+    assert list(read_checkpoint(tmp_path / "a.pth").state) == list(state)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "net"])
+def test_dictionaries_are_unwrapped(pack: Packs, tmp_path: Path, wrapper: str) -> None:
+    state = pack(OSNET).state
+    torch.save({wrapper: state, "epoch": 3, "rank1": np.float32(0.5)}, tmp_path / "a.pth")
+    assert list(read_checkpoint(tmp_path / "a.pth").state) == list(state)
+
+
+def changed(state: dict[str, Any], how: str) -> dict[str, Any]:
+    if how == "missing":
+        del state["conv5.bn.weight"]
+    elif how == "unexpected":
+        state["extra.weight"] = torch.zeros(3)
+    elif how == "misshapen":
+        state["fc.0.weight"] = torch.zeros(512, 99)
+    elif how == "narrow":
+        state["conv1.conv.weight"] = torch.zeros(20, 3, 7, 7)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", "1 missing: conv5.bn.weight"),
+        ("unexpected", "1 unexpected: extra.weight"),
+        ("misshapen", r"1 of another shape: fc.0.weight \(512, 99\) for \(512, 128\)"),
+        ("narrow", "an OSNet with 20 first channels; known are 16"),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(
+    pack: Packs, tmp_path: Path, how: str, message: str
+) -> None:
+    torch.save(changed(pack(OSNET).state, how), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(str(tmp_path / "a.pth"))
+    assert str(caught.value).startswith(str(tmp_path / "a.pth"))
+
+
+def test_counters_of_batches_may_be_missing_as_in_old_files(pack: Packs, tmp_path: Path) -> None:
+    state = {k: v for k, v in pack(OSNET).state.items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "a.pth")
+    assert load_model(str(tmp_path / "a.pth")).architecture.name == "osnet_x0_25"
+
+
+def test_a_model_that_is_not_the_one_named_lists_its_keys(osnet_file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"does not fit osnet_x0_5: .* of another shape"):
+        load_model(str(osnet_file), "osnet_x0_5")
+    with pytest.raises(CheckpointError, match="which every ft_net has"):
+        load_model(str(osnet_file), "ft_net")
+    with pytest.raises(OptionError, match="--model vgg: not known; choose auto or one of ft_net"):
+        load_model(str(osnet_file), "vgg")
+
+
+class Payload:
+    """Unpickling it would make a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_payload_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save(
+        {"state_dict": {"a": torch.zeros(1)}, "x": Payload(tmp_path / "ran")}, tmp_path / "a"
+    )
+    with pytest.raises(CheckpointError, match=r"posix\.system.*not loaded"):
+        load_model(str(tmp_path / "a"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"save model\.state_dict"):
+        load_model(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a checkpoint"),
+        (b"hello, this is text\n" * 50, "not a checkpoint"),
+        (b"PK\x03\x04" + b"\0" * 200, "not a checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_model(str(tmp_path / "a.pth"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([torch.zeros(2)], "holds a list"),
+        ({"epoch": 3}, "holds no tensor"),
+        ({"backbone.weight": torch.zeros(2)}, "of no known model"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    tmp_path: Path, content: Any, message: str
+) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_model(str(tmp_path / "a.pth"))
+
+
+def test_a_truncated_checkpoint_is_refused(osnet_file: Path, tmp_path: Path) -> None:
+    data = osnet_file.read_bytes()
+    (tmp_path / "a.pth").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load_model(str(tmp_path / "a.pth"))
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "none.pth"):
+        with pytest.raises(CheckpointError, match=f"{place}: no such file"):
+            load_model(str(place))
+
+
+def test_a_broken_opts_yaml_is_named(pack: Packs, tmp_path: Path) -> None:
+    file = pack("person_reid_baseline_pytorch/ft_net_r50_s1_512").save(tmp_path)
+    file.with_name("opts.yaml").write_text("stride: [")
+    with pytest.raises(CheckpointError, match=r"opts\.yaml: not YAML"):
+        load_model(str(file))
+    file.with_name("opts.yaml").write_text("stride: 3")
+    with pytest.raises(CheckpointError, match=r"stride is 3; ft_net has 1 or 2"):
+        load_model(str(file))

@@ -1,0 +1,192 @@
+import os
+from pathlib import Path
+
+import pytest
+from conftest import draw
+
+from distreid.datasets import describe, open_data
+from distreid.errors import DataError
+from distreid.manifest import NO_CAMERA, NO_PERSON
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def test_market1501_reads_person_and_camera_from_the_names_and_sorts_them(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "query/0002_c3s1_000001_00.jpg",
+        "query/0001_c6s1_000001_00.jpg",
+        "bounding_box_test/0001_c1s1_000001_00.jpg",
+        "bounding_box_test/0000_c2s1_000001_00.jpg",
+        "bounding_box_test/-1_c4s1_000001_00.jpg",
+        "bounding_box_test/Thumbs.db",
+        "bounding_box_test/._0001_c1s1_000001_00.jpg",
+        "bounding_box_test/cover.jpg",
+        "bounding_box_train/0003_c1s1_000001_00.jpg",
+    )
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "market1501"
+    assert manifest.path.tolist() == [
+        b"query/0001_c6s1_000001_00.jpg",
+        b"query/0002_c3s1_000001_00.jpg",
+        b"bounding_box_test/-1_c4s1_000001_00.jpg",
+        b"bounding_box_test/0000_c2s1_000001_00.jpg",
+        b"bounding_box_test/0001_c1s1_000001_00.jpg",
+    ]
+    assert manifest.person_id.tolist() == [1, 2, -1, 0, 1]
+    assert manifest.camera_id.tolist() == [6, 3, 4, 2, 1]
+    assert manifest.split.tolist() == [b"query"] * 2 + [b"gallery"] * 3
+    assert describe(manifest) == [
+        "query: 2, 2 persons, 2 cameras",
+        "gallery: 3, 1 persons, 3 cameras, 1 junk (-1), 1 distractors (0000)",
+        "bounding_box_test: 2 files ignored that are no images "
+        "(first: '._0001_c1s1_000001_00.jpg')",
+        "bounding_box_test: 1 images ignored, whose names are not like "
+        "0001_c1s1_000151_00.jpg (first: 'cover.jpg')",
+        "folders not read: bounding_box_train",
+    ]
+
+
+def test_layumi_reads_the_folders_of_the_persons(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "query/0002/0002_c3s1_000001_00.jpg",
+        "gallery/-1/-1_c4s1_000001_00.jpg",
+        "gallery/0002/0002_c2_f0001.jpg",
+        "multi-query/0002/0002_c3s1_000009_00.jpg",
+    )
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "layumi"
+    assert manifest.person_id.tolist() == [2, -1, 2]
+    assert manifest.camera_id.tolist() == [3, 4, 2]
+    assert manifest.notes == ("folders not read: multi-query",)
+    both = open_data(str(tmp_path), multi_query=True)
+    assert both.rows("multi-query").tolist() == [3]
+
+
+def test_an_imagefolder_numbers_persons_by_sorted_name(tmp_path: Path) -> None:
+    touch(tmp_path, "bob/2.jpg", "alice/1.png", "bob/10.jpg")
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "imagefolder"
+    assert manifest.path.tolist() == [b"alice/1.png", b"bob/10.jpg", b"bob/2.jpg"]
+    assert manifest.person_id.tolist() == [0, 1, 1]
+    assert manifest.extra["class"].tolist() == [b"alice", b"bob", b"bob"]
+    assert set(manifest.camera_id.tolist()) == {NO_CAMERA}
+
+
+def test_an_imagefolder_of_numbers_keeps_them(tmp_path: Path) -> None:
+    touch(tmp_path, "0007/a.jpg", "-1/b.jpg")
+    assert open_data(str(tmp_path)).person_id.tolist() == [-1, 7]
+
+
+def test_any_other_tree_is_a_folder_without_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "x/y/1.jpg", "2.JPEG", "x/3.webp", ".hidden/4.jpg", "notes.txt")
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "folder"
+    assert manifest.path.tolist() == [b"2.JPEG", b"x/3.webp", b"x/y/1.jpg"]
+    assert set(manifest.person_id.tolist()) == {NO_PERSON}
+
+
+def test_files_are_sorted_folder_by_folder_not_by_the_text_of_the_path(tmp_path: Path) -> None:
+    touch(tmp_path, "a/z.jpg", "a-b/a.jpg", "top.jpg")
+    assert open_data(str(tmp_path)).path.tolist() == [b"a/z.jpg", b"a-b/a.jpg", b"top.jpg"]
+
+
+def test_a_name_that_is_no_utf8_is_kept(tmp_path: Path) -> None:
+    name = b"caf\xe9 \n'.jpg"
+    draw(tmp_path / "x.jpg", 1)
+    os.rename(tmp_path / "x.jpg", os.path.join(os.fsencode(tmp_path), name))
+    manifest = open_data(str(tmp_path))
+    assert manifest.path.tolist() == [name]
+    assert manifest.file(0).exists()
+
+
+def test_a_link_that_leads_back_ends(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.jpg")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert open_data(str(tmp_path), "folder").path.tolist() == [b"a/1.jpg"]
+
+
+def test_the_parent_of_a_known_data_set_is_not_taken_for_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "Market/query/1.jpg", "Market/bounding_box_test/1.jpg")
+    with pytest.raises(DataError, match=r"looks like a market1501 data set; give --data .*Market"):
+        open_data(str(tmp_path))
+    assert open_data(str(tmp_path), "folder").path.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "message"),
+    [
+        ([], "auto", "no image in this folder"),
+        (["readme.txt"], "auto", "no image in this folder; check --data; 1 files ignored"),
+        (["query/1.jpg", "bounding_box_test/1.jpg"], "auto", "no image named like 0001_c1s1"),
+        (["query/0001_c1s1_000001_00.jpg"], "market1501", "no folder bounding_box_test"),
+        (["1.jpg"], "csv", "--layout csv reads a CSV file"),
+    ],
+)
+def test_a_folder_without_usable_images_says_why(
+    tmp_path: Path, names: list[str], layout: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        open_data(str(touch(tmp_path, *names)), layout)
+
+
+def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match="/no/such: no such file or folder"):
+        open_data("/no/such")
+
+
+def csv_file(folder: Path, text: str | bytes) -> str:
+    file = folder / "manifest.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(file)
+
+
+def test_a_csv_keeps_its_order_its_labels_and_its_other_columns(tmp_path: Path) -> None:
+    text = (
+        "\ufeffcamera_id,path,person_id,split,note\r\n"
+        '2,"b, c.jpg",7,query,"two\nlines"\r\n\r\n'
+        ",/abs/a.jpg,,gallery,é\r\n"
+    )
+    manifest = open_data(csv_file(tmp_path, text))
+    assert manifest.layout == "csv"
+    assert manifest.path.tolist() == [b"b, c.jpg", b"/abs/a.jpg"]
+    assert manifest.person_id.tolist() == [7, NO_PERSON]
+    assert manifest.camera_id.tolist() == [2, NO_CAMERA]
+    assert manifest.split.tolist() == [b"query", b"gallery"]
+    assert manifest.extra["note"].tolist() == [b"two\nlines", "é".encode()]
+    assert manifest.file(0) == tmp_path / "b, c.jpg"
+    assert manifest.file(1) == Path("/abs/a.jpg")
+
+
+def test_a_csv_of_paths_alone_is_enough(tmp_path: Path) -> None:
+    manifest = open_data(csv_file(tmp_path, "path\na.jpg\n"))
+    assert manifest.person_id.tolist() == [NO_PERSON]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: no column named path"),
+        ("file,person_id\na.jpg,1\n", "line 1: no column named path"),
+        ("path,path\na,b\n", "line 1: every column needs a name of its own"),
+        ("path,person_id\na.jpg,1\nb.jpg\n", "line 3: 1 fields, the header has 2"),
+        ("path,person_id\na.jpg,1\nb.jpg,one\n", "line 3: person_id is 'one'"),
+        ("path,person_id\na.jpg,1\nb.jpg,-7\n", "line 3: person_id is '-7'"),
+        ("path,camera_id\na.jpg,1.5\n", "line 2: camera_id is '1.5'"),
+        ("path,camera_id\n,1\n", "line 2: the path is empty"),
+        ('path\n"a.jpg\n', "line 2: unexpected end of data"),
+        (b"path\n\xff\xfe.jpg\n", "not UTF-8"),
+        ("path\n", "the CSV has no row"),
+    ],
+)
+def test_a_broken_csv_names_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        open_data(csv_file(tmp_path, text))
+    assert "manifest.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)

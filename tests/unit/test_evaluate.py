@@ -1,0 +1,199 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from rich.console import Console
+
+from distreid.errors import DataError, StoreError
+from distreid.evaluate import evaluate
+from distreid.manifest import Manifest, Status, build_manifest
+from distreid.report import score_table, write_mat, write_metrics
+from distreid.store import FeatureStore, Plan, begin, finish, write_shard
+
+# Six rows: features are directions in the plane, by angle in degrees.
+ANGLES = [0, 90, 10, 80, 20, 45]
+PATHS = [b"q0.jpg", b"q1.jpg", b"g0.jpg", b"g1.jpg", b"g2.jpg", b"g3.jpg"]
+SPLITS = ["query", "query", "gallery", "gallery", "gallery", "gallery"]
+PERSONS = [1, 2, 1, 2, 2, -1]
+CAMERAS = [1, 1, 2, 2, 1, 3]
+
+
+def example(**columns: list[int] | list[str]) -> Manifest:
+    given = {"person_id": PERSONS, "camera_id": CAMERAS, "split": SPLITS} | columns
+    return build_manifest(root=Path("/data"), layout="csv", path=PATHS, **given)  # type: ignore[arg-type]
+
+
+def store_of(
+    run: Path, manifest: Manifest, bad: tuple[int, ...] = (), angles: list[int] = ANGLES
+) -> FeatureStore:
+    plan = Plan(
+        manifest=manifest,
+        identity={"manifest": manifest.fingerprint()},
+        provenance={},
+        dim=2,
+        dtype="float32",
+        shard_rows=4,
+    )
+    radians = np.radians(angles)
+    features = np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+    status = np.zeros(6, np.uint8)
+    status[list(bad)] = Status.UNREADABLE
+    features[list(bad)] = np.nan
+    for shard in begin(run, plan):
+        rows = slice(shard.start, shard.stop)
+        write_shard(run, plan, shard, features[rows], status[rows])
+    finish(run, plan)
+    return FeatureStore.open(run)
+
+
+def test_the_figures_and_their_counts(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example()))
+    assert found.counts == {
+        "queries": 2,
+        "valid_queries": 2,
+        "queries_without_match": 0,
+        "gallery": 4,
+        "junk": 1,
+        "bad_queries": 0,
+        "bad_gallery": 0,
+    }
+    assert found.camera_rule == "cross"
+    standard, baseline = found.scores
+    # Query 0 finds its one match first; so does query 1, whose own camera's is left out.
+    assert standard.mAP == baseline.mAP == standard.mINP == 1.0
+    assert found.per_query.matches.tolist() == [1, 1]
+
+
+def test_a_query_without_a_match_counts_in_one_convention_only(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(person_id=[1, 9, 1, 2, 2, -1])))
+    standard, baseline = found.scores
+    assert (standard.queries, standard.mAP) == (1, 1.0)
+    assert (baseline.queries, baseline.mAP) == (2, 0.5)
+    assert found.counts["queries_without_match"] == 1
+
+
+def test_bad_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(), bad=(1, 2)))
+    assert found.counts["queries"] == 1
+    assert found.counts["bad_queries"] == 1
+    assert found.counts["bad_gallery"] == 1
+    assert found.counts["valid_queries"] == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "diagnosis"),
+    [
+        (
+            {"camera_id": [1] * 6},
+            "0 of 2 queries have a match in another camera: all camera ids are equal",
+        ),
+        (
+            {"camera_id": [1, 2, 1, 2, 2, 3]},
+            "0 of 2 queries have a match in another camera: every match is in the query's own",
+        ),
+        (
+            {"person_id": [7, 8, 1, 2, 2, -1]},
+            "0 of 2 queries have a match: query and gallery have no person in common",
+        ),
+    ],
+)
+def test_an_absurd_result_is_explained(
+    tmp_path: Path, columns: dict[str, list[int]], diagnosis: str
+) -> None:
+    found = evaluate(store_of(tmp_path, example(**columns)))
+    assert found.diagnosis == [diagnosis]
+    assert found.to_json()["scores"][0]["mAP"] is None
+    assert found.to_json()["scores"][1]["mAP"] == 0.0
+
+
+def test_equal_features_are_noticed(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(), angles=[30] * 6))
+    assert found.diagnosis == ["all gallery features are the same: was the checkpoint trained?"]
+
+
+def test_without_cameras_the_camera_rule_is_off_and_said(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(camera_id=[-1] * 6)))
+    assert found.camera_rule == "none"
+    assert found.per_query.matches.tolist() == [1, 2]
+
+
+def test_an_unknown_camera_is_like_no_other(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(camera_id=[-1, 1, -1, 2, 1, 3])))
+    assert found.per_query.matches.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("columns", "bad", "why"),
+    [
+        ({"split": [""] * 6}, (), "no row is marked as query"),
+        ({"split": ["query"] * 6}, (), "no row is marked as gallery"),
+        ({"person_id": [-2] * 6}, (), "the query rows have no person ids"),
+        ({}, (0, 1), "none of the query images could be read"),
+    ],
+)
+def test_what_cannot_be_scored_says_why(
+    tmp_path: Path, columns: dict[str, list[str]], bad: tuple[int, ...], why: str
+) -> None:
+    store = store_of(tmp_path, example(**columns), bad)
+    with pytest.raises(DataError, match=f"not evaluated: {why}"):
+        evaluate(store)
+
+
+def test_metrics_json_has_every_figure_with_its_protocol(tmp_path: Path) -> None:
+    store = store_of(tmp_path, example())
+    content = json.loads(write_metrics(store, evaluate(store)).read_text())
+    standard, baseline = content["scores"]
+    assert standard["mAP"] == 1.0
+    assert len(standard["cmc"]) == 50
+    assert standard["protocol"] == {
+        "name": "standard",
+        "as_in": "torchreid, fast-reid, TransReID",
+        "ap": "standard",
+        "denominator": "valid",
+        "query": "single",
+        "camera_rule": "cross",
+        "similarity": "cosine",
+    }
+    assert baseline["protocol"]["denominator"] == "all"
+    assert content["counts"]["queries"] == 2
+    assert content["identity"] == store.plan.identity
+
+
+def test_the_table_shows_what_people_look_for(tmp_path: Path) -> None:
+    console = Console(width=120, record=True, file=None, quiet=False, force_terminal=False)
+    with console.capture() as captured:
+        console.print(score_table(evaluate(store_of(tmp_path, example(), bad=(5,)))))
+    text = captured.get()
+    for expected in ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "100.00 %", "trapezoid AP"):
+        assert expected in text
+    assert "2 queries, 0 without a match; gallery 3, 0 junk" in text
+    assert "1 images could not be read and are left out" in text
+
+
+def test_the_mat_file_is_as_the_origin_system_reads_it(tmp_path: Path) -> None:
+    store = store_of(tmp_path, example(split=[*SPLITS[:5], "multi-query"]), bad=(2,))
+    files = write_mat(store)
+    assert [file.name for file in files] == ["pytorch_result.mat", "multi_query.mat"]
+    result = scipy.io.loadmat(files[0])
+    # As evaluate_gpu.py indexes it: [0] of labels and cameras.
+    assert result["query_label"][0].tolist() == [1, 2]
+    assert result["query_cam"][0].tolist() == [1, 1]
+    assert result["gallery_label"][0].tolist() == [2, 2]
+    assert result["gallery_cam"][0].tolist() == [2, 1]
+    assert result["gallery_f"].shape == (2, 2)
+    assert result["gallery_f"].dtype == np.float32
+    assert [path.item() for path in result["gallery_path"][0]] == ["g1.jpg", "g2.jpg"]
+    assert scipy.io.loadmat(files[1])["mquery_label"][0].tolist() == [-1]
+
+
+def test_a_mat_file_that_would_be_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(tmp_path, example())
+    large = replace(store, plan=replace(store.plan, dim=1 << 30))
+    with pytest.raises(StoreError, match=r"a \.mat variable ends at 4 GiB"):
+        write_mat(large)
+    assert not list(tmp_path.glob("*.mat*"))

@@ -1,0 +1,176 @@
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from distreid.evaluate import (
+    BASELINE,
+    STANDARD,
+    Labelled,
+    Protocol,
+    Scores,
+    multi_query,
+    score_queries,
+    summarise,
+)
+from distreid.metrics import (
+    average_precision,
+    average_precision_trapezoid,
+    cmc,
+    inverse_negative_penalty,
+    ranks_of_matches,
+)
+
+
+@given(
+    hnp.arrays(np.float32, 30, elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    hnp.arrays(np.bool_, 30),
+)
+def test_ranks_are_those_of_a_stable_sort(
+    scores: NDArray[np.float32], is_match: NDArray[np.bool_]
+) -> None:
+    order = sorted(range(30), key=lambda row: (-scores[row], row))
+    expected = [rank for rank, row in enumerate(order, start=1) if is_match[row]]
+    assert ranks_of_matches(scores, is_match).tolist() == expected
+
+
+def test_one_match_at_rank_two_scores_a_half_or_a_quarter() -> None:
+    assert average_precision(np.array([2])) == 0.5
+    assert average_precision_trapezoid(np.array([2])) == 0.25
+    assert inverse_negative_penalty(np.array([2])) == 0.5
+
+
+def test_scores_of_matches_at_ranks_one_and_four() -> None:
+    ranks = np.array([1, 4])
+    assert average_precision(ranks) == pytest.approx((1 + 2 / 4) / 2)
+    assert average_precision_trapezoid(ranks) == pytest.approx((1 + (1 / 3 + 2 / 4) / 2) / 2)
+    assert inverse_negative_penalty(ranks) == 2 / 4
+
+
+def test_cmc_counts_the_queries_by_their_first_match() -> None:
+    first = np.array([1, 3, 0, 99])
+    assert cmc(first, 4, depth=4).tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert np.isnan(cmc(first, 0)).all()
+
+
+def scenario(name: str) -> tuple[Labelled, Labelled, Labelled | None, dict[str, Any]]:
+    with np.load(GOLDEN / "eval" / f"{name}.inputs.npz") as arrays:
+        values = {key: arrays[key] for key in arrays}
+    results = json.loads((GOLDEN / "eval" / f"{name}.outputs.json").read_text())
+
+    def labelled(prefix: str) -> Labelled:
+        return Labelled(
+            features=values[f"{prefix}_features"],
+            person_id=values[f"{prefix}_ids"],
+            camera_id=values[f"{prefix}_cams"],
+        )
+
+    several = labelled("multiquery") if "multiquery_ids" in values else None
+    return labelled("query"), labelled("gallery"), several, results
+
+
+def normalised(rows: Labelled) -> Labelled:
+    norm = np.linalg.norm(rows.features, axis=1, keepdims=True)
+    return Labelled(
+        features=rows.features / norm, person_id=rows.person_id, camera_id=rows.camera_id
+    )
+
+
+def scores_of(query: Labelled, gallery: Labelled, protocol: Protocol) -> Scores:
+    return summarise(score_queries(query, gallery, cross_camera=True), protocol)
+
+
+@pytest.mark.parametrize("name", ["s1_plain_50x300", "s2_junk_distractors_100x800"])
+@pytest.mark.parametrize(
+    ("peer", "protocol"),
+    [
+        ("L.evaluate_gpu", BASELINE),
+        ("T.cosine.python", STANDARD),
+        ("F.cosine.python", STANDARD),
+        ("R.euclidean_normalised", STANDARD),
+    ],
+)
+def test_scores_are_those_of_the_peers(name: str, peer: str, protocol: Protocol) -> None:
+    query, gallery, _, results = scenario(name)
+    ours = scores_of(normalised(query), normalised(gallery), protocol)
+    theirs = results["results"][peer]
+    for rank in (1, 5, 10):
+        assert ours.cmc[rank - 1] == pytest.approx(theirs[f"rank{rank}"], abs=1e-6)
+    assert ours.mAP == pytest.approx(theirs["mAP"], abs=1e-6)
+    if "mINP" in theirs:
+        assert ours.mINP == pytest.approx(theirs["mINP"], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["s1_plain_50x300", "s2_junk_distractors_100x800"])
+def test_every_querys_ap_and_the_whole_cmc_are_those_of_the_peers(name: str) -> None:
+    query, gallery, _, _ = scenario(name)
+    per_query = score_queries(normalised(query), normalised(gallery), cross_camera=True)
+    valid = per_query.matches > 0
+    with np.load(GOLDEN / "eval" / f"{name}.outputs.npz") as theirs:
+        np.testing.assert_allclose(per_query.ap[valid], theirs["F_ap_per_valid_query"], atol=1e-6)
+        np.testing.assert_allclose(per_query.inp[valid], theirs["F_inp_per_valid_query"], atol=1e-6)
+        # That file has NaN where a query has no match; the peer's own sums count it as 0.
+        theirs_all = np.nan_to_num(theirs["L_ap_per_query"])
+        np.testing.assert_allclose(per_query.ap_trapezoid, theirs_all, atol=1e-6)
+        ours = summarise(per_query, STANDARD).cmc
+        np.testing.assert_allclose(ours, theirs["T_cmc"], atol=1e-6)
+        ours = summarise(per_query, BASELINE).cmc
+        np.testing.assert_allclose(ours, theirs["L_cmc"][: len(ours)], atol=1e-6)
+
+
+def test_multi_query_is_the_mean_of_the_origin_system() -> None:
+    query, gallery, several, results = scenario("s1_plain_50x300")
+    assert several is not None
+    ours = scores_of(
+        multi_query(normalised(query), normalised(several)), normalised(gallery), BASELINE
+    )
+    theirs = results["results"]["L.multi_query"]
+    assert ours.cmc[0] == pytest.approx(theirs["rank1"], abs=1e-6)
+    assert ours.mAP == pytest.approx(theirs["mAP"], abs=1e-6)
+
+
+def test_exact_ties_stay_inside_what_any_order_of_the_ties_can_give() -> None:
+    query, gallery, _, results = scenario("s4_exact_ties_100x600")
+    ours = scores_of(query, gallery, BASELINE)
+    bounds = results["results"]["bounds.dot_product_trapezoid"]
+    best, worst = bounds["best_tie_order"], bounds["worst_tie_order"]
+    assert worst["rank1"] - 1e-6 <= ours.cmc[0] <= best["rank1"] + 1e-6
+    assert worst["mAP"] - 1e-6 <= ours.mAP <= best["mAP"] + 1e-6
+
+
+def test_ties_are_broken_by_gallery_row() -> None:
+    same = np.ones((4, 2), np.float32)
+    gallery = Labelled(
+        features=same, person_id=np.array([5, 7, 5, 7]), camera_id=np.array([2, 2, 2, 2])
+    )
+    query = Labelled(features=same[:1], person_id=np.array([7]), camera_id=np.array([1]))
+    per_query = score_queries(query, gallery, cross_camera=True)
+    assert per_query.first_rank.tolist() == [2]
+    assert per_query.inp.tolist() == [2 / 4]
+
+
+def test_one_camera_gives_no_score_but_zeros_over_all_queries() -> None:
+    query, gallery, _, _ = scenario("s6_one_camera_50x300")
+    standard = scores_of(query, gallery, STANDARD)
+    assert standard.queries == 0
+    assert math.isnan(standard.mAP)
+    assert scores_of(query, gallery, BASELINE).mAP == 0.0
+
+
+@pytest.mark.parametrize(("queries", "rows"), [(0, 5), (3, 0)])
+def test_an_empty_side_gives_no_match(queries: int, rows: int) -> None:
+    def zeros(count: int) -> Labelled:
+        numbers = np.ones(count, np.int64)
+        return Labelled(
+            features=np.zeros((count, 4), np.float32), person_id=numbers, camera_id=numbers * 0
+        )
+
+    per_query = score_queries(zeros(queries), zeros(rows), cross_camera=False)
+    assert per_query.matches.tolist() == [0] * queries

@@ -1,0 +1,65 @@
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distreid import datasets, inference, options
+from distreid.errors import OptionError
+from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
+
+
+def parsed(*arguments: str) -> ExtractOptions:
+    parser = argparse.ArgumentParser()
+    add_extract_options(parser)
+    return parse_extract_options(
+        parser.parse_args(["--data", "d", "--checkpoint", "c", "--out", "o", *arguments])
+    )
+
+
+def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
+    assert parsed() == ExtractOptions(data="d", checkpoint="c", out=Path("o"))
+
+
+def test_options_are_read() -> None:
+    found = parsed("--no-flip", "--scales", "1,1.1", "--no-evaluate", "--mat", "--dtype", "float16")
+    assert (found.flip, found.scales, found.evaluate, found.mat) == (False, (1.0, 1.1), False, True)
+    assert found.dtype == "float16"
+
+
+def test_the_names_written_out_for_the_help_are_those_of_the_tables() -> None:
+    assert ("auto", *datasets.LAYOUTS) == options.LAYOUTS
+    assert tuple(inference.PRECISIONS) == options.PRECISIONS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
+        ({"num_workers": -1}, "--num-workers must be at least 0, got -1"),
+        ({"shard_rows": 0}, "--shard-rows must be at least 1, got 0"),
+        ({"scales": ()}, "--scales"),
+        ({"scales": (1.0, float("nan"))}, "--scales 1.0,nan"),
+        ({"scales": (0.0,)}, "--scales 0.0"),
+        ({"precision": "int8"}, "--precision int8: choose one of fp32, tf32, bf16, fp16"),
+        ({"on_bad_image": "skip"}, "--on-bad-image skip: choose one of fail, record"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        replace(parsed(), **change)
+
+
+@pytest.mark.parametrize("module", ["distreid.cli", "distreid.extract"])
+def test_help_does_not_wait_for_torch(module: str) -> None:
+    code = (
+        f"import sys, {module} as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

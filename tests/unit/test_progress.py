@@ -1,0 +1,50 @@
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from distreid import progress
+from distreid.progress import ProgressReport, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (125, "2 min 05 s"),
+        (3600, "1 h 00 min"),
+        (93_784, "26 h 03 min"),
+    ],
+)
+def test_a_duration_is_said_as_people_say_it(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_rate_counts_what_this_run_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = ProgressReport(Console(file=io.StringIO()), 1000, lambda: 400)
+    monkeypatch.setattr(time, "monotonic", lambda: report.started + 10)
+    assert report.describe(400) == "starting"
+    assert report.describe(500) == "10 images/s, 50 s left"
+
+
+def test_where_there_is_no_terminal_it_prints_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.05)
+    text = io.StringIO()
+    done = [0]
+    with ProgressReport(Console(file=text, width=200), 100, lambda: done[0]):
+        done[0] = 50
+        time.sleep(0.3)
+    assert "50 of 100 images (50%), " in text.getvalue()
+    assert "images/s" in text.getvalue()
+
+
+def test_on_a_terminal_it_draws_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "BAR_REFRESH_S", 0.05)
+    text = io.StringIO()
+    done = [0]
+    with ProgressReport(Console(file=text, width=120, force_terminal=True), 100, lambda: done[0]):
+        done[0] = 100
+        time.sleep(0.2)
+    assert "100 of 100 images" in text.getvalue()
