@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import distreid
-from distreid.errors import UserError
-from distreid.extract import DESCRIPTION, EXIT_USER, extract
+from distreid.errors import OptionError, StoreError, exit_status
+from distreid.extract import DESCRIPTION, extract
 from distreid.options import LAYOUTS, add_extract_options
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
@@ -19,11 +18,7 @@ from distreid.options import LAYOUTS, add_extract_options
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and gives the exit status: 0 done, 2 the user's mistake."""
     parsed = _parser().parse_args(arguments)
-    try:
-        return parsed.run(parsed)  # type: ignore[no-any-return]
-    except UserError as error:
-        print(f"distreid: error: {error}", file=sys.stderr)
-        return EXIT_USER
+    return exit_status(lambda: parsed.run(parsed))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +68,7 @@ def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead")
 
 
-def _evaluate(parsed: argparse.Namespace) -> int:
+def _evaluate(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from distreid.evaluate import evaluate
@@ -87,10 +82,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
         print(file.read_text(encoding="utf-8"), end="")
     else:
         Console(highlight=False).print(score_table(evaluation))
-    return 0
 
 
-def _verify(parsed: argparse.Namespace) -> int:
+def _verify(parsed: argparse.Namespace) -> None:
     from distreid.store import FeatureStore, verify
 
     store = FeatureStore.open(parsed.folder)
@@ -99,12 +93,11 @@ def _verify(parsed: argparse.Namespace) -> int:
         f"{store.run}: {len(store.manifest):,} rows in {len(store.plan.shards):,} shards, "
         "each exactly once; every checksum fits"
     )
-    return 0
 
 
-def _status(parsed: argparse.Namespace) -> int:
-    from distreid.errors import StoreError
-    from distreid.store import done_shards, existing_plan
+def _status(parsed: argparse.Namespace) -> None:
+    from distreid.shards import done_shards
+    from distreid.store import existing_plan
 
     plan = existing_plan(parsed.folder)
     if plan is None:
@@ -125,12 +118,9 @@ def _status(parsed: argparse.Namespace) -> int:
             f"{parsed.folder}: {state}; {found['rows_done']:,} of {found['rows']:,} images, "
             f"{found['shards_done']:,} of {found['shards']:,} shards"
         )
-    return 0
 
 
-def _inspect(parsed: argparse.Namespace) -> int:
-    from distreid.errors import OptionError
-
+def _inspect(parsed: argparse.Namespace) -> None:
     if not (parsed.data or parsed.checkpoint):
         raise OptionError("inspect: give --data, --checkpoint or both")
     if parsed.data:
@@ -143,4 +133,3 @@ def _inspect(parsed: argparse.Namespace) -> int:
 
         model = load_model(parsed.checkpoint, parsed.model)
         print(f"{model.checkpoint.file}:", *model.describe(), sep="\n  ")
-    return 0

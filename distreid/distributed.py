@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from distreid.errors import LaunchError, UserError
+from distreid.errors import FailedElsewhere, LaunchError
 
 T = TypeVar("T")
 
@@ -24,10 +24,6 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 # The ranks meet at the end when the slowest has written its last shard. gloo notices a dead
 # process at once by its closed connection; this bounds the wait for one that is cut off.
 TIMEOUT = timedelta(hours=12)
-
-
-class FailedElsewhere(UserError):
-    """Rank 0 failed, and has said why; the other ranks end without a word."""
 
 
 @dataclass(frozen=True, kw_only=True)

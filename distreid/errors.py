@@ -1,9 +1,11 @@
 """The exceptions that distreid raises on purpose.
 
     DistreidError            its text is one line: where, what, and what to do
+    ├── Stopped              a signal ended the job, which can be continued: 128 + its number
     └── UserError            the user can mend it: exit status 2, no traceback
         ├── OptionError      an option's value, or two options that exclude each other
         ├── LaunchError      the environment that torchrun or the user set for this process
+        ├── FailedElsewhere  rank 0 failed and has said why; the others end without a word
         ├── DataError        the images, a folder layout, a CSV manifest
         │   └── ImageError   one image: its row and path
         ├── CheckpointError  the checkpoint file, or a model that does not fit it
@@ -14,9 +16,26 @@ Anything else that escapes is a fault of distreid: exit status 1, with its trace
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Callable
+
+EXIT_USER = 2
+
 
 class DistreidError(Exception):
     """The root of the tree."""
+
+
+class Stopped(DistreidError):
+    """A signal asked the job to end."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name}; "
+            "run the same command again to continue"
+        )
+        self.signal_number = signal_number
 
 
 class UserError(DistreidError):
@@ -29,6 +48,10 @@ class OptionError(UserError):
 
 class LaunchError(UserError):
     """The environment describes no usable process group."""
+
+
+class FailedElsewhere(UserError):
+    """Rank 0 failed, and has said why."""
 
 
 class DataError(UserError):
@@ -45,3 +68,20 @@ class CheckpointError(UserError):
 
 class StoreError(UserError):
     """The output folder cannot be used."""
+
+
+def exit_status(command: Callable[[], None]) -> int:
+    """Runs a command and gives its exit status; an error of the tree is one line on stderr."""
+    try:
+        command()
+    except Stopped as stopped:
+        print(f"distreid: {stopped}", file=sys.stderr)
+        return 128 + stopped.signal_number
+    except FailedElsewhere:
+        return EXIT_USER
+    except UserError as error:
+        # A file's name may hold a line break.
+        line = str(error).replace("\n", "\\n").replace("\r", "\\r")
+        print(f"distreid: error: {line}", file=sys.stderr)
+        return EXIT_USER
+    return 0

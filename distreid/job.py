@@ -24,44 +24,30 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 
 import distreid
 from distreid.datasets import describe, open_data
 from distreid.distributed import World, gather, main_first, on_main, process_group
-from distreid.errors import CheckpointError, DistreidError, ImageError, OptionError, StoreError
+from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
 from distreid.evaluate import cannot_evaluate, evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
 from distreid.loader import Batch, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
+from distreid.plan import Plan
 from distreid.progress import ProgressReport, duration
 from distreid.report import score_table, write_mat, write_metrics
 from distreid.sampler import Shard, ShardSampler, shard_rows_for
-from distreid.store import (
-    FORMAT,
-    FeatureStore,
-    Plan,
-    ShardWriter,
-    begin,
-    done_shards,
-    existing_plan,
-    finish,
-)
+from distreid.shards import ShardWriter, done_shards
+from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 MAX_WORKERS = 16
 FAILURES_SHOWN = 5
-
-
-class Stopped(DistreidError):
-    """A signal asked the job to end."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
-        self.signal_number = signal_number
 
 
 @dataclass
@@ -245,7 +231,7 @@ def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
     finish(options.out, plan)
     store = FeatureStore.open(options.out)
     took = duration(time.monotonic() - started)
-    log.print(f"[bold]store[/]  {len(plan.manifest):,} rows, each exactly once; verified in {took}")
+    log.print(f"[bold]store[/]  {len(plan.manifest):,} rows, each exactly once, verified in {took}")
     if bad := int((store.status != Status.OK).sum()):
         log.print(f"       {bad:,} images could not be read: their status says so, features NaN")
     written = [options.out / "store.h5"]
@@ -259,7 +245,7 @@ def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
         written.append(write_metrics(store, evaluation))
         Console(highlight=False).print(score_table(evaluation))
     for file in written:
-        log.print(f"wrote  {file} ({file.stat().st_size / 1e6:,.2f} MB)")
+        log.print(f"wrote  {escape(str(file))} ({decimal(file.stat().st_size)})")
 
 
 def _report_shares(everyone: list[Share], log: Console) -> None:

@@ -92,8 +92,10 @@ class _Rate(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """`3 s`, `2 min 05 s`, `1 h 07 min`."""
+    """`0.3 s`, `42 s`, `2 min 05 s`, `1 h 07 min`."""
     whole = round(seconds)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from distreid.errors import StoreError
 from distreid.evaluate import Evaluation
+from distreid.files import publish, publish_text
 from distreid.manifest import GALLERY, MULTI_QUERY, QUERY, Status
-from distreid.store import FeatureStore, publish, publish_text
+from distreid.store import FeatureStore
 
 MAT_LIMIT = 4 << 30  # bytes of one variable in a MAT 5 file
 

@@ -17,7 +17,8 @@ import pytest
 import scipy.io
 from conftest import Run, draw
 
-from distreid.store import FeatureStore, shard_file
+from distreid.shards import shard_file
+from distreid.store import FeatureStore
 
 EXTRACT = ("-m", "distreid.extract")
 

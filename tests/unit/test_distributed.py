@@ -6,14 +6,13 @@ import torch.distributed as dist
 from torch import multiprocessing as mp
 
 from distreid.distributed import (
-    FailedElsewhere,
     World,
     gather,
     main_first,
     on_main,
     process_group,
 )
-from distreid.errors import DataError, LaunchError
+from distreid.errors import DataError, FailedElsewhere, LaunchError
 
 TORCHRUN = {
     "RANK": "1",

@@ -10,8 +10,10 @@ from rich.console import Console
 from distreid.errors import DataError, StoreError
 from distreid.evaluate import evaluate
 from distreid.manifest import Manifest, Status, build_manifest
+from distreid.plan import Plan
 from distreid.report import score_table, write_mat, write_metrics
-from distreid.store import FeatureStore, Plan, begin, finish, write_shard
+from distreid.shards import write_shard
+from distreid.store import FeatureStore, begin, finish
 
 # Six rows: features are directions in the plane, by angle in degrees.
 ANGLES = [0, 90, 10, 80, 20, 45]

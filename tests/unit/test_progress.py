@@ -11,7 +11,9 @@ from distreid.progress import ProgressReport, duration
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.4, "0 s"),
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
         (59.4, "59 s"),
         (125, "2 min 05 s"),
         (3600, "1 h 00 min"),

@@ -10,20 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
+from distreid.files import publish
 from distreid.manifest import Status, build_manifest
-from distreid.store import (
-    FeatureStore,
-    Plan,
-    ShardWriter,
-    begin,
-    differences,
-    done_shards,
-    finish,
-    publish,
-    read_shard,
-    shard_file,
-    verify,
-)
+from distreid.plan import Plan, differences
+from distreid.shards import ShardWriter, done_shards, read_shard, shard_file
+from distreid.store import FeatureStore, begin, finish, verify
 
 ROWS, DIM, SHARD_ROWS = 70, 16, 32
 

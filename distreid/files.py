@@ -1,0 +1,73 @@
+"""Files that are whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+
+from distreid.errors import StoreError
+
+PAGE = 4096  # features start at a multiple of this, so that they can be mapped
+UNALIGNED_BELOW = 1024  # HDF5's own small records need no page each
+MEND = "delete it and run the extraction again"
+
+
+def publish(file: Path, write: Callable[[Path], None]) -> None:
+    """Writes a file aside, syncs it and renames it, so that `file` is never half-written."""
+    aside = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        write(aside)
+        _sync(aside)
+        os.replace(aside, file)
+        _sync(file.parent)
+    except OSError as error:
+        # h5py reports a full disk without its errno, in a text of several lines.
+        reason = error.strerror or " ".join(str(error).split())
+        raise StoreError(f"{file}: {reason}; make room, or check the folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def publish_text(file: Path, text: str) -> None:
+    """`publish` for a UTF-8 text."""
+
+    def write(aside: Path) -> None:
+        aside.write_text(text, encoding="utf-8")
+
+    publish(file, write)
+
+
+def publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:
+    """`publish` for an HDF5 file whose larger datasets start at a page."""
+
+    def write_aside(aside: Path) -> None:
+        with h5py.File(
+            aside, "w", alignment_threshold=UNALIGNED_BELOW, alignment_interval=PAGE
+        ) as hdf5:
+            write(hdf5)
+
+    publish(file, write_aside)
+
+
+@contextlib.contextmanager
+def damaged_if_unreadable(path: Path) -> Iterator[None]:
+    """Turns what h5py raises on a damaged file, which is nearly anything, into StoreError."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"{path}: damaged, or no file of distreid ({reason}); {MEND}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

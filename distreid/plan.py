@@ -1,0 +1,67 @@
+"""The plan of a run: its rows, what they are computed with, and the shards."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distreid.manifest import Manifest
+from distreid.sampler import Shard, plan_shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run will hold: its rows, what they are computed with, and the shards."""
+
+    manifest: Manifest
+    identity: dict[str, Any]
+    """What the features depend on; JSON values. Two stores that differ in it do not mix."""
+    provenance: dict[str, Any]
+    """Recorded for people, never compared: host, device, command, versions, time."""
+    dim: int
+    dtype: str
+    """`float32` or `float16`."""
+    shard_rows: int
+
+    @functools.cached_property
+    def shards(self) -> list[Shard]:
+        """All shards, in row order."""
+        return plan_shards(len(self.manifest), self.shard_rows)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the identity; every shard carries it."""
+        return hashlib.sha256(to_json(self.identity).encode()).hexdigest()
+
+    @property
+    def stored_type(self) -> np.dtype[Any]:
+        """Of the features on the disk: little-endian on every machine."""
+        return np.dtype({"float32": "<f4", "float16": "<f2"}[self.dtype])
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields in which two identities differ, as `field: ours, not theirs`."""
+    found = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {short(a)}, not {short(b)}")
+    return found
+
+
+def to_json(value: Any) -> str:
+    """One text for equal values, whatever the order of their keys."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def short(value: Any, length: int = 40) -> str:
+    """For a message: hashes are cut."""
+    text = value.decode() if isinstance(value, bytes) else str(value)
+    return text if len(text) <= length else text[:12] + "…"
