@@ -169,6 +169,19 @@ def open_data(data: str, layout: str = "auto", multi_query: bool = False) -> Man
     Raises DataError if there is no such thing, or no image in it.
     """
     place = SAMPLE_FOLDER if data == SAMPLE else Path(data)
+    try:
+        manifest = _open(place, layout, multi_query)
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; check its permissions") from error
+    if len(manifest) == 0:
+        what = "the CSV has no row" if manifest.layout == "csv" else "no image in this folder"
+        raise DataError(
+            f"{place}: {what}; check --data" + "".join(f"; {n}" for n in manifest.notes)
+        )
+    return manifest
+
+
+def _open(place: Path, layout: str, multi_query: bool) -> Manifest:
     if not place.exists():
         raise DataError(f"{place}: no such file or folder; check --data")
     if layout == "auto":
@@ -177,13 +190,7 @@ def open_data(data: str, layout: str = "auto", multi_query: bool = False) -> Man
         expected = "a CSV file" if layout == "csv" else "a folder"
         raise DataError(f"{place}: --layout {layout} reads {expected}, and this is none")
     # Absolute, so that the run can be continued from another working directory.
-    manifest = LAYOUTS[layout](place.resolve(), multi_query)
-    if len(manifest) == 0:
-        what = "the CSV has no row" if layout == "csv" else "no image in this folder"
-        raise DataError(
-            f"{place}: {what}; check --data" + "".join(f"; {n}" for n in manifest.notes)
-        )
-    return manifest
+    return LAYOUTS[layout](place.resolve(), multi_query)
 
 
 def describe(manifest: Manifest) -> list[str]:
@@ -256,7 +263,7 @@ def _images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
     found: list[bytes] = []
     ignored: list[bytes] = []
     visited = set()
-    for place, folders, files in os.walk(top, followlinks=True, onerror=_unreadable):
+    for place, folders, files in os.walk(top, followlinks=True, onerror=_raise):
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in visited:  # a link that leads back
             folders.clear()
@@ -275,8 +282,8 @@ def _images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
     return found, (f"{len(ignored):,} files ignored that are no images (first: {first!r})",)
 
 
-def _unreadable(error: OSError) -> None:
-    raise DataError(f"{error.filename!r}: {error.strerror}; check the folder's permissions")
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would pass over the folder without a word
 
 
 def _subfolders(root: Path) -> list[Path]:

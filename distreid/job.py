@@ -75,7 +75,7 @@ def run(options: ExtractOptions, world: World) -> None:
         plan = _shared_plan(options.out, world, model)
         everyone = _extract(options, world, device, plan, model, todo, log)
     if world.is_main:
-        _report_shares(everyone, log)
+        _report_shares(everyone, plan, log)
         _finish(options, plan, log)
 
 
@@ -248,7 +248,7 @@ def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
         log.print(f"wrote  {escape(str(file))} ({decimal(file.stat().st_size)})")
 
 
-def _report_shares(everyone: list[Share], log: Console) -> None:
+def _report_shares(everyone: list[Share], plan: Plan, log: Console) -> None:
     images = sum(share.images for share in everyone)
     if not images:
         return
@@ -266,7 +266,9 @@ def _report_shares(everyone: list[Share], log: Console) -> None:
     )
     failures = {row: why for share in everyone for row, why in share.failures.items()}
     for row in sorted(failures)[:FAILURES_SHOWN]:
-        log.print(f"       row {row}: {failures[row]}")
+        log.print(escape(f"       row {row}, {plan.manifest.file(row)}: {failures[row]}"))
+    if len(failures) > FAILURES_SHOWN:
+        log.print(f"       and {len(failures) - FAILURES_SHOWN:,} more images that cannot be read")
 
 
 def _section(log: Console, title: str, first: str, lines: list[str]) -> None:

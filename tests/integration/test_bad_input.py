@@ -164,7 +164,7 @@ def test_bad_images_are_recorded_as_rows_on_request(
     assert np.isnan(features[1:]).all()
     text = capsys.readouterr().err
     assert "2 images could not be read" in text
-    assert "row 2: no such file" in text
+    assert f"row 2, {images}/2.jpg: no such file" in text
 
 
 def test_no_readable_image(

@@ -190,3 +190,19 @@ def test_a_broken_csv_names_the_line(tmp_path: Path, text: str | bytes, message:
         open_data(csv_file(tmp_path, text))
     assert "manifest.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    scandir = os.scandir
+
+    def refuse(place: "str | bytes") -> "os.ScandirIterator[bytes]":
+        if os.fsencode(place).endswith(b"/b"):  # the superuser may list everything
+            raise PermissionError(13, "Permission denied", os.fsdecode(place))
+        return scandir(place)  # type: ignore[return-value]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="/b: Permission denied; check its permissions"):
+        open_data(str(tmp_path))
