@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -198,10 +199,10 @@ def test_a_folder_that_cannot_be_listed_is_named(
     touch(tmp_path, "a/1.jpg", "b/2.jpg")
     scandir = os.scandir
 
-    def refuse(place: "str | bytes") -> "os.ScandirIterator[bytes]":
-        if os.fsencode(place).endswith(b"/b"):  # the superuser may list everything
+    def refuse(place: bytes) -> Iterator[os.DirEntry[bytes]]:
+        if place.endswith(b"/b"):  # the superuser may list everything
             raise PermissionError(13, "Permission denied", os.fsdecode(place))
-        return scandir(place)  # type: ignore[return-value]
+        return scandir(place)
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="/b: Permission denied; check its permissions"):
