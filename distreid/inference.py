@@ -113,25 +113,26 @@ class Extractor:
         if self.pool:
             torch.set_num_threads(1)
 
-    def __call__(self, images_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 → (B, dim) float32 on the CPU, each row of norm 1.
+    def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) uint8 → (B, dim) float32 of norm 1, and (B,) the norms before; on the CPU.
 
         A feature of norm 0 has no direction and comes out as NaN.
         """
         if self.pool:
-            return torch.cat(
-                list(self.pool.map(self._features, torch.split(images_BCHW, CPU_ROWS)))
-            )
-        return self._features(images_BCHW.to(self.device, non_blocking=True)).cpu()
+            parts = self.pool.map(self._features, torch.split(images_BCHW, CPU_ROWS))
+            features, norms = zip(*parts, strict=True)
+            return torch.cat(features), torch.cat(norms)
+        features_BD, norm_B = self._features(images_BCHW.to(self.device, non_blocking=True))
+        return features_BD.cpu(), norm_B.cpu()
 
     @torch.inference_mode()
-    def _features(self, images_BCHW: Tensor) -> Tensor:
+    def _features(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self.preprocess.normalise(images_BCHW)
         views = self.augmentation.views(inputs, self.fixed_size)
         sum_BD = reduce(torch.add, map(self._forward, views))
         # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
-        norm_B1: Tensor = torch.linalg.vector_norm(sum_BD, dim=1, keepdim=True)
-        return sum_BD / norm_B1
+        norm_B = torch.linalg.vector_norm(sum_BD, dim=1)
+        return sum_BD / norm_B[:, None], norm_B
 
     def _forward(self, inputs_BCHW: Tensor) -> Tensor:
         half = self.dtype != torch.float32

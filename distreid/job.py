@@ -22,7 +22,6 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
@@ -41,7 +40,7 @@ from distreid.plan import Plan
 from distreid.progress import ProgressReport, duration
 from distreid.report import score_table, write_mat, write_metrics
 from distreid.sampler import Shard, ShardSampler, shard_rows_for
-from distreid.shards import ShardWriter, done_shards
+from distreid.shards import Rows, ShardWriter, done_shards
 from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
@@ -192,9 +191,9 @@ def _extract_share(
         if batch.failures and options.on_bad_image == "fail":
             raise _image_error(plan, batch)
         arrived = time.monotonic()
-        features_BD = _features(extractor, batch, plan)
+        rows = _compute(extractor, batch, plan)
         computed = time.monotonic()
-        writer.add(batch.rows, features_BD, batch.status_B)
+        writer.add(batch.rows, rows)
         share.waiting += arrived - clock
         share.forward += computed - arrived
         clock = time.monotonic()
@@ -204,10 +203,10 @@ def _extract_share(
     return share
 
 
-def _features(extractor: Extractor, batch: Batch, plan: Plan) -> NDArray[np.float32]:
-    """(B, D) float32; NaN where there was no image, and finite elsewhere."""
+def _compute(extractor: Extractor, batch: Batch, plan: Plan) -> Rows:
+    """A batch's rows: NaN where there was no image, and finite elsewhere."""
     try:
-        features_BD = extractor(batch.images_BCHW).numpy()
+        features_BD, norm_B = (tensor.numpy() for tensor in extractor(batch.images_BCHW))
     except torch.OutOfMemoryError as error:
         raise OptionError(
             f"--batch-size {len(batch.rows)}: the GPU's memory is full; take a smaller one "
@@ -221,8 +220,8 @@ def _features(extractor: Extractor, batch: Batch, plan: Plan) -> NDArray[np.floa
             f"row {row}, {plan.manifest.file(row)}: the model gives NaN, infinity or a zero "
             "feature; check the checkpoint, or use --precision fp32"
         )
-    features_BD[~readable] = np.nan
-    return features_BD
+    features_BD[~readable] = norm_B[~readable] = np.nan
+    return Rows(features=features_BD, norm=norm_B, status=batch.status_B)
 
 
 def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:

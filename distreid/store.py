@@ -1,9 +1,9 @@
 """The feature store: immutable shards, a root file, and a reader that verifies.
 
     RUN/plan.h5         while the job runs: the manifest's columns and the identity
-    RUN/shards/N.h5     `features` (rows, D), `status` (rows,); written aside and renamed
-    RUN/store.h5        once every shard is there and verified: the plan's columns, `status`,
-                        and `features`, a virtual dataset over the shards
+    RUN/shards/N.h5     `features` (rows, D), `norm`, `status` (rows,); written aside, renamed
+    RUN/store.h5        once every shard is there and verified: the plan's columns, `norm`,
+                        `status`, and `features`, a virtual dataset over the shards
 
 A final name means complete. `store.h5` can be opened by any HDF5 tool; our own readers
 map the shards, because a virtual dataset reads a missing source as NaN without an error.
@@ -74,32 +74,45 @@ def existing_plan(run: Path) -> Plan | None:
     return None
 
 
-def verify(run: Path, plan: Plan) -> NDArray[np.uint8]:
-    """Reads every byte of every shard; gives the statuses of all rows, in order.
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the shards say of all N rows beside their features."""
+
+    norm: NDArray[np.float32]
+    """(N,) L2 norms before normalisation; NaN where the status is not OK."""
+    status: NDArray[np.uint8]
+    """(N,) values of `Status`."""
+
+
+def verify(run: Path, plan: Plan) -> Columns:
+    """Reads every byte of every shard; gives what the shards say of each row, in order.
 
     StoreError names the first shard that is missing, damaged or of another run, or the
     first row whose features do not fit its status.
     """
-    statuses = []
+    norms, statuses = [], []
     for shard in plan.shards:
-        features, status = read_shard(run, plan, shard, checksum=True)
-        doubtful = np.isfinite(features).all(axis=1) != (status == Status.OK)
+        rows = read_shard(run, plan, shard, checksum=True)
+        finite = np.isfinite(rows.features).all(axis=1) & np.isfinite(rows.norm)
+        doubtful = finite != (rows.status == Status.OK)
         if doubtful.any():
             row = shard.start + int(np.flatnonzero(doubtful)[0])
             raise StoreError(
                 f"{shard_file(run, shard.index)}: the features of row {row} do not fit its "
                 f"status; {MEND}"
             )
-        statuses.append(status)
-    return np.concatenate(statuses)
+        norms.append(rows.norm)
+        statuses.append(rows.status)
+    return Columns(norm=np.concatenate(norms), status=np.concatenate(statuses))
 
 
 def finish(run: Path, plan: Plan) -> None:
     """Verifies every shard, then writes `store.h5`; StoreError if no image could be read."""
-    status = verify(run, plan)
-    if not (status == Status.OK).any():
-        raise StoreError(f"{run}: none of the {len(status):,} images could be read; check --data")
-    _write_root(run / "store.h5", plan, status)
+    columns = verify(run, plan)
+    if not (columns.status == Status.OK).any():
+        rows = len(plan.manifest)
+        raise StoreError(f"{run}: none of the {rows:,} images could be read; check --data")
+    _write_root(run / "store.h5", plan, columns)
     (run / "plan.h5").unlink(missing_ok=True)
 
 
@@ -109,6 +122,8 @@ class FeatureStore:
 
     run: Path
     plan: Plan
+    norm: NDArray[np.float32]
+    """(N,) L2 norms of the features before normalisation."""
     status: NDArray[np.uint8]
     """(N,) values of `Status`."""
 
@@ -126,8 +141,8 @@ class FeatureStore:
             )
         plan = read_plan(root)
         with damaged_if_unreadable(root), h5py.File(root, "r") as file:
-            status = file["status"][()].astype(np.uint8)
-        return cls(run=run, plan=plan, status=status)
+            norm, status = file["norm"][()], file["status"][()].astype(np.uint8)
+        return cls(run=run, plan=plan, norm=norm, status=status)
 
     @property
     def manifest(self) -> Manifest:
@@ -137,7 +152,7 @@ class FeatureStore:
     def blocks(self, *, checksum: bool = True) -> Iterator[tuple[Shard, NDArray[np.floating[Any]]]]:
         """Every shard with its features, mapped, in row order; each verified as it is opened."""
         for shard in self.plan.shards:
-            yield shard, read_shard(self.run, self.plan, shard, checksum=checksum)[0]
+            yield shard, read_shard(self.run, self.plan, shard, checksum=checksum).features
 
     def features(self, rows: NDArray[np.intp], *, checksum: bool = True) -> NDArray[np.float32]:
         """(len(rows), D) float32, in the order of `rows`, which must ascend."""
@@ -179,8 +194,8 @@ def read_plan(root: Path) -> Plan:
     return plan
 
 
-def _write_root(root: Path, plan: Plan, status: NDArray[np.uint8] | None = None) -> None:
-    """Writes `plan.h5`, or with the statuses of all rows `store.h5`."""
+def _write_root(root: Path, plan: Plan, columns: Columns | None = None) -> None:
+    """Writes `plan.h5`, or with what the shards say `store.h5`."""
 
     def write(file: h5py.File) -> None:
         file.attrs["format"] = FORMAT
@@ -197,8 +212,9 @@ def _write_root(root: Path, plan: Plan, status: NDArray[np.uint8] | None = None)
             if column.dtype.kind == "S":
                 column = column.astype(h5py.string_dtype("utf-8", column.dtype.itemsize))
             file.create_dataset(name, data=column)
-        if status is not None:
-            file.create_dataset("status", data=status, dtype=STATUS_TYPE)
+        if columns is not None:
+            file.create_dataset("norm", data=columns.norm)
+            file.create_dataset("status", data=columns.status, dtype=STATUS_TYPE)
             shape = (len(plan.manifest), plan.dim)
             layout = h5py.VirtualLayout(shape, dtype=plan.stored_type)
             for shard in plan.shards:

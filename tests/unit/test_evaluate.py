@@ -12,7 +12,7 @@ from distreid.evaluate import evaluate
 from distreid.manifest import Manifest, Status, build_manifest
 from distreid.plan import Plan
 from distreid.report import score_table, write_mat, write_metrics
-from distreid.shards import write_shard
+from distreid.shards import Rows, write_shard
 from distreid.store import FeatureStore, begin, finish
 
 # Six rows: features are directions in the plane, by angle in degrees.
@@ -46,7 +46,9 @@ def store_of(
     features[list(bad)] = np.nan
     for shard in begin(run, plan):
         rows = slice(shard.start, shard.stop)
-        write_shard(run, plan, shard, features[rows], status[rows])
+        norm = features[rows, 0] * 0 + 3
+        values = Rows(features=features[rows], norm=norm, status=status[rows])
+        write_shard(run, plan, shard, values)
     finish(run, plan)
     return FeatureStore.open(run)
 

@@ -49,7 +49,7 @@ def test_features_are_those_of_the_peers_own_code(pack: Packs, tmp_path: Path, n
         scale_mode="compound" if multi_scale else "independent",
     )
     batch = torch.stack([model.architecture.preprocess.load(file) for file in golden.images])
-    ours = extractor(model, augmentation)(batch).numpy()
+    ours = extractor(model, augmentation)(batch)[0].numpy()
     theirs = golden.features
     cosine = (ours.astype(np.float64) * theirs).sum(axis=1)
     assert cosine.min() >= 0.99999
@@ -66,8 +66,9 @@ def test_flip_and_independent_scales_are_summed_and_normalised(osnet: Model) -> 
             expected += osnet.network(view)
             bigger = F.interpolate(view, scale_factor=math.sqrt(1.3), mode="bicubic")
             expected += osnet.network(bigger)
-    got = extractor(osnet, Augmentation(flip=True, scales=(1.3, 1.0)))(batch)
+    got, norm = extractor(osnet, Augmentation(flip=True, scales=(1.3, 1.0)))(batch)
     torch.testing.assert_close(got, F.normalize(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm, expected.norm(dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_compound_scales_enlarge_what_the_last_one_enlarged() -> None:
@@ -100,14 +101,14 @@ def test_a_model_of_one_size_gets_the_scaled_image_cropped_or_padded_back() -> N
 
 
 def test_every_row_has_norm_one_and_is_float32(osnet: Model) -> None:
-    features = extractor(osnet, PLAIN)(images(9))
+    features, _ = extractor(osnet, PLAIN)(images(9))
     assert features.dtype == torch.float32
     torch.testing.assert_close(features.norm(dim=1), torch.ones(9), atol=1e-6, rtol=0)
 
 
 def features_in_batches(model: Model, threads: int, batch_size: int) -> NDArray[np.float32]:
     extract = extractor(model, Augmentation(flip=True), threads)
-    return torch.cat([extract(part) for part in torch.split(images(), batch_size)]).numpy()
+    return torch.cat([extract(part)[0] for part in torch.split(images(), batch_size)]).numpy()
 
 
 @pytest.mark.parametrize(("threads", "batch_size"), [(1, 20), (3, 20), (2, 8), (2, 16)])
@@ -130,14 +131,14 @@ def test_a_feature_of_norm_zero_is_not_made_up(osnet: Model) -> None:
         loaded=0,
         dropped=(),
     )
-    assert extractor(model, PLAIN)(images(2)).isnan().all()
+    assert extractor(model, PLAIN)(images(2))[0].isnan().all()
 
 
 def test_bfloat16_stays_near_fp32_and_is_normalised_in_fp32(osnet: Model) -> None:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bfloat16")
-    exact = extractor(osnet, PLAIN)(images(8))
-    half = Extractor(osnet, PLAIN, precision="bf16", device=CPU, threads=2)(images(8))
+    exact, _ = extractor(osnet, PLAIN)(images(8))
+    half, _ = Extractor(osnet, PLAIN, precision="bf16", device=CPU, threads=2)(images(8))
     assert not torch.equal(exact, half)
     # Random weights and noise magnify rounding; a trained network stays above 0.999.
     assert (exact * half).sum(dim=1).min() > 0.95

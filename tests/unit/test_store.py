@@ -13,7 +13,7 @@ from distreid.errors import StoreError
 from distreid.files import publish
 from distreid.manifest import Status, build_manifest
 from distreid.plan import Plan, differences
-from distreid.shards import ShardWriter, done_shards, read_shard, shard_file
+from distreid.shards import Rows, ShardWriter, done_shards, read_shard, shard_file
 from distreid.store import FeatureStore, begin, finish, verify
 
 ROWS, DIM, SHARD_ROWS = 70, 16, 32
@@ -43,6 +43,10 @@ def features() -> NDArray[np.float32]:
     return np.random.default_rng(0).standard_normal((ROWS, DIM), dtype=np.float32)
 
 
+def norms() -> NDArray[np.float32]:
+    return np.linspace(1, 9, ROWS, dtype=np.float32)
+
+
 def write(run: Path, plan: Plan, batch: int = 7) -> None:
     """Fills every shard of a run as a rank does."""
     writer = ShardWriter(run, plan)
@@ -50,7 +54,10 @@ def write(run: Path, plan: Plan, batch: int = 7) -> None:
     for shard in begin(run, plan):
         for start in range(shard.start, shard.stop, batch):
             rows = range(start, min(start + batch, shard.stop))
-            writer.add(rows, features()[rows.start : rows.stop], status[rows.start : rows.stop])
+            part = slice(rows.start, rows.stop)
+            writer.add(
+                rows, Rows(features=features()[part], norm=norms()[part], status=status[part])
+            )
 
 
 @pytest.fixture
@@ -69,6 +76,7 @@ def test_what_is_written_is_read_in_order(run: Path) -> None:
     assert np.array_equal(store.features(rows), features()[rows])
     assert store.features(np.array([], dtype=np.intp)).shape == (0, DIM)
     assert store.status.tolist() == [Status.OK] * ROWS
+    assert np.array_equal(store.norm, norms())
     plan = example()
     assert store.manifest.fingerprint() == plan.manifest.fingerprint()
     assert store.manifest.notes == plan.manifest.notes
@@ -79,7 +87,7 @@ def test_what_is_written_is_read_in_order(run: Path) -> None:
 def test_a_shard_is_mapped_from_a_page_of_the_file(run: Path) -> None:
     for shard in example().shards:
         file = shard_file(run, shard.index)
-        mapped, _ = read_shard(run, example(), shard, checksum=True)
+        mapped = read_shard(run, example(), shard, checksum=True).features
         assert isinstance(mapped, np.memmap)
         # A last shard of a few rows needs no page of its own.
         assert mapped.offset % 4096 == 0 or mapped.nbytes < 1024
@@ -234,7 +242,12 @@ def test_a_nan_row_with_a_good_status_is_found(tmp_path: Path) -> None:
     for shard in begin(tmp_path, plan):
         values = features()[shard.start : shard.stop]
         values[3] = np.nan
-        writer.add(range(shard.start, shard.stop), values, np.zeros(len(shard), np.uint8))
+        rows = Rows(
+            features=values,
+            norm=norms()[shard.start : shard.stop],
+            status=np.zeros(len(shard), np.uint8),
+        )
+        writer.add(range(shard.start, shard.stop), rows)
     with pytest.raises(StoreError, match=r"000000\.h5: the features of row 3 do not fit"):
         finish(tmp_path, plan)
 
@@ -245,7 +258,8 @@ def test_a_run_without_one_readable_image_is_not_finished(tmp_path: Path) -> Non
     for shard in begin(tmp_path, plan):
         values = np.full((len(shard), DIM), np.nan, np.float32)
         status = np.full(len(shard), Status.UNREADABLE, np.uint8)
-        writer.add(range(shard.start, shard.stop), values, status)
+        rows = Rows(features=values, norm=values[:, 0], status=status)
+        writer.add(range(shard.start, shard.stop), rows)
     with pytest.raises(StoreError, match="none of the 70 images could be read"):
         finish(tmp_path, plan)
     assert not (tmp_path / "store.h5").exists()
