@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import distreid
 from distreid.errors import OptionError, StoreError, exit_status
 from distreid.extract import DESCRIPTION, extract
 from distreid.options import LAYOUTS, add_extract_options
+from distreid.protocol import CHOICES, PRESETS, Protocol
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
 
@@ -37,8 +40,23 @@ def _parser() -> argparse.ArgumentParser:
     add_extract_options(command)
     command.set_defaults(run=extract)
 
-    command = commands.add_parser("evaluate", help="score a complete run again")
+    command = commands.add_parser(
+        "evaluate",
+        help="score a complete run again, by any convention",
+        description="Scores a complete run. By default the main conventions stand side by side; "
+        "an option such as --ap changes each of the protocols named.",
+    )
     _add_run(command)
+    command.add_argument(
+        "--protocol", metavar="NAME,…", help=f"whose numbers: {', '.join(PRESETS)}"
+    )
+    for name, choices in CHOICES.items():
+        command.add_argument(f"--{name.replace('_', '-')}", choices=choices)
+    command.add_argument("--depth", type=int, metavar="K", help="the largest k of Rank-k")
+    command.add_argument("--seed", type=int, metavar="N", help="of single-shot draws")
+    command.add_argument("--precision", default="fp32", choices=("fp32", "fp64"))
+    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write a line per query")
     _add_json(command)
     command.set_defaults(run=_evaluate)
 
@@ -71,17 +89,37 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from distreid.evaluate import evaluate
-    from distreid.report import score_table, write_metrics
+    from distreid.report import evaluate_aloud, score_table, write_metrics, write_query_csv
+    from distreid.similarity import Similarity
     from distreid.store import FeatureStore
 
     store = FeatureStore.open(parsed.folder)
-    evaluation = evaluate(store)
+    similarity = Similarity(precision=parsed.precision, device=parsed.device)
+    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    evaluation = evaluate_aloud(store, log, _protocols(parsed), similarity)
     file = write_metrics(store, evaluation)
+    if parsed.csv:
+        write_query_csv(store, evaluation.scores[0], parsed.csv)
     if parsed.json:
         print(file.read_text(encoding="utf-8"), end="")
     else:
         Console(highlight=False).print(score_table(evaluation))
+
+
+def _protocols(parsed: argparse.Namespace) -> list[Protocol] | None:
+    """The protocols asked for; None if the user asked for nothing in particular."""
+    changes = {name: getattr(parsed, name) for name in (*CHOICES, "depth", "seed")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if parsed.protocol is None and not changes:
+        return None
+    protocols = []
+    for name in (parsed.protocol or "fastreid").split(","):
+        if name not in PRESETS:
+            raise OptionError(f"--protocol {name}: choose among {', '.join(PRESETS)}")
+        # A protocol that was changed is nobody's any more.
+        mine: dict[str, Any] = {"name": f"{name}, changed", "as_in": ""} if changes else {}
+        protocols.append(replace(PRESETS[name], **mine, **changes))
+    return protocols
 
 
 def _verify(parsed: argparse.Namespace) -> None:

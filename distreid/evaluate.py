@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,54 +12,42 @@ from numpy.typing import NDArray
 
 from distreid.errors import DataError
 from distreid.manifest import GALLERY, JUNK, MULTI_QUERY, NO_CAMERA, NO_PERSON, QUERY, Status
-from distreid.metrics import QueryScorer, QueryScores, cmc, ranks_of_matches
-from distreid.similarity import Features, score_blocks
+from distreid.metrics import QueryScores, Ranks, cmc, ranks_of_matches, single_shot_first_ranks
+from distreid.protocol import PRESETS, Protocol
+from distreid.similarity import COSINE, Features, Pieces, Similarity, score_blocks
 from distreid.store import FeatureStore
 
-SAME_FEATURE = 1e-6  # cosine distance under which the gallery counts as one single point
+SINGLE_SHOT_DRAWS = 10  # as torchreid
+SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
+NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
+SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
+
+Progress = Callable[[int], None]
+"""Called with the number of queries ranked since the last call."""
+
+
+def no_progress(queries: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
     """Features with who and where; N rows."""
 
-    features: Features
-    """(N, D) float32, L2-normalised."""
+    pieces: Pieces
+    """(N, D) in consecutive pieces, L2-normalised."""
+    norm: Features
+    """(N,) the norms before."""
     person_id: NDArray[np.int64]
     camera_id: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.person_id)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How a score is computed; it goes with every figure."""
-
-    name: str
-    as_in: str
-    """The projects whose numbers it reproduces."""
-    ap: str
-    """`standard`: the mean of the precisions at the matches. `trapezoid`: see `metrics`."""
-    denominator: str
-    """`valid`: queries with a match. `all`: all queries; one without a match counts as 0."""
-    query: str = "single"
-    """`multi`: the mean of the multi-query features of the query's person and camera."""
-
-
-STANDARD = Protocol(
-    name="standard", as_in="torchreid, fast-reid, TransReID", ap="standard", denominator="valid"
-)
-BASELINE = Protocol(
-    name="baseline", as_in="Person_reID_baseline_pytorch", ap="trapezoid", denominator="all"
-)
-BASELINE_MULTI = Protocol(
-    name="baseline_multi_query",
-    as_in="Person_reID_baseline_pytorch --multi",
-    ap="trapezoid",
-    denominator="all",
-    query="multi",
-)
+    @property
+    def features(self) -> Features:
+        """(N, D) float32 in one array."""
+        return np.concatenate([np.asarray(piece, np.float32) for piece in self.pieces])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +56,16 @@ class Scores:
 
     protocol: Protocol
     cmc: NDArray[np.float64]
-    """(50,) Rank-1 to Rank-50."""
+    """(depth,) Rank-1, Rank-2, …"""
     mAP: float
     mINP: float
     queries: int
     """How many queries the sums were divided by."""
+    per_query: QueryScores
+
+    def rank(self, k: int) -> float:
+        """Rank-k; beyond the depth it is that of the depth."""
+        return float(self.cmc[min(k, len(self.cmc)) - 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +74,8 @@ class Evaluation:
 
     scores: list[Scores]
     counts: dict[str, int]
-    """queries, valid_queries, queries_without_match, gallery, junk, bad_queries, bad_gallery."""
-    camera_rule: str
-    """`cross`: gallery rows of the query's person and camera are left out. `none`: they are not,
-    because the data has no cameras."""
-    per_query: QueryScores
+    """queries, valid_queries, queries_without_match, gallery, junk, distractors (gallery rows
+    of persons in no query), bad_queries, bad_gallery, unlabelled_queries."""
     diagnosis: list[str] = field(default_factory=list)
     """What is wrong with the data, in words, if the scores mean little."""
 
@@ -93,12 +84,11 @@ class Evaluation:
         return {
             "scores": [
                 {
-                    "protocol": asdict(scores.protocol)
-                    | {"camera_rule": self.camera_rule, "similarity": "cosine"},
+                    "protocol": asdict(scores.protocol),
                     "queries": scores.queries,
-                    "rank1": _value(scores.cmc[0]),
-                    "rank5": _value(scores.cmc[4]),
-                    "rank10": _value(scores.cmc[9]),
+                    "rank1": _value(scores.rank(1)),
+                    "rank5": _value(scores.rank(5)),
+                    "rank10": _value(scores.rank(10)),
                     "mAP": _value(scores.mAP),
                     "mINP": _value(scores.mINP),
                     "cmc": [_value(share) for share in scores.cmc],
@@ -110,70 +100,121 @@ class Evaluation:
         }
 
 
-def score_queries(query: Labelled, gallery: Labelled, *, cross_camera: bool) -> QueryScores:
-    """Ranks the gallery for each query. Junk is left out, and with `cross_camera` also the
-    gallery rows of the query's own person and camera. An unknown camera is like no other."""
-    scorer = QueryScorer(len(query))
-    not_junk = gallery.person_id != JUNK
-    for first, scores_BG in score_blocks(query.features, gallery.features):
-        for place, scores_G in enumerate(scores_BG):
-            row = first + place
-            is_match = gallery.person_id == query.person_id[row]
-            kept = not_junk
-            if cross_camera and query.camera_id[row] != NO_CAMERA:
-                kept = kept & ~(is_match & (gallery.camera_id == query.camera_id[row]))
-            scorer.add(row, ranks_of_matches(scores_G[kept], is_match[kept]))
-    return scorer.scores
+def score_queries(
+    query: Labelled,
+    gallery: Labelled,
+    protocol: Protocol,
+    similarity: Similarity = COSINE,
+    progress: Progress = no_progress,
+) -> tuple[QueryScores, Ranks]:
+    """Ranks the gallery for each query; gives its scores, and its first rank or ranks.
+
+    Left out of a ranking: junk, and by the camera rule `cross` the rows of the query's own
+    person and camera. An unknown camera is like no other; an unknown person is no match.
+    The ranks are (Q,), or (Q, draws) on single-shot galleries; 0 where there is no match.
+    """
+    scores = QueryScores.zeros(len(query))
+    draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
+    shot_ranks = np.zeros((len(query), draws), np.int64)
+    rows_of = _rows_by_person(gallery.person_id)
+    junk = rows_of.pop(JUNK, np.array([], np.intp))
+    rows_of.pop(NO_PERSON, None)
+    nobody = np.array([], np.intp)
+    blocks = score_blocks(
+        query.features,
+        gallery.pieces,
+        replace(similarity, name=protocol.distance),
+        query_norm_Q=query.norm,
+        gallery_norm_G=gallery.norm,
+    )
+    for first, scores_BG in blocks:
+        for row, scores_G in enumerate(scores_BG, start=first):
+            person = int(query.person_id[row])
+            matches, same_camera = rows_of.get(person, nobody), nobody
+            camera = query.camera_id[row]
+            if protocol.camera_rule == "cross" and camera != NO_CAMERA:
+                is_same = gallery.camera_id[matches] == camera
+                matches, same_camera = matches[~is_same], matches[is_same]
+            if len(matches) == 0:
+                continue
+            left_out = np.concatenate([junk, same_camera]) if len(junk) else same_camera
+            scores.fill(row, ranks_of_matches(scores_G, matches, left_out))
+            if draws:
+                persons = rows_of | {person: matches}
+                shot_ranks[row] = single_shot_first_ranks(
+                    scores_G,
+                    list(persons.values()),
+                    list(persons).index(person),
+                    draws,
+                    np.random.default_rng([protocol.seed, row]),
+                )
+        progress(len(scores_BG))
+    return scores, shot_ranks if draws else scores.first_rank
 
 
-def summarise(per_query: QueryScores, protocol: Protocol) -> Scores:
+def summarise(per_query: QueryScores, first_ranks: Ranks, protocol: Protocol) -> Scores:
     """The figures of a protocol from the scores of all its queries."""
     valid = per_query.matches > 0
     queries = int(valid.sum()) if protocol.denominator == "valid" else len(valid)
     ap = per_query.ap if protocol.ap == "standard" else per_query.ap_trapezoid
+    draws = first_ranks.size // max(1, len(first_ranks))
     return Scores(
         protocol=protocol,
-        cmc=cmc(per_query.first_rank, queries),
+        cmc=cmc(first_ranks, queries * draws, protocol.depth),
         mAP=float(ap.sum() / queries) if queries else math.nan,
         mINP=float(per_query.inp.sum() / queries) if queries else math.nan,
         queries=queries,
+        per_query=per_query,
     )
 
 
-def evaluate(store: FeatureStore) -> Evaluation:
-    """Scores the query rows of a store against its gallery rows.
+def evaluate(
+    store: FeatureStore,
+    protocols: Sequence[Protocol] | None = None,
+    similarity: Similarity = COSINE,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Scores the query rows of a store against its gallery rows, by each protocol.
 
-    Rows whose image could not be read are left out and counted. DataError, which says
-    why, if the rows have no query, no gallery, or no persons.
+    `similarity` says in which precision and where. Without protocols, those of `SIDE_BY_SIDE`,
+    and the origin system's multi-query score if the store has such rows. Rows whose image
+    could not be read, and queries without a person, are left out and counted. DataError,
+    which says why, if the rows have no query, no gallery, or no persons.
     """
     if why := cannot_evaluate(store):
         raise DataError(f"{store.run}: not evaluated: {why}")
-    query, bad_queries = _labelled(store, QUERY)
-    gallery, bad_gallery = _labelled(store, GALLERY)
-    known = (query.camera_id != NO_CAMERA).any() and (gallery.camera_id != NO_CAMERA).any()
-    per_query = score_queries(query, gallery, cross_camera=bool(known))
-    scores = [summarise(per_query, STANDARD), summarise(per_query, BASELINE)]
-    if len(store.manifest.rows(MULTI_QUERY)):
-        multi = multi_query(query, _labelled(store, MULTI_QUERY)[0])
-        scores.append(
-            summarise(score_queries(multi, gallery, cross_camera=bool(known)), BASELINE_MULTI)
-        )
-    valid = int((per_query.matches > 0).sum())
+    query, gallery = labelled(store, QUERY), labelled(store, GALLERY)
+    has_cameras = (query.camera_id != NO_CAMERA).any() and (gallery.camera_id != NO_CAMERA).any()
+    protocols = protocols or side_by_side(store)
+    if not has_cameras:
+        protocols = [replace(protocol, camera_rule="none") for protocol in protocols]
+    passes: dict[tuple[object, ...], tuple[QueryScores, Ranks]] = {}
+    scores = []
+    for protocol in protocols:
+        key = _ranking_of(protocol)
+        if key not in passes:
+            asked = query
+            if protocol.query == "multi":
+                asked = multi_query(query, labelled(store, MULTI_QUERY))
+            passes[key] = score_queries(asked, gallery, protocol, similarity, progress)
+        scores.append(summarise(*passes[key], protocol))
     return Evaluation(
         scores=scores,
-        counts={
-            "queries": len(query),
-            "valid_queries": valid,
-            "queries_without_match": len(query) - valid,
-            "gallery": len(gallery),
-            "junk": int((gallery.person_id == JUNK).sum()),
-            "bad_queries": bad_queries,
-            "bad_gallery": bad_gallery,
-        },
-        camera_rule="cross" if known else "none",
-        per_query=per_query,
-        diagnosis=_diagnose(query, gallery, valid),
+        counts=_counts(store, query, gallery, scores[0].per_query),
+        diagnosis=_diagnose(query, gallery, scores[0].per_query),
     )
+
+
+def side_by_side(store: FeatureStore) -> list[Protocol]:
+    """The protocols that are shown unless others are asked for."""
+    names = list(SIDE_BY_SIDE)
+    names += ["layumi-multi"] if len(store.manifest.rows(MULTI_QUERY)) else []
+    return [PRESETS[name] for name in names]
+
+
+def rankings(protocols: Sequence[Protocol]) -> int:
+    """How many times the gallery is ranked: protocols that rank alike share one ranking."""
+    return len(set(map(_ranking_of, protocols)))
 
 
 def cannot_evaluate(store: FeatureStore) -> str:
@@ -189,35 +230,77 @@ def cannot_evaluate(store: FeatureStore) -> str:
     return ""
 
 
+def labelled(store: FeatureStore, split: str) -> Labelled:
+    """The rows of a split that can be used: readable, and of a query, with a person."""
+    rows = usable_rows(store, split)
+    return Labelled(
+        pieces=store.pieces(rows),
+        norm=store.norm[rows],
+        person_id=store.manifest.person_id[rows],
+        camera_id=store.manifest.camera_id[rows],
+    )
+
+
+def usable_rows(store: FeatureStore, split: str) -> NDArray[np.intp]:
+    """The manifest rows that `labelled` takes, in its order."""
+    rows = store.manifest.rows(split)
+    usable = store.status[rows] == Status.OK
+    if split != GALLERY:
+        usable &= store.manifest.person_id[rows] != NO_PERSON
+    wanted: NDArray[np.intp] = rows[usable]
+    return wanted
+
+
 def multi_query(query: Labelled, several: Labelled) -> Labelled:
     """Each query's feature replaced by the mean of the multi-query features of its person and
     camera, not normalised again, as Person_reID_baseline_pytorch does; the query's own
     feature where there are none."""
-    features = query.features.copy()
+    features, others = query.features, several.features
     for row in range(len(query)):
         same = (several.person_id == query.person_id[row]) & (
             several.camera_id == query.camera_id[row]
         )
         if same.any():
-            features[row] = several.features[same].mean(axis=0)
-    return Labelled(features=features, person_id=query.person_id, camera_id=query.camera_id)
+            features[row] = others[same].mean(axis=0)
+    return replace(query, pieces=[features])
 
 
-def _labelled(store: FeatureStore, split: str) -> tuple[Labelled, int]:
-    """The readable rows of a split, and how many were not."""
-    rows = store.manifest.rows(split)
-    good = rows[store.status[rows] == Status.OK]
-    labelled = Labelled(
-        features=store.features(good),
-        person_id=store.manifest.person_id[good],
-        camera_id=store.manifest.camera_id[good],
-    )
-    return labelled, len(rows) - len(good)
+def _ranking_of(protocol: Protocol) -> tuple[object, ...]:
+    """Protocols that are equal in this share one ranking."""
+    shots = (protocol.gallery_shots, protocol.seed if protocol.gallery_shots == "single" else 0)
+    return protocol.distance, protocol.camera_rule, protocol.query, shots
 
 
-def _diagnose(query: Labelled, gallery: Labelled, valid: int) -> list[str]:
+def _rows_by_person(person_id: NDArray[np.int64]) -> dict[int, NDArray[np.intp]]:
+    """Person → its rows, ascending."""
+    order = np.argsort(person_id, kind="stable")
+    persons, starts = np.unique(person_id[order], return_index=True)
+    return dict(zip(persons.tolist(), np.split(order, starts[1:]), strict=len(persons) > 0))
+
+
+def _counts(
+    store: FeatureStore, query: Labelled, gallery: Labelled, scores: QueryScores
+) -> dict[str, int]:
+    valid = int((scores.matches > 0).sum())
+    queries, in_gallery = store.manifest.rows(QUERY), store.manifest.rows(GALLERY)
+    junk = gallery.person_id == JUNK
+    unlabelled = store.manifest.person_id[queries] == NO_PERSON
+    return {
+        "queries": len(query),
+        "valid_queries": valid,
+        "queries_without_match": len(query) - valid,
+        "gallery": len(gallery),
+        "junk": int(junk.sum()),
+        "distractors": int((~np.isin(gallery.person_id, query.person_id) & ~junk).sum()),
+        "bad_queries": int((store.status[queries] != Status.OK).sum()),
+        "bad_gallery": int((store.status[in_gallery] != Status.OK).sum()),
+        "unlabelled_queries": int(unlabelled.sum()),
+    }
+
+
+def _diagnose(query: Labelled, gallery: Labelled, scores: QueryScores) -> list[str]:
     found = []
-    if valid == 0:
+    if not (scores.matches > 0).any():
         shared = np.isin(query.person_id, gallery.person_id).sum()
         text = f"0 of {len(query):,} queries have a match"
         cameras = np.unique(np.concatenate([query.camera_id, gallery.camera_id]))
@@ -228,8 +311,11 @@ def _diagnose(query: Labelled, gallery: Labelled, valid: int) -> list[str]:
         else:
             text += ": query and gallery have no person in common"
         found.append(text)
-    if len(gallery) > 1 and (gallery.features @ gallery.features[0]).min() > 1 - SAME_FEATURE:
+    first = query.features[0]
+    if all((piece @ first > 1 - SAME_FEATURE).all() for piece in gallery.pieces):
         found.append("all gallery features are the same: was the checkpoint trained?")
+    if max(float((piece @ first).max()) for piece in gallery.pieces) > 1 + NORM_SLACK:
+        found.append("a similarity is above 1: the features are not L2-normalised")
     return found
 
 

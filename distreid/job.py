@@ -30,7 +30,7 @@ import distreid
 from distreid.datasets import describe, open_data
 from distreid.distributed import World, gather, main_first, on_main, process_group
 from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
-from distreid.evaluate import cannot_evaluate, evaluate
+from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
 from distreid.loader import Batch, open_loader
 from distreid.manifest import Status
@@ -38,7 +38,7 @@ from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
 from distreid.plan import Plan
 from distreid.progress import ProgressReport, duration
-from distreid.report import score_table, write_mat, write_metrics
+from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import Shard, ShardSampler, shard_rows_for
 from distreid.shards import Rows, ShardWriter, done_shards
 from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
@@ -240,7 +240,7 @@ def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
     if why_not:
         log.print(f"[bold]scores[/] none: {why_not}")
     else:
-        evaluation = evaluate(store)
+        evaluation = evaluate_aloud(store, log)
         written.append(write_metrics(store, evaluation))
         Console(highlight=False).print(score_table(evaluation))
     for file in written:

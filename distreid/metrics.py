@@ -8,6 +8,7 @@ is left out before ranks are counted. A match is a gallery row of the query's pe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +16,50 @@ from numpy.typing import NDArray
 Ranks = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-CMC_DEPTH = 50  # as torchreid and fast-reid report it
 
+def ranks_of_matches(
+    scores_G: NDArray[np.floating[Any]],
+    match_rows: NDArray[np.intp],
+    left_out_rows: NDArray[np.intp],
+) -> Ranks:
+    """The ranks, from 1 and ascending, of the matches in a ranking of all other rows.
 
-def ranks_of_matches(scores_G: NDArray[np.float32], is_match_G: NDArray[np.bool_]) -> Ranks:
-    """The ranks, from 1 and ascending, of the matches among the gallery rows given.
-
-    A match's rank is 1 + the number of rows that outrank it: no argsort of the gallery,
-    whose order among ties would depend on the machine.
+    A match's rank is 1 + the number of rows that outrank it. All scores are sorted, by value
+    alone; no argsort, whose order among ties would depend on the machine, and no copy of the
+    gallery without the rows left out: they are few, and are subtracted.
     """
-    rows = np.flatnonzero(is_match_G)
-    own = scores_G[rows]
+    own, left_out = scores_G[match_rows], scores_G[left_out_rows]
     ascending = np.sort(scores_G)
     higher = len(ascending) - np.searchsorted(ascending, own, side="right")
     equal = len(ascending) - np.searchsorted(ascending, own, side="left") - higher
-    earlier = np.zeros(len(rows), dtype=np.int64)
+    ranks = 1 + higher - (left_out > own[:, None]).sum(axis=1)
     for place in np.flatnonzero(equal > 1):
-        earlier[place] = np.count_nonzero(scores_G[: rows[place]] == own[place])
-    return np.sort(1 + higher + earlier)
+        row, score = match_rows[place], own[place]
+        ranks[place] += np.count_nonzero(scores_G[:row] == score)
+        ranks[place] -= np.count_nonzero(left_out[left_out_rows < row] == score)
+    return np.sort(ranks)
+
+
+def single_shot_first_ranks(
+    scores_G: NDArray[np.floating[Any]],
+    candidates: list[NDArray[np.intp]],
+    own: int,
+    draws: int,
+    generator: np.random.Generator,
+) -> Ranks:
+    """(draws,) ranks of the query's person among one random row of each person.
+
+    `candidates` are the rows of each person, none empty; `own` is the query's among them.
+    """
+    counts = np.array([len(rows) for rows in candidates])
+    rows = np.concatenate(candidates)
+    starts = np.cumsum(counts) - counts
+    picks = rows[starts + (generator.random((draws, len(counts))) * counts).astype(np.intp)]
+    scores = scores_G[picks]
+    mine = scores[:, own : own + 1]
+    outrank = (scores > mine) | ((scores == mine) & (picks < picks[:, own : own + 1]))
+    ranks: Ranks = 1 + outrank.sum(axis=1)
+    return ranks
 
 
 def average_precision(ranks: Ranks) -> float:
@@ -68,12 +95,10 @@ class QueryScores:
     ap_trapezoid: Floats
     inp: Floats
 
-
-class QueryScorer:
-    """Fills the QueryScores of Q queries one by one."""
-
-    def __init__(self, queries: int) -> None:
-        self.scores = QueryScores(
+    @classmethod
+    def zeros(cls, queries: int) -> QueryScores:
+        """Of so many queries without a match; `fill` gives them their ranks."""
+        return cls(
             matches=np.zeros(queries, np.int64),
             first_rank=np.zeros(queries, np.int64),
             ap=np.zeros(queries),
@@ -81,23 +106,24 @@ class QueryScorer:
             inp=np.zeros(queries),
         )
 
-    def add(self, query: int, ranks: Ranks) -> None:
+    def fill(self, query: int, ranks: Ranks) -> None:
         """Takes the ranks of a query's matches, ascending; none if it has no match."""
         if len(ranks) == 0:
             return
-        self.scores.matches[query] = len(ranks)
-        self.scores.first_rank[query] = ranks[0]
-        self.scores.ap[query] = average_precision(ranks)
-        self.scores.ap_trapezoid[query] = average_precision_trapezoid(ranks)
-        self.scores.inp[query] = inverse_negative_penalty(ranks)
+        self.matches[query] = len(ranks)
+        self.first_rank[query] = ranks[0]
+        self.ap[query] = average_precision(ranks)
+        self.ap_trapezoid[query] = average_precision_trapezoid(ranks)
+        self.inp[query] = inverse_negative_penalty(ranks)
 
 
-def cmc(first_rank_Q: NDArray[np.int64], denominator: int, depth: int = CMC_DEPTH) -> Floats:
+def cmc(first_rank: NDArray[np.int64], denominator: float, depth: int) -> Floats:
     """(depth,) share of the queries whose first match is within the first 1, 2, … ranks.
 
-    `denominator` is the number of queries to divide by; 0 gives NaN: there is no score.
+    `first_rank` holds a rank for each query, or each draw of each query; 0 is no match.
+    `denominator` is the number of these to divide by; 0 gives NaN: there is no score.
     """
     if denominator == 0:
         return np.full(depth, np.nan)
-    found = first_rank_Q[(first_rank_Q > 0) & (first_rank_Q <= depth)]
+    found = first_rank[(first_rank > 0) & (first_rank <= depth)]
     return np.cumsum(np.bincount(found - 1, minlength=depth)) / denominator

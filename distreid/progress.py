@@ -16,15 +16,18 @@ LINE_INTERVAL_S = 5.0
 
 
 class ProgressReport:
-    """While the context lasts, shows how many images are done, the rate, and the time left.
+    """While the context lasts, shows how many are done, the rate, and the time left.
 
     `count` is asked from a thread of its own, also while the main thread waits for others.
     """
 
-    def __init__(self, console: Console, total: int, count: Callable[[], int]) -> None:
+    def __init__(
+        self, console: Console, total: int, count: Callable[[], int], unit: str = "images"
+    ) -> None:
         self.console = console
         self.total = total
         self.count = count
+        self.unit = unit
         self.started = time.monotonic()
         self.at_start = count()
         self._stop = threading.Event()
@@ -50,7 +53,7 @@ class ProgressReport:
         if fresh <= 0 or elapsed <= 0:
             return "starting"
         rate = fresh / elapsed
-        return f"{rate:,.0f} images/s, {duration((self.total - done) / rate)} left"
+        return f"{rate:,.0f} {self.unit}/s, {duration((self.total - done) / rate)} left"
 
     def _run(self) -> None:
         if self.console.is_terminal:
@@ -61,7 +64,7 @@ class ProgressReport:
     def _draw_bar(self) -> None:
         columns: list[ProgressColumn] = [
             BarColumn(),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + self.unit),
             _Rate(self),
         ]
         with Progress(*columns, console=self.console, auto_refresh=False) as bar:
@@ -74,7 +77,7 @@ class ProgressReport:
         while not self._stop.wait(LINE_INTERVAL_S):
             done = self.count()
             self.console.print(
-                f"{done:,} of {self.total:,} images ({done / self.total:.0%}), "
+                f"{done:,} of {self.total:,} {self.unit} ({done / self.total:.0%}), "
                 f"{self.describe(done)}"
             )
 

@@ -2,42 +2,98 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
+from rich.console import Console, Group
+from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from distreid.errors import StoreError
-from distreid.evaluate import Evaluation
+from distreid.evaluate import (
+    Evaluation,
+    Scores,
+    cannot_evaluate,
+    evaluate,
+    rankings,
+    side_by_side,
+    usable_rows,
+)
 from distreid.files import publish, publish_text
 from distreid.manifest import GALLERY, MULTI_QUERY, QUERY, Status
+from distreid.progress import ProgressReport, duration
+from distreid.protocol import Protocol
+from distreid.similarity import COSINE, Similarity, memory_needed, seconds_needed
 from distreid.store import FeatureStore
 
+RANKS_SHOWN = (1, 5, 10)
+WHO_COLUMNS = ["row", "path", "person_id", "camera_id"]
+SCORE_COLUMNS = ["matches", "first_rank", "ap", "ap_trapezoid", "inp"]
 MAT_LIMIT = 4 << 30  # bytes of one variable in a MAT 5 file
 
 
-def score_table(evaluation: Evaluation) -> Table:
-    """The table at the end of a job: a column for each protocol, then the counts."""
-    table = Table(title_justify="left", caption_justify="left")
+def evaluate_aloud(
+    store: FeatureStore,
+    log: Console,
+    protocols: Sequence[Protocol] | None = None,
+    similarity: Similarity = COSINE,
+) -> Evaluation:
+    """`evaluate` with its need said before it starts, and progress on `log`."""
+    if cannot_evaluate(store):
+        return evaluate(store)  # which says why not
+    protocols = protocols or side_by_side(store)
+    queries, rows = len(store.manifest.rows(QUERY)), len(store.manifest.rows(GALLERY))
+    need = memory_needed(queries, rows, similarity)
+    seconds = seconds_needed(queries, rows, store.plan.dim)
+    log.print(
+        f"scoring {queries:,} queries × {rows:,} images: about {duration(seconds)} for each way "
+        f"to rank, {decimal(need)} of memory beside the features"
+    )
+    done = [0]
+
+    def count(more: int) -> None:
+        done[0] += more
+
+    with ProgressReport(log, queries * rankings(protocols), lambda: done[0], "queries"):
+        return evaluate(store, protocols, similarity, count)
+
+
+def score_table(evaluation: Evaluation) -> Group:
+    """The table at the end of a job: a column for each protocol; below it the counts."""
+    table = Table()
     table.add_column("")
     for scores in evaluation.scores:
-        what = "all queries" if scores.protocol.denominator == "all" else "valid queries"
-        table.add_column(
-            f"{scores.protocol.as_in}\n{what}, {scores.protocol.ap} AP", justify="right"
-        )
-    for rank in (1, 5, 10):
-        row = [_percent(scores.cmc[rank - 1]) for scores in evaluation.scores]
-        table.add_row(f"Rank-{rank}", *row)
-    table.add_row("mAP", *[_percent(scores.mAP) for scores in evaluation.scores])
-    table.add_row("mINP", *[_percent(scores.mINP) for scores in evaluation.scores])
+        table.add_column("\n".join(_headings(scores.protocol)), justify="right")
+    for k in RANKS_SHOWN:
+        table.add_row(f"Rank-{k}", *[percent(scores.rank(k)) for scores in evaluation.scores])
+    table.add_row("mAP", *[percent(scores.mAP) for scores in evaluation.scores])
+    table.add_row("mINP", *[percent(scores.mINP) for scores in evaluation.scores])
     table.add_row("queries", *[f"{scores.queries:,}" for scores in evaluation.scores])
-    table.caption = "\n".join(count_lines(evaluation))
-    return table
+    return Group(table, *map(Text, count_lines(evaluation)))
+
+
+def _headings(protocol: Protocol) -> list[str]:
+    """What tells a column from its neighbours."""
+    lines = [
+        protocol.name,
+        f"{protocol.denominator} queries",
+        f"{protocol.ap} AP",
+        "raw, Euclidean" if protocol.distance == "euclidean" else "cosine",
+    ]
+    if protocol.gallery_shots == "single":
+        lines.append("single shot")
+    if protocol.query == "multi":
+        lines.append("multi-query")
+    return lines
 
 
 def count_lines(evaluation: Evaluation) -> list[str]:
@@ -45,13 +101,38 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     counts = evaluation.counts
     lines = [
         f"{counts['queries']:,} queries, {counts['queries_without_match']:,} without a match; "
-        f"gallery {counts['gallery']:,}, {counts['junk']:,} junk"
+        f"gallery {counts['gallery']:,}, {counts['junk']:,} junk, "
+        f"{counts['distractors']:,} distractors"
     ]
-    if evaluation.camera_rule == "none":
-        lines.append("the data has no cameras: matches of the query's own camera count too")
+    if all(scores.protocol.camera_rule == "none" for scores in evaluation.scores):
+        lines.append("no camera rule: matches of the query's own camera count too")
     if bad := counts["bad_queries"] + counts["bad_gallery"]:
         lines.append(f"{bad:,} images could not be read and are left out")
+    if unlabelled := counts["unlabelled_queries"]:
+        lines.append(f"{unlabelled:,} queries have no person and are left out")
     return lines + evaluation.diagnosis
+
+
+def write_query_csv(store: FeatureStore, scores: Scores, file: Path) -> None:
+    """One line per query: path, person, camera, matches, rank of the first, APs, INP."""
+    rows = usable_rows(store, QUERY)
+    each = scores.per_query
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(WHO_COLUMNS + SCORE_COLUMNS)
+    for place, row in enumerate(rows):
+        writer.writerow(
+            [
+                row,
+                store.manifest.path[row].decode("utf-8", "backslashreplace"),
+                store.manifest.person_id[row],
+                store.manifest.camera_id[row],
+                each.matches[place],
+                each.first_rank[place],
+                *(f"{values[place]:.6f}" for values in (each.ap, each.ap_trapezoid, each.inp)),
+            ]
+        )
+    publish_text(file, text.getvalue())
 
 
 def write_metrics(store: FeatureStore, evaluation: Evaluation) -> Path:
@@ -104,5 +185,6 @@ def _save_mat(content: dict[str, Any], file: Path) -> None:
         scipy.io.savemat(stream, content)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """`93.20 %`; a score that does not exist is a dash."""
     return "–" if math.isnan(share) else f"{100 * share:.2f} %"

@@ -138,7 +138,8 @@ def _open_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
         if offset is None:
             raise StoreError(f"{path}: its features cannot be mapped; {MEND}")
         rows = Rows(
-            features=np.memmap(path, dataset.dtype, "r", offset, dataset.shape),
+            # "c": writable for torch's sake; what is written never reaches the file.
+            features=np.memmap(path, dataset.dtype, "c", offset, dataset.shape),
             norm=file["norm"][()],
             status=file["status"][()].astype(np.uint8),
         )

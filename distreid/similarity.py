@@ -1,25 +1,150 @@
-"""Scores of queries against a gallery, in blocks of queries."""
+"""Scores of queries against a gallery, in blocks of queries: never queries × gallery at once.
+
+A block is one thread's matrix product, of a size that depends on the gallery alone, and
+several threads compute blocks side by side: so the scores' last bits are the same for any
+number of threads, as the features' are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Features = NDArray[np.float32]
+Pieces = Sequence[NDArray[np.floating[Any]]]
+"""Consecutive row ranges of one (G, D) array, such as a store's shards, which are mapped."""
 
-BLOCK_BYTES = 64 << 20  # of scores held at once
+BLOCK_BYTES = 128 << 20  # of fp32 scores in one block
+BLOCK_ROWS = 256  # more rows than this make a product no faster
+MEMORY_BYTES = 512 << 20  # of the blocks in work at once; each thread has one
+SIMILARITIES = ("cosine", "euclidean")
 
 
-def score_blocks(query_QD: Features, gallery_GD: Features) -> Iterator[tuple[int, Features]]:
-    """(first query, scores (B, G) float32) for consecutive queries.
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """What a score is; the greater, the more alike."""
 
-    A score is the dot product, which for L2-normalised features is the cosine.
-    No query × gallery matrix is held.
+    name: str = "cosine"
+    """`cosine`: of the features. `euclidean`: the squared distance of the features before they
+    were normalised, negated; it ranks as the distance itself does. Of normalised features
+    either distance ranks as the cosine does, so these two are all there is to choose."""
+    precision: str = "fp32"
+    """`fp32` or `fp64`, of products and scores."""
+    device: str = "cpu"
+    """Where the products are computed; the gallery must fit there."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the scores."""
+        return {"fp32": torch.float32, "fp64": torch.float64}[self.precision]
+
+
+COSINE = Similarity()
+
+
+def block_rows(gallery_rows: int) -> int:
+    """How many queries make a block; a function of the gallery's size and nothing else."""
+    return max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * max(1, gallery_rows))))
+
+
+def threads_for(gallery_rows: int) -> int:
+    """How many blocks are computed at once: as the cores and `MEMORY_BYTES` allow."""
+    block_bytes = 4 * block_rows(gallery_rows) * max(1, gallery_rows)
+    return max(1, min(len(os.sched_getaffinity(0)), MEMORY_BYTES // block_bytes - 1))
+
+
+def memory_needed(queries: int, gallery_rows: int, similarity: Similarity = COSINE) -> int:
+    """Bytes that `score_blocks` and the ranking of a block take beside the features."""
+    rows = min(queries, block_rows(gallery_rows))
+    itemsize = torch.finfo(similarity.dtype).bits // 8
+    # One block in each thread, one that is ranked; a row of it sorted.
+    return itemsize * gallery_rows * (rows * (threads_for(gallery_rows) + 1) + 1)
+
+
+def seconds_needed(queries: int, gallery_rows: int, dim: int) -> float:
+    """About how long ranking takes on this CPU, by timing a small part of it (0.1 s)."""
+    left, right = torch.rand(BLOCK_ROWS, dim), torch.rand(4096, dim)
+    scores = np.random.default_rng(0).random(gallery_rows, dtype=np.float32)
+    with _one_thread_each():
+        started = time.perf_counter()
+        _ = left @ right.T
+        product = (time.perf_counter() - started) / (BLOCK_ROWS * 4096)
+    started = time.perf_counter()
+    np.sort(scores)
+    sort = time.perf_counter() - started
+    return queries * (gallery_rows * product / threads_for(gallery_rows) + sort)
+
+
+def score_blocks(
+    query_QD: NDArray[np.floating[Any]],
+    gallery: NDArray[np.floating[Any]] | Pieces,
+    similarity: Similarity = COSINE,
+    *,
+    query_norm_Q: Features | None = None,
+    gallery_norm_G: Features | None = None,
+) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+    """(first query, scores (B, G)) for consecutive queries, in order.
+
+    The features are L2-normalised. `euclidean` wants their norms before.
     """
-    gallery = torch.from_numpy(gallery_GD)
-    rows = max(1, BLOCK_BYTES // (4 * max(1, len(gallery_GD))))
-    for start in range(0, len(query_QD), rows):
-        yield start, (torch.from_numpy(query_QD[start : start + rows]) @ gallery.T).numpy()
+    pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
+    rows = sum(map(len, pieces))
+    size = block_rows(rows)
+    on_device = [_tensor(piece, similarity) for piece in pieces] if _on_gpu(similarity) else []
+
+    def scores(first: int) -> NDArray[np.floating[Any]]:
+        query_BD = _tensor(query_QD[first : first + size], similarity)
+        tensors = on_device or (_tensor(piece, similarity) for piece in pieces)
+        parts = [query_BD @ piece_GD.T for piece_GD in tensors]
+        scores_BG = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu()
+        if similarity.name == "euclidean":
+            assert query_norm_Q is not None and gallery_norm_G is not None
+            _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)
+        return scores_BG.numpy()
+
+    threads = threads_for(rows)
+    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[int, Future[NDArray[np.floating[Any]]]]] = deque()
+        for first in range(0, len(query_QD), size):
+            waiting.append((first, pool.submit(scores, first)))
+            if len(waiting) > threads:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _to_distances(scores_BG: Tensor, query_norm_B: Features, gallery_norm_G: Features) -> None:
+    """Cosines to −‖q − g‖² = 2·q·g − ‖q‖² − ‖g‖², in place."""
+    query = torch.from_numpy(np.asarray(query_norm_B)).to(scores_BG.dtype)[:, None]
+    gallery = torch.from_numpy(np.asarray(gallery_norm_G)).to(scores_BG.dtype)
+    scores_BG.mul_(2 * query).mul_(gallery).sub_(query.square()).sub_(gallery.square())
+
+
+def _tensor(values: NDArray[np.floating[Any]], similarity: Similarity) -> Tensor:
+    return torch.from_numpy(np.asarray(values)).to(similarity.device, similarity.dtype)
+
+
+def _on_gpu(similarity: Similarity) -> bool:
+    return similarity.device != "cpu"
+
+
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

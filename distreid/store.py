@@ -154,6 +154,19 @@ class FeatureStore:
         for shard in self.plan.shards:
             yield shard, read_shard(self.run, self.plan, shard, checksum=checksum).features
 
+    def pieces(self, rows: NDArray[np.intp]) -> list[NDArray[np.floating[Any]]]:
+        """The features of ascending rows, a piece from each shard; mapped, not read, where a
+        shard's rows are all wanted without a gap."""
+        pieces = []
+        for shard, features in self.blocks():
+            first, last = np.searchsorted(rows, (shard.start, shard.stop))
+            if first == last:
+                continue
+            wanted = rows[first:last] - shard.start
+            without_gap = wanted[-1] - wanted[0] + 1 == len(wanted)
+            pieces.append(features[wanted[0] : wanted[-1] + 1] if without_gap else features[wanted])
+        return pieces
+
     def features(self, rows: NDArray[np.intp], *, checksum: bool = True) -> NDArray[np.float32]:
         """(len(rows), D) float32, in the order of `rows`, which must ascend."""
         result = np.empty((len(rows), self.plan.dim), dtype=np.float32)

@@ -191,9 +191,25 @@ def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run
         "queries_without_match": 0,
         "gallery": 90,
         "junk": 10,
+        "distractors": 20,
         "bad_queries": 0,
         "bad_gallery": 0,
+        "unlabelled_queries": 0,
     }
+    changed = run_command(
+        "distreid", "evaluate", tmp_path / "run", "--protocol", "layumi", "--ap", "standard",
+        "--depth", "3", "--csv", tmp_path / "queries.csv", "--json",
+    )  # fmt: skip
+    (score,) = json.loads(changed.stdout)["scores"]
+    assert score["protocol"]["name"] == "layumi, changed"
+    assert (score["protocol"]["ap"], score["protocol"]["denominator"]) == ("standard", "all")
+    assert len(score["cmc"]) == 3
+    lines = (tmp_path / "queries.csv").read_text().splitlines()
+    assert len(lines) == 61
+    assert lines[1].startswith("0,query/0001_c1s1_000001_00.jpg,1,1,2,")
+    unknown = run_command("distreid", "evaluate", tmp_path / "run", "--protocol", "mine")
+    assert unknown.returncode == 2
+    assert "--protocol mine: choose among torchreid, fastreid" in unknown.stderr
     status = run_command("distreid", "status", tmp_path / "run")
     assert "complete; 150 of 150 images, 3 of 3 shards" in status.stdout
     shard_file(tmp_path / "run", 2).unlink()

@@ -14,6 +14,7 @@ from distreid.evaluate import evaluate
 from distreid.manifest import DISTRACTOR, JUNK
 from distreid.models.checkpoint import SAMPLE_FILE, load_model
 from distreid.models.osnet import build_osnet
+from distreid.protocol import PRESETS
 from distreid.store import FeatureStore
 
 LIMIT = 3_000_000  # bytes, for the images and for the checkpoint
@@ -40,7 +41,7 @@ def test_the_sample_checkpoint_is_a_torchreid_file() -> None:
 
 
 def rank1(run: Path) -> float:
-    return float(evaluate(FeatureStore.open(run)).scores[0].cmc[0])
+    return evaluate(FeatureStore.open(run), [PRESETS["fastreid"]]).scores[0].rank(1)
 
 
 def test_the_demo_ends_with_a_table_and_a_meaningful_score(

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from distreid.errors import DataError, StoreError
 from distreid.evaluate import evaluate
 from distreid.manifest import Manifest, Status, build_manifest
 from distreid.plan import Plan
+from distreid.protocol import PRESETS
 from distreid.report import score_table, write_mat, write_metrics
 from distreid.shards import Rows, write_shard
 from distreid.store import FeatureStore, begin, finish
@@ -61,19 +62,22 @@ def test_the_figures_and_their_counts(tmp_path: Path) -> None:
         "queries_without_match": 0,
         "gallery": 4,
         "junk": 1,
+        "distractors": 0,
         "bad_queries": 0,
         "bad_gallery": 0,
+        "unlabelled_queries": 0,
     }
-    assert found.camera_rule == "cross"
-    standard, baseline = found.scores
+    assert [scores.protocol.name for scores in found.scores] == ["torchreid", "fastreid", "layumi"]
+    _, standard, baseline = found.scores
+    assert standard.protocol.camera_rule == "cross"
     # Query 0 finds its one match first; so does query 1, whose own camera's is left out.
     assert standard.mAP == baseline.mAP == standard.mINP == 1.0
-    assert found.per_query.matches.tolist() == [1, 1]
+    assert found.scores[0].per_query.matches.tolist() == [1, 1]
 
 
 def test_a_query_without_a_match_counts_in_one_convention_only(tmp_path: Path) -> None:
     found = evaluate(store_of(tmp_path, example(person_id=[1, 9, 1, 2, 2, -1])))
-    standard, baseline = found.scores
+    _, standard, baseline = found.scores
     assert (standard.queries, standard.mAP) == (1, 1.0)
     assert (baseline.queries, baseline.mAP) == (2, 0.5)
     assert found.counts["queries_without_match"] == 1
@@ -110,7 +114,7 @@ def test_an_absurd_result_is_explained(
     found = evaluate(store_of(tmp_path, example(**columns)))
     assert found.diagnosis == [diagnosis]
     assert found.to_json()["scores"][0]["mAP"] is None
-    assert found.to_json()["scores"][1]["mAP"] == 0.0
+    assert found.to_json()["scores"][2]["mAP"] == 0.0
 
 
 def test_equal_features_are_noticed(tmp_path: Path) -> None:
@@ -120,13 +124,13 @@ def test_equal_features_are_noticed(tmp_path: Path) -> None:
 
 def test_without_cameras_the_camera_rule_is_off_and_said(tmp_path: Path) -> None:
     found = evaluate(store_of(tmp_path, example(camera_id=[-1] * 6)))
-    assert found.camera_rule == "none"
-    assert found.per_query.matches.tolist() == [1, 2]
+    assert {scores.protocol.camera_rule for scores in found.scores} == {"none"}
+    assert found.scores[0].per_query.matches.tolist() == [1, 2]
 
 
 def test_an_unknown_camera_is_like_no_other(tmp_path: Path) -> None:
     found = evaluate(store_of(tmp_path, example(camera_id=[-1, 1, -1, 2, 1, 3])))
-    assert found.per_query.matches.tolist() == [1, 1]
+    assert found.scores[0].per_query.matches.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -149,18 +153,10 @@ def test_what_cannot_be_scored_says_why(
 def test_metrics_json_has_every_figure_with_its_protocol(tmp_path: Path) -> None:
     store = store_of(tmp_path, example())
     content = json.loads(write_metrics(store, evaluate(store)).read_text())
-    standard, baseline = content["scores"]
+    _, standard, baseline = content["scores"]
     assert standard["mAP"] == 1.0
     assert len(standard["cmc"]) == 50
-    assert standard["protocol"] == {
-        "name": "standard",
-        "as_in": "torchreid, fast-reid, TransReID",
-        "ap": "standard",
-        "denominator": "valid",
-        "query": "single",
-        "camera_rule": "cross",
-        "similarity": "cosine",
-    }
+    assert standard["protocol"] == asdict(PRESETS["fastreid"])
     assert baseline["protocol"]["denominator"] == "all"
     assert content["counts"]["queries"] == 2
     assert content["identity"] == store.plan.identity
@@ -173,7 +169,7 @@ def test_the_table_shows_what_people_look_for(tmp_path: Path) -> None:
     text = captured.get()
     for expected in ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "100.00 %", "trapezoid AP"):
         assert expected in text
-    assert "2 queries, 0 without a match; gallery 3, 0 junk" in text
+    assert "2 queries, 0 without a match; gallery 3, 0 junk, 0 distractors" in text
     assert "1 images could not be read and are left out" in text
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from distreid import similarity
+from distreid.errors import OptionError
 from distreid.evaluate import (
-    BASELINE,
-    STANDARD,
     Labelled,
-    Protocol,
     Scores,
     multi_query,
     score_queries,
@@ -26,6 +26,16 @@ from distreid.metrics import (
     cmc,
     inverse_negative_penalty,
     ranks_of_matches,
+    single_shot_first_ranks,
+)
+from distreid.protocol import PRESETS, Protocol
+from distreid.similarity import (
+    Similarity,
+    block_rows,
+    memory_needed,
+    score_blocks,
+    seconds_needed,
+    threads_for,
 )
 
 
@@ -36,9 +46,11 @@ from distreid.metrics import (
 def test_ranks_are_those_of_a_stable_sort(
     scores: NDArray[np.float32], is_match: NDArray[np.bool_]
 ) -> None:
-    order = sorted(range(30), key=lambda row: (-scores[row], row))
+    kept = [row for row in range(30) if row % 3 or is_match[row]]
+    left_out = np.array([row for row in range(30) if row not in kept], dtype=np.intp)
+    order = sorted(kept, key=lambda row: (-scores[row], row))
     expected = [rank for rank, row in enumerate(order, start=1) if is_match[row]]
-    assert ranks_of_matches(scores, is_match).tolist() == expected
+    assert ranks_of_matches(scores, np.flatnonzero(is_match), left_out).tolist() == expected
 
 
 def test_one_match_at_rank_two_scores_a_half_or_a_quarter() -> None:
@@ -57,7 +69,10 @@ def test_scores_of_matches_at_ranks_one_and_four() -> None:
 def test_cmc_counts_the_queries_by_their_first_match() -> None:
     first = np.array([1, 3, 0, 99])
     assert cmc(first, 4, depth=4).tolist() == [0.25, 0.25, 0.5, 0.5]
-    assert np.isnan(cmc(first, 0)).all()
+    assert np.isnan(cmc(first, 0, depth=4)).all()
+
+
+FASTREID, LAYUMI = PRESETS["fastreid"], PRESETS["layumi"]
 
 
 def scenario(name: str) -> tuple[Labelled, Labelled, Labelled | None, dict[str, Any]]:
@@ -66,8 +81,10 @@ def scenario(name: str) -> tuple[Labelled, Labelled, Labelled | None, dict[str, 
     results = json.loads((GOLDEN / "eval" / f"{name}.outputs.json").read_text())
 
     def labelled(prefix: str) -> Labelled:
+        features = values[f"{prefix}_features"]
         return Labelled(
-            features=values[f"{prefix}_features"],
+            pieces=[features[:7], features[7:]],
+            norm=np.ones(len(features), np.float32),
             person_id=values[f"{prefix}_ids"],
             camera_id=values[f"{prefix}_cams"],
         )
@@ -77,29 +94,28 @@ def scenario(name: str) -> tuple[Labelled, Labelled, Labelled | None, dict[str, 
 
 
 def normalised(rows: Labelled) -> Labelled:
-    norm = np.linalg.norm(rows.features, axis=1, keepdims=True)
-    return Labelled(
-        features=rows.features / norm, person_id=rows.person_id, camera_id=rows.camera_id
-    )
+    norm = np.linalg.norm(rows.features, axis=1)
+    return replace(rows, pieces=[rows.features / norm[:, None]], norm=norm)
 
 
 def scores_of(query: Labelled, gallery: Labelled, protocol: Protocol) -> Scores:
-    return summarise(score_queries(query, gallery, cross_camera=True), protocol)
+    return summarise(*score_queries(query, gallery, protocol), protocol)
 
 
 @pytest.mark.parametrize("name", ["s1_plain_50x300", "s2_junk_distractors_100x800"])
 @pytest.mark.parametrize(
     ("peer", "protocol"),
     [
-        ("L.evaluate_gpu", BASELINE),
-        ("T.cosine.python", STANDARD),
-        ("F.cosine.python", STANDARD),
-        ("R.euclidean_normalised", STANDARD),
+        ("L.evaluate_gpu", "layumi"),
+        ("T.euclidean.python", "torchreid"),
+        ("T.cosine.python", "fastreid"),
+        ("F.cosine.python", "fastreid"),
+        ("R.euclidean_normalised", "transreid"),
     ],
 )
-def test_scores_are_those_of_the_peers(name: str, peer: str, protocol: Protocol) -> None:
+def test_scores_are_those_of_the_peers(name: str, peer: str, protocol: str) -> None:
     query, gallery, _, results = scenario(name)
-    ours = scores_of(normalised(query), normalised(gallery), protocol)
+    ours = scores_of(normalised(query), normalised(gallery), PRESETS[protocol])
     theirs = results["results"][peer]
     for rank in (1, 5, 10):
         assert ours.cmc[rank - 1] == pytest.approx(theirs[f"rank{rank}"], abs=1e-6)
@@ -111,7 +127,7 @@ def test_scores_are_those_of_the_peers(name: str, peer: str, protocol: Protocol)
 @pytest.mark.parametrize("name", ["s1_plain_50x300", "s2_junk_distractors_100x800"])
 def test_every_querys_ap_and_the_whole_cmc_are_those_of_the_peers(name: str) -> None:
     query, gallery, _, _ = scenario(name)
-    per_query = score_queries(normalised(query), normalised(gallery), cross_camera=True)
+    per_query, first = score_queries(normalised(query), normalised(gallery), FASTREID)
     valid = per_query.matches > 0
     with np.load(GOLDEN / "eval" / f"{name}.outputs.npz") as theirs:
         np.testing.assert_allclose(per_query.ap[valid], theirs["F_ap_per_valid_query"], atol=1e-6)
@@ -119,9 +135,9 @@ def test_every_querys_ap_and_the_whole_cmc_are_those_of_the_peers(name: str) -> 
         # That file has NaN where a query has no match; the peer's own sums count it as 0.
         theirs_all = np.nan_to_num(theirs["L_ap_per_query"])
         np.testing.assert_allclose(per_query.ap_trapezoid, theirs_all, atol=1e-6)
-        ours = summarise(per_query, STANDARD).cmc
+        ours = summarise(per_query, first, FASTREID).cmc
         np.testing.assert_allclose(ours, theirs["T_cmc"], atol=1e-6)
-        ours = summarise(per_query, BASELINE).cmc
+        ours = summarise(per_query, first, LAYUMI).cmc
         np.testing.assert_allclose(ours, theirs["L_cmc"][: len(ours)], atol=1e-6)
 
 
@@ -129,7 +145,7 @@ def test_multi_query_is_the_mean_of_the_origin_system() -> None:
     query, gallery, several, results = scenario("s1_plain_50x300")
     assert several is not None
     ours = scores_of(
-        multi_query(normalised(query), normalised(several)), normalised(gallery), BASELINE
+        multi_query(normalised(query), normalised(several)), normalised(gallery), LAYUMI
     )
     theirs = results["results"]["L.multi_query"]
     assert ours.cmc[0] == pytest.approx(theirs["rank1"], abs=1e-6)
@@ -138,7 +154,7 @@ def test_multi_query_is_the_mean_of_the_origin_system() -> None:
 
 def test_exact_ties_stay_inside_what_any_order_of_the_ties_can_give() -> None:
     query, gallery, _, results = scenario("s4_exact_ties_100x600")
-    ours = scores_of(query, gallery, BASELINE)
+    ours = scores_of(query, gallery, LAYUMI)
     bounds = results["results"]["bounds.dot_product_trapezoid"]
     best, worst = bounds["best_tie_order"], bounds["worst_tie_order"]
     assert worst["rank1"] - 1e-6 <= ours.cmc[0] <= best["rank1"] + 1e-6
@@ -148,20 +164,25 @@ def test_exact_ties_stay_inside_what_any_order_of_the_ties_can_give() -> None:
 def test_ties_are_broken_by_gallery_row() -> None:
     same = np.ones((4, 2), np.float32)
     gallery = Labelled(
-        features=same, person_id=np.array([5, 7, 5, 7]), camera_id=np.array([2, 2, 2, 2])
+        pieces=[same],
+        norm=same[:, 0],
+        person_id=np.array([5, 7, 5, 7]),
+        camera_id=np.array([2, 2, 2, 2]),
     )
-    query = Labelled(features=same[:1], person_id=np.array([7]), camera_id=np.array([1]))
-    per_query = score_queries(query, gallery, cross_camera=True)
+    query = Labelled(
+        pieces=[same[:1]], norm=same[:1, 0], person_id=np.array([7]), camera_id=np.array([1])
+    )
+    per_query, _ = score_queries(query, gallery, FASTREID)
     assert per_query.first_rank.tolist() == [2]
     assert per_query.inp.tolist() == [2 / 4]
 
 
 def test_one_camera_gives_no_score_but_zeros_over_all_queries() -> None:
     query, gallery, _, _ = scenario("s6_one_camera_50x300")
-    standard = scores_of(query, gallery, STANDARD)
+    standard = scores_of(query, gallery, FASTREID)
     assert standard.queries == 0
     assert math.isnan(standard.mAP)
-    assert scores_of(query, gallery, BASELINE).mAP == 0.0
+    assert scores_of(query, gallery, LAYUMI).mAP == 0.0
 
 
 @pytest.mark.parametrize(("queries", "rows"), [(0, 5), (3, 0)])
@@ -169,8 +190,68 @@ def test_an_empty_side_gives_no_match(queries: int, rows: int) -> None:
     def zeros(count: int) -> Labelled:
         numbers = np.ones(count, np.int64)
         return Labelled(
-            features=np.zeros((count, 4), np.float32), person_id=numbers, camera_id=numbers * 0
+            pieces=[np.zeros((count, 4), np.float32)],
+            norm=np.zeros(count, np.float32),
+            person_id=numbers,
+            camera_id=numbers * 0,
         )
 
-    per_query = score_queries(zeros(queries), zeros(rows), cross_camera=False)
+    per_query, _ = score_queries(zeros(queries), zeros(rows), FASTREID)
     assert per_query.matches.tolist() == [0] * queries
+
+
+def test_single_shot_takes_one_image_of_each_person_by_lot() -> None:
+    scores = np.array([0.9, 0.1, 0.8, 0.5, 0.5], np.float32)
+    candidates = [np.array([0, 1]), np.array([2]), np.array([3, 4])]
+    ranks = single_shot_first_ranks(scores, candidates, 2, 4000, np.random.default_rng(0))
+    # Row 2 always outranks; row 0 does, and row 1 does not, each in half of the draws.
+    assert set(ranks.tolist()) == {2, 3}
+    assert abs((ranks == 3).mean() - 0.5) < 0.05
+    again = single_shot_first_ranks(scores, candidates, 2, 4000, np.random.default_rng(0))
+    assert np.array_equal(ranks, again)
+
+
+def test_single_shot_cmc_is_at_least_that_of_the_whole_gallery_and_ap_is_unchanged() -> None:
+    query, gallery, _, _ = scenario("s2_junk_distractors_100x800")
+    classic = replace(PRESETS["cuhk03-classic"], distance="cosine")
+    shots = scores_of(normalised(query), normalised(gallery), classic)
+    whole = scores_of(normalised(query), normalised(gallery), FASTREID)
+    assert shots.mAP == whole.mAP
+    assert shots.cmc.shape == (20,)
+    assert 0 < shots.rank(1) < shots.rank(20) <= 1
+    other = scores_of(normalised(query), normalised(gallery), replace(classic, seed=1))
+    assert not np.array_equal(shots.cmc, other.cmc)
+
+
+def test_scores_in_fp64_and_from_pieces_agree_with_fp32_in_one() -> None:
+    query, gallery, _, _ = scenario("s1_plain_50x300")
+    double, _ = score_queries(query, gallery, FASTREID, Similarity(precision="fp64"))
+    single, _ = score_queries(query, replace(gallery, pieces=[gallery.features]), FASTREID)
+    np.testing.assert_allclose(double.ap, single.ap, atol=1e-6)
+
+
+def test_a_protocol_that_cannot_be_meant_is_refused() -> None:
+    with pytest.raises(OptionError, match="--ap half: choose one of standard, trapezoid"):
+        Protocol(name="x", ap="half")
+    with pytest.raises(OptionError, match="--depth must be at least 1, got 0"):
+        Protocol(name="x", depth=0)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(100, 1), (520_000, 1)])
+def test_the_blocks_in_work_stay_within_the_memory_allowed(rows: int, threads: int) -> None:
+    assert threads_for(rows) >= threads
+    assert memory_needed(10_000, rows) <= 600 << 20
+    assert 1 <= block_rows(rows) <= 256
+    assert seconds_needed(10, rows, 8) > 0
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    generator = np.random.default_rng(0)
+    query, gallery = (generator.standard_normal((n, 96), dtype=np.float32) for n in (700, 3000))
+    reference = [scores.copy() for _, scores in score_blocks(query, gallery)]
+    monkeypatch.setattr(similarity, "threads_for", lambda rows: count)
+    for ours, theirs in zip(score_blocks(query, gallery), reference, strict=True):
+        assert ours[1].tobytes() == theirs.tobytes()

@@ -1,0 +1,81 @@
+"""How a score is computed: every convention by name, and whose numbers it reproduces.
+
+Imports nothing heavy, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distreid.errors import OptionError
+
+CHOICES = {
+    "ap": ("standard", "trapezoid"),
+    "denominator": ("valid", "all"),
+    "camera_rule": ("cross", "none"),
+    "distance": ("cosine", "euclidean"),
+    "query": ("single", "multi"),
+    "gallery_shots": ("all", "single"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """One convention; it goes with every figure. OptionError if a value is not known.
+
+    Junk (-1) is never in a ranking, whether a project drops it when it reads the data, as
+    most do, or masks it when it ranks, as Person_reID_baseline_pytorch does: the scores are
+    the same. (In re-ranking it makes a difference: see `rerank`.)
+    """
+
+    name: str
+    as_in: str = ""
+    """The projects whose numbers it reproduces."""
+    ap: str = "standard"
+    """`standard`: the mean of the precisions at the matches. `trapezoid`: the area under the
+    precision-recall curve by trapezoids. See `metrics`."""
+    denominator: str = "valid"
+    """`valid`: queries with a match. `all`: all queries; one without a match counts as 0."""
+    camera_rule: str = "cross"
+    """`cross`: gallery rows of the query's person and camera are left out. `none`: they are not."""
+    distance: str = "cosine"
+    """`cosine`, as which any distance of normalised features ranks. `euclidean`: of the features
+    as the model gives them, not normalised."""
+    query: str = "single"
+    """`multi`: the mean of the multi-query features of the query's person and camera."""
+    gallery_shots: str = "all"
+    """`single`: CMC on galleries with one random image of each person, averaged over 10 draws,
+    as for CUHK03 before 2017; AP stays on the whole gallery, as in torchreid."""
+    seed: int = 0
+    """Of the single-shot draws."""
+    depth: int = 50
+    """The largest k of Rank-k."""
+
+    def __post_init__(self) -> None:
+        for field, choices in CHOICES.items():
+            if (value := getattr(self, field)) not in choices:
+                flag = "--" + field.replace("_", "-")
+                raise OptionError(f"{flag} {value}: choose one of {', '.join(choices)}")
+        if self.depth < 1:
+            raise OptionError(f"--depth must be at least 1, got {self.depth}")
+
+
+PRESETS = {
+    "torchreid": Protocol(name="torchreid", as_in="torchreid", distance="euclidean"),
+    "fastreid": Protocol(name="fastreid", as_in="fast-reid"),
+    "transreid": Protocol(name="transreid", as_in="TransReID, CLIP-ReID"),
+    "layumi": Protocol(
+        name="layumi", as_in="Person_reID_baseline_pytorch", ap="trapezoid", denominator="all"
+    ),
+    "layumi-multi": Protocol(
+        name="layumi-multi",
+        as_in="Person_reID_baseline_pytorch --multi",
+        ap="trapezoid",
+        denominator="all",
+        query="multi",
+    ),
+    "cuhk03-classic": Protocol(
+        name="cuhk03-classic", as_in="torchreid --use-metric-cuhk03", gallery_shots="single",
+        distance="euclidean", depth=20,
+    ),
+}  # fmt: skip
