@@ -147,9 +147,12 @@ class Body:
         share = 1 / np.bincount(edges[:, 0])[edges[:, 0]]
         size = len(self.canon)
         matrix = torch.sparse_coo_tensor(
-            torch.from_numpy(edges.T.copy()), torch.from_numpy(share), (size, size)
+            torch.from_numpy(edges.T.copy()),
+            torch.from_numpy(share),
+            (size, size),
+            check_invariants=True,
         )
-        return matrix.coalesce().to_sparse_csr()
+        return matrix.coalesce()
 
     def smoothed(self, vertices: Floats, rounds: int) -> Floats:
         """The vertices (V, 3) without the body's finer relief, as under cloth."""
