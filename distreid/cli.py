@@ -60,6 +60,34 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(command)
     command.set_defaults(run=_evaluate)
 
+    command = commands.add_parser(
+        "compare",
+        help="is one run better than another, and how sure is that",
+        description="The difference B − A of two runs on the same images, with its interval and "
+        "a paired test over persons.",
+    )
+    command.add_argument("a", type=Path, metavar="RUN_A")
+    command.add_argument("b", type=Path, metavar="RUN_B")
+    command.add_argument("--protocol", default="fastreid", choices=PRESETS)
+    _add_json(command)
+    command.set_defaults(run=_compare)
+
+    command = commands.add_parser(
+        "calibrate",
+        help="thresholds for 'the same person' and 'not in the gallery'",
+        description="Score distributions of matches and non-matches, and the thresholds for "
+        "wished false-positive rates; written to calibration.json in the run.",
+    )
+    _add_run(command)
+    _add_json(command)
+    command.set_defaults(run=_calibrate)
+
+    command = commands.add_parser(
+        "report", help="one HTML page of a run: scores, pictures, breakdown, identity"
+    )
+    _add_run(command)
+    command.set_defaults(run=_report)
+
     command = commands.add_parser("verify", help="check every byte of a complete run")
     _add_run(command)
     command.set_defaults(run=_verify)
@@ -120,6 +148,46 @@ def _protocols(parsed: argparse.Namespace) -> list[Protocol] | None:
         mine: dict[str, Any] = {"name": f"{name}, changed", "as_in": ""} if changes else {}
         protocols.append(replace(PRESETS[name], **mine, **changes))
     return protocols
+
+
+def _compare(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from distreid.compare import compare_runs, comparison_json, comparison_table
+    from distreid.store import FeatureStore
+
+    stores = FeatureStore.open(parsed.a), FeatureStore.open(parsed.b)
+    comparison = compare_runs(*stores, PRESETS[parsed.protocol])
+    if parsed.json:
+        print(json.dumps(comparison_json(*stores, comparison), indent=2))
+    else:
+        table = comparison_table(*stores, PRESETS[parsed.protocol], comparison)
+        Console(highlight=False).print(table)
+
+
+def _calibrate(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from distreid.calibrate import calibrate_run, calibration_table, write_calibration
+    from distreid.store import FeatureStore
+
+    store = FeatureStore.open(parsed.folder)
+    calibration = calibrate_run(store)
+    file = write_calibration(store, calibration)
+    if parsed.json:
+        print(file.read_text(encoding="utf-8"), end="")
+    else:
+        Console(highlight=False).print(calibration_table(calibration))
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from distreid.run_page import write_page
+    from distreid.store import FeatureStore
+
+    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    print(write_page(FeatureStore.open(parsed.folder), log))
 
 
 def _verify(parsed: argparse.Namespace) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distreid.confidence import Confidence, QueryValues, bootstrap, query_values
 from distreid.errors import DataError
 from distreid.manifest import GALLERY, JUNK, MULTI_QUERY, NO_CAMERA, NO_PERSON, QUERY, Status
 from distreid.metrics import QueryScores, Ranks, cmc, ranks_of_matches, single_shot_first_ranks
 from distreid.protocol import PRESETS, Protocol
+from distreid.rerank import RERANKINGS, expand, rerank_scores
 from distreid.similarity import COSINE, Features, Pieces, Similarity, score_blocks
 from distreid.store import FeatureStore
 
@@ -49,6 +51,17 @@ class Labelled:
         """(N, D) float32 in one array."""
         return np.concatenate([np.asarray(piece, np.float32) for piece in self.pieces])
 
+    def only(self, wanted: NDArray[np.bool_]) -> Labelled:
+        """The rows wanted, (N,) bool; all of them without a copy."""
+        if wanted.all():
+            return self
+        return Labelled(
+            pieces=[self.features[wanted]],
+            norm=self.norm[wanted],
+            person_id=self.person_id[wanted],
+            camera_id=self.camera_id[wanted],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
@@ -62,6 +75,12 @@ class Scores:
     queries: int
     """How many queries the sums were divided by."""
     per_query: QueryScores
+    first_ranks: Ranks
+    """(Q,), or (Q, draws) on single-shot galleries; 0 where there is no match."""
+    values: QueryValues
+    """What the intervals and comparisons of rank1, mAP and mINP are made of."""
+    confidence: Confidence
+    """95 % intervals over persons."""
 
     def rank(self, k: int) -> float:
         """Rank-k; beyond the depth it is that of the depth."""
@@ -92,6 +111,7 @@ class Evaluation:
                     "mAP": _value(scores.mAP),
                     "mINP": _value(scores.mINP),
                     "cmc": [_value(share) for share in scores.cmc],
+                    "confidence": scores.confidence.to_json(),
                 }
                 for scores in self.scores
             ],
@@ -113,6 +133,36 @@ def score_queries(
     person and camera. An unknown camera is like no other; an unknown person is no match.
     The ranks are (Q,), or (Q, draws) on single-shot galleries; 0 where there is no match.
     """
+    if (protocol.rerank, protocol.expand) == ("none", "none"):
+        blocks = score_blocks(
+            query.features,
+            gallery.pieces,
+            replace(similarity, name=protocol.distance),
+            query_norm_Q=query.norm,
+            gallery_norm_G=gallery.norm,
+        )
+        return rank_blocks(blocks, query, gallery, protocol, progress)
+    if protocol.junk == "dropped":
+        gallery = gallery.only(gallery.person_id != JUNK)
+    query_QD, gallery_GD = query.features, gallery.features
+    if protocol.expand == "aqe":
+        query_QD, gallery_GD = expand(query_QD, gallery_GD)
+    if protocol.rerank == "none":
+        return rank_blocks(
+            score_blocks(query_QD, gallery_GD, similarity), query, gallery, protocol, progress
+        )
+    blocks = rerank_scores(query_QD, gallery_GD, RERANKINGS[protocol.rerank])
+    return rank_blocks(blocks, query, gallery, protocol, progress)
+
+
+def rank_blocks(
+    blocks: Iterable[tuple[int, NDArray[np.floating[Any]]]],
+    query: Labelled,
+    gallery: Labelled,
+    protocol: Protocol,
+    progress: Progress = no_progress,
+) -> tuple[QueryScores, Ranks]:
+    """`score_queries` on scores that are there: (first query, (B, G)), every query once."""
     scores = QueryScores.zeros(len(query))
     draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
     shot_ranks = np.zeros((len(query), draws), np.int64)
@@ -120,13 +170,6 @@ def score_queries(
     junk = rows_of.pop(JUNK, np.array([], np.intp))
     rows_of.pop(NO_PERSON, None)
     nobody = np.array([], np.intp)
-    blocks = score_blocks(
-        query.features,
-        gallery.pieces,
-        replace(similarity, name=protocol.distance),
-        query_norm_Q=query.norm,
-        gallery_norm_G=gallery.norm,
-    )
     for first, scores_BG in blocks:
         for row, scores_G in enumerate(scores_BG, start=first):
             person = int(query.person_id[row])
@@ -152,8 +195,11 @@ def score_queries(
     return scores, shot_ranks if draws else scores.first_rank
 
 
-def summarise(per_query: QueryScores, first_ranks: Ranks, protocol: Protocol) -> Scores:
-    """The figures of a protocol from the scores of all its queries."""
+def summarise(
+    per_query: QueryScores, first_ranks: Ranks, protocol: Protocol, person_id: NDArray[np.int64]
+) -> Scores:
+    """The figures of a protocol from the scores of all its queries, and whom they show."""
+    values = query_values(person_id, per_query, first_ranks, protocol)
     valid = per_query.matches > 0
     queries = int(valid.sum()) if protocol.denominator == "valid" else len(valid)
     ap = per_query.ap if protocol.ap == "standard" else per_query.ap_trapezoid
@@ -165,6 +211,9 @@ def summarise(per_query: QueryScores, first_ranks: Ranks, protocol: Protocol) ->
         mINP=float(per_query.inp.sum() / queries) if queries else math.nan,
         queries=queries,
         per_query=per_query,
+        first_ranks=first_ranks,
+        values=values,
+        confidence=bootstrap(values),
     )
 
 
@@ -197,7 +246,7 @@ def evaluate(
             if protocol.query == "multi":
                 asked = multi_query(query, labelled(store, MULTI_QUERY))
             passes[key] = score_queries(asked, gallery, protocol, similarity, progress)
-        scores.append(summarise(*passes[key], protocol))
+        scores.append(summarise(*passes[key], protocol, query.person_id))
     return Evaluation(
         scores=scores,
         counts=_counts(store, query, gallery, scores[0].per_query),
@@ -268,7 +317,9 @@ def multi_query(query: Labelled, several: Labelled) -> Labelled:
 def _ranking_of(protocol: Protocol) -> tuple[object, ...]:
     """Protocols that are equal in this share one ranking."""
     shots = (protocol.gallery_shots, protocol.seed if protocol.gallery_shots == "single" else 0)
-    return protocol.distance, protocol.camera_rule, protocol.query, shots
+    moved = (protocol.rerank, protocol.expand)
+    junk = protocol.junk if moved != ("none", "none") else ""
+    return protocol.distance, protocol.camera_rule, protocol.query, shots, moved, junk
 
 
 def _rows_by_person(person_id: NDArray[np.int64]) -> dict[int, NDArray[np.intp]]:

@@ -16,17 +16,15 @@ CHOICES = {
     "distance": ("cosine", "euclidean"),
     "query": ("single", "multi"),
     "gallery_shots": ("all", "single"),
+    "junk": ("dropped", "masked"),
+    "rerank": ("none", "zhong", "transreid", "fastreid"),
+    "expand": ("none", "aqe"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One convention; it goes with every figure. OptionError if a value is not known.
-
-    Junk (-1) is never in a ranking, whether a project drops it when it reads the data, as
-    most do, or masks it when it ranks, as Person_reID_baseline_pytorch does: the scores are
-    the same. (In re-ranking it makes a difference: see `rerank`.)
-    """
+    """One convention; it goes with every figure. OptionError if a value is not known."""
 
     name: str
     as_in: str = ""
@@ -46,6 +44,13 @@ class Protocol:
     gallery_shots: str = "all"
     """`single`: CMC on galleries with one random image of each person, averaged over 10 draws,
     as for CUHK03 before 2017; AP stays on the whole gallery, as in torchreid."""
+    junk: str = "dropped"
+    """`dropped` when the data is read, or `masked` in the ranking. A ranking without re-ranking
+    or expansion is the same; with them, masked junk is among the neighbours."""
+    rerank: str = "none"
+    """k-reciprocal re-ranking of normalised features: a name of `rerank.RERANKINGS`."""
+    expand: str = "none"
+    """`aqe`: α-weighted expansion of queries and gallery by their neighbours, before the rest."""
     seed: int = 0
     """Of the single-shot draws."""
     depth: int = 50
@@ -56,6 +61,8 @@ class Protocol:
             if (value := getattr(self, field)) not in choices:
                 flag = "--" + field.replace("_", "-")
                 raise OptionError(f"{flag} {value}: choose one of {', '.join(choices)}")
+        if self.distance == "euclidean" and (self.rerank, self.expand) != ("none", "none"):
+            raise OptionError("--rerank and --expand take normalised features: --distance cosine")
         if self.depth < 1:
             raise OptionError(f"--depth must be at least 1, got {self.depth}")
 
@@ -65,13 +72,15 @@ PRESETS = {
     "fastreid": Protocol(name="fastreid", as_in="fast-reid"),
     "transreid": Protocol(name="transreid", as_in="TransReID, CLIP-ReID"),
     "layumi": Protocol(
-        name="layumi", as_in="Person_reID_baseline_pytorch", ap="trapezoid", denominator="all"
+        name="layumi", as_in="Person_reID_baseline_pytorch", ap="trapezoid", denominator="all",
+        junk="masked",
     ),
     "layumi-multi": Protocol(
         name="layumi-multi",
         as_in="Person_reID_baseline_pytorch --multi",
         ap="trapezoid",
         denominator="all",
+        junk="masked",
         query="multi",
     ),
     "cuhk03-classic": Protocol(

@@ -18,6 +18,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from distreid.confidence import RESAMPLES
 from distreid.errors import StoreError
 from distreid.evaluate import (
     Evaluation,
@@ -36,6 +37,7 @@ from distreid.similarity import COSINE, Similarity, memory_needed, seconds_neede
 from distreid.store import FeatureStore
 
 RANKS_SHOWN = (1, 5, 10)
+INTERVAL = "  95 %"
 WHO_COLUMNS = ["row", "path", "person_id", "camera_id"]
 SCORE_COLUMNS = ["matches", "first_rank", "ap", "ap_trapezoid", "inp"]
 MAT_LIMIT = 4 << 30  # bytes of one variable in a MAT 5 file
@@ -72,16 +74,27 @@ def score_table(evaluation: Evaluation) -> Group:
     table = Table()
     table.add_column("")
     for scores in evaluation.scores:
-        table.add_column("\n".join(_headings(scores.protocol)), justify="right")
+        table.add_column("\n".join(headings(scores.protocol)), justify="right")
     for k in RANKS_SHOWN:
         table.add_row(f"Rank-{k}", *[percent(scores.rank(k)) for scores in evaluation.scores])
+        if k == 1:
+            table.add_row(INTERVAL, *_intervals(evaluation, "rank1"), style="dim")
     table.add_row("mAP", *[percent(scores.mAP) for scores in evaluation.scores])
+    table.add_row(INTERVAL, *_intervals(evaluation, "mAP"), style="dim")
     table.add_row("mINP", *[percent(scores.mINP) for scores in evaluation.scores])
     table.add_row("queries", *[f"{scores.queries:,}" for scores in evaluation.scores])
     return Group(table, *map(Text, count_lines(evaluation)))
 
 
-def _headings(protocol: Protocol) -> list[str]:
+def _intervals(evaluation: Evaluation, measure: str) -> list[str]:
+    found = (scores.confidence.intervals[measure] for scores in evaluation.scores)
+    return [
+        "–" if math.isnan(each.low) else f"{100 * each.low:.1f} – {100 * each.high:.1f} %"
+        for each in found
+    ]
+
+
+def headings(protocol: Protocol) -> list[str]:
     """What tells a column from its neighbours."""
     lines = [
         protocol.name,
@@ -93,6 +106,10 @@ def _headings(protocol: Protocol) -> list[str]:
         lines.append("single shot")
     if protocol.query == "multi":
         lines.append("multi-query")
+    if protocol.expand != "none":
+        lines.append("expanded")
+    if protocol.rerank != "none":
+        lines.append(f"re-ranked ({protocol.rerank})")
     return lines
 
 
@@ -100,9 +117,10 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     """What the scores were computed from, and what is wrong with it, for people."""
     counts = evaluation.counts
     lines = [
+        f"95 %: of {RESAMPLES:,} draws of the persons searched for",
         f"{counts['queries']:,} queries, {counts['queries_without_match']:,} without a match; "
         f"gallery {counts['gallery']:,}, {counts['junk']:,} junk, "
-        f"{counts['distractors']:,} distractors"
+        f"{counts['distractors']:,} distractors",
     ]
     if all(scores.protocol.camera_rule == "none" for scores in evaluation.scores):
         lines.append("no camera rule: matches of the query's own camera count too")

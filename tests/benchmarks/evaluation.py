@@ -99,7 +99,11 @@ def main() -> None:
         products.append(product(query.features, gallery.pieces[0]))
         before = reset_peak()
         started = time.perf_counter()
-        scores = summarise(*score_queries(query, gallery, PRESETS["fastreid"]), PRESETS["fastreid"])
+        scores = summarise(
+            *score_queries(query, gallery, PRESETS["fastreid"]),
+            PRESETS["fastreid"],
+            query.person_id,
+        )
         seconds.append(time.perf_counter() - started)
         peak = max(peak, peak_bytes() - before)
         ratios.append(seconds[-1] / products[-1])

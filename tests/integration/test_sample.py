@@ -75,7 +75,7 @@ def test_bfloat16_keeps_the_features_of_a_trained_network(tmp_path: Path, run_co
         pytest.skip("this CPU has no bfloat16")
     import numpy as np
 
-    found = {}
+    found, scores = {}, {}
     for precision in ("fp32", "bf16"):
         done = run_command(
             "distreid", "extract", "--data", "sample", "--checkpoint", "sample",
@@ -84,4 +84,9 @@ def test_bfloat16_keeps_the_features_of_a_trained_network(tmp_path: Path, run_co
         assert done.returncode == 0, done.stderr
         store = FeatureStore.open(tmp_path / precision)
         found[precision] = store.features(np.arange(len(store.manifest)))
-    assert (found["fp32"] * found["bf16"]).sum(axis=1).min() > 0.999
+        scores[precision] = evaluate(store, [PRESETS["fastreid"]]).scores[0].mAP
+    # A few images, empty boxes above all, have features near 0, whose direction is loose.
+    cosine = (found["fp32"] * found["bf16"]).sum(axis=1)
+    assert np.median(cosine) > 0.9995
+    assert cosine.min() > 0.95
+    assert abs(scores["fp32"] - scores["bf16"]) < 0.005

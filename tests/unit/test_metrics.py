@@ -99,7 +99,7 @@ def normalised(rows: Labelled) -> Labelled:
 
 
 def scores_of(query: Labelled, gallery: Labelled, protocol: Protocol) -> Scores:
-    return summarise(*score_queries(query, gallery, protocol), protocol)
+    return summarise(*score_queries(query, gallery, protocol), protocol, query.person_id)
 
 
 @pytest.mark.parametrize("name", ["s1_plain_50x300", "s2_junk_distractors_100x800"])
@@ -135,9 +135,9 @@ def test_every_querys_ap_and_the_whole_cmc_are_those_of_the_peers(name: str) -> 
         # That file has NaN where a query has no match; the peer's own sums count it as 0.
         theirs_all = np.nan_to_num(theirs["L_ap_per_query"])
         np.testing.assert_allclose(per_query.ap_trapezoid, theirs_all, atol=1e-6)
-        ours = summarise(per_query, first, FASTREID).cmc
+        ours = summarise(per_query, first, FASTREID, query.person_id).cmc
         np.testing.assert_allclose(ours, theirs["T_cmc"], atol=1e-6)
-        ours = summarise(per_query, first, LAYUMI).cmc
+        ours = summarise(per_query, first, LAYUMI, query.person_id).cmc
         np.testing.assert_allclose(ours, theirs["L_cmc"][: len(ours)], atol=1e-6)
 
 

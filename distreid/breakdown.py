@@ -1,0 +1,96 @@
+"""Where a score comes from: camera pairs, persons, single queries and what they found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distreid.evaluate import Labelled, Progress, Scores, no_progress, score_queries
+from distreid.manifest import JUNK, NO_CAMERA
+from distreid.protocol import Protocol
+from distreid.similarity import score_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraPairs:
+    """Query camera × gallery camera; a query counts where it has a match in that camera."""
+
+    cameras: list[int]
+    mAP_CC: NDArray[np.float64]
+    """NaN where no query has a match."""
+    rank1_CC: NDArray[np.float64]
+    queries_CC: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a query's ranking begins with, best first; K rows of the gallery, or fewer."""
+
+    query: int
+    rows: NDArray[np.intp]
+    scores: NDArray[np.float32]
+    is_match: NDArray[np.bool_]
+
+
+def camera_pairs(
+    query: Labelled, gallery: Labelled, protocol: Protocol, progress: Progress = no_progress
+) -> CameraPairs:
+    """Each query ranked against one gallery camera at a time, as `protocol` ranks.
+
+    Costs one matrix product over all cameras together. `progress` counts queries × cameras.
+    """
+    known = set(query.camera_id.tolist()) | set(gallery.camera_id.tolist())
+    cameras = sorted(known - {NO_CAMERA})
+    mAP, rank1 = np.full((2, len(cameras), len(cameras)), np.nan)
+    counts = np.zeros((len(cameras), len(cameras)), np.int64)
+    for column, other in enumerate(cameras):
+        part = gallery.only(gallery.camera_id == other)
+        scores, _ = score_queries(query, part, protocol, progress=progress)
+        for row, camera in enumerate(cameras):
+            counted = (query.camera_id == camera) & (scores.matches > 0)
+            counts[row, column] = counted.sum()
+            if counted.any():
+                mAP[row, column] = scores.ap[counted].mean()
+                rank1[row, column] = (scores.first_rank[counted] == 1).mean()
+    return CameraPairs(cameras=cameras, mAP_CC=mAP, rank1_CC=rank1, queries_CC=counts)
+
+
+def person_scores(query: Labelled, scores: Scores) -> list[tuple[int, int, float]]:
+    """(person, queries with a match, their mean AP), the worst person first, ties by id."""
+    ap = scores.per_query.ap
+    valid = scores.per_query.matches > 0
+    persons, places = np.unique(query.person_id[valid], return_inverse=True)
+    counts = np.bincount(places, minlength=len(persons))
+    means = np.bincount(places, weights=ap[valid], minlength=len(persons)) / counts
+    order = np.lexsort((persons, means))
+    return [(int(persons[i]), int(counts[i]), float(means[i])) for i in order]
+
+
+def worst_queries(scores: Scores, count: int) -> NDArray[np.intp]:
+    """The queries with a match whose AP is lowest, the worst first, ties by row."""
+    valid = np.flatnonzero(scores.per_query.matches > 0)
+    return valid[np.argsort(scores.per_query.ap[valid], kind="stable")[:count]]
+
+
+def first_ranked(
+    query: Labelled, gallery: Labelled, protocol: Protocol, queries: NDArray[np.intp], k: int
+) -> list[Found]:
+    """The first k of the evaluator's own ranking for some queries: junk and what the camera
+    rule leaves out are not in it, ties are in gallery order. Without re-ranking."""
+    found = []
+    features = query.features[queries]
+    for first, scores_BG in score_blocks(features, gallery.pieces):
+        for place, scores_G in enumerate(scores_BG, start=first):
+            row = int(queries[place])
+            is_match = gallery.person_id == query.person_id[row]
+            left_out = gallery.person_id == JUNK
+            if protocol.camera_rule == "cross" and query.camera_id[row] != NO_CAMERA:
+                left_out |= is_match & (gallery.camera_id == query.camera_id[row])
+            kept = np.flatnonzero(~left_out)
+            order = kept[np.argsort(-scores_G[kept], kind="stable")[:k]]
+            found.append(
+                Found(query=row, rows=order, scores=scores_G[order], is_match=is_match[order])
+            )
+    return found

@@ -1,0 +1,145 @@
+"""What is done with complete runs: re-ranking, comparing, calibrating, the HTML page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distreid import cli, extract
+from distreid.report import INTERVAL
+from distreid.shards import shard_file
+
+Said = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def runs(market: Path, osnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`plain` and `flip`: two runs on the same images."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, flip in (("plain", "--no-flip"), ("flip", "--flip")):
+        line = ["--data", market, "--checkpoint", osnet_file, "--out", folder / name, flip]
+        assert extract.main([*map(str, line), "--num-workers", "0"]) == 0
+    return folder
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """Runs a command in this process; gives what it prints, or its one line of error."""
+
+    def run(*arguments: str | Path, status: int = 0) -> str:
+        capsys.readouterr()
+        assert cli.main(list(map(str, arguments))) == status
+        captured = capsys.readouterr()
+        return captured.err.splitlines()[-1] if status else captured.out
+
+    return run
+
+
+@pytest.mark.parametrize("rerank", ["zhong", "transreid", "fastreid"])
+def test_a_run_is_scored_re_ranked(runs: Path, said: Said, rerank: str) -> None:
+    figures = json.loads(
+        said("evaluate", runs / "plain", "--protocol", "layumi", "--rerank", rerank, "--json")
+    )
+    (score,) = figures["scores"]
+    assert score["protocol"]["rerank"] == rerank
+    assert score["protocol"]["name"] == "layumi, changed"
+    assert 0 < score["mAP"] <= 1
+    assert score["confidence"]["intervals"]["mAP"]["low"] <= score["mAP"]
+
+
+def test_expansion_and_re_ranking_want_normalised_features(runs: Path, said: Said) -> None:
+    assert "mAP" in said("evaluate", runs / "plain", "--expand", "aqe")
+    error = said(
+        "evaluate", runs / "plain", "--protocol", "torchreid", "--rerank", "zhong", status=2
+    )
+    assert error == (
+        "distreid: error: --rerank and --expand take normalised features: --distance cosine"
+    )
+
+
+def test_junk_dropped_or_masked_differs_in_re_ranking_alone(runs: Path, said: Said) -> None:
+    def score(*options: str) -> float:
+        text = said("evaluate", runs / "plain", "--protocol", "fastreid", *options, "--json")
+        return float(json.loads(text)["scores"][0]["mAP"])
+
+    assert score("--junk", "dropped") == score("--junk", "masked")
+    reranked = ["--rerank", "zhong", "--junk"]
+    assert score(*reranked, "dropped") != score(*reranked, "masked")
+
+
+def test_two_runs_are_compared(runs: Path, said: Said) -> None:
+    found = json.loads(said("compare", runs / "plain", runs / "flip", "--json"))
+    back = json.loads(said("compare", runs / "flip", runs / "plain", "--json"))
+    change = found["differences"]["mAP"]
+    assert change["value"] == -back["differences"]["mAP"]["value"]
+    assert change["low"] <= change["value"] <= change["high"]
+    assert change["better"] + change["equal"] + change["worse"] == found["queries"] == 60
+    assert 0 < change["p_value"] <= 1
+    table = said("compare", runs / "plain", runs / "flip")
+    for expected in ("B − A, points", "Rank-1", "mINP", "better most in AP: query/"):
+        assert expected in table
+
+
+def test_a_run_compared_with_itself_is_equal(runs: Path, said: Said) -> None:
+    found = json.loads(said("compare", runs / "plain", runs / "plain", "--json"))
+    change = found["differences"]["rank1"]
+    assert (change["value"], change["equal"], change["p_value"]) == (0.0, 60, 1.0)
+
+
+def test_runs_that_do_not_belong_together_are_refused(
+    runs: Path, said: Said, tmp_path: Path, market: Path, osnet_file: Path
+) -> None:
+    shutil.copytree(market / "query", tmp_path / "data" / "query")
+    shutil.copytree(market / "query", tmp_path / "data" / "bounding_box_test")
+    line = ["--data", tmp_path / "data", "--checkpoint", osnet_file, "--out", tmp_path / "run"]
+    assert extract.main([*map(str, line), "--num-workers", "0"]) == 0
+    error = said("compare", runs / "plain", tmp_path / "run", status=2)
+    assert "are not of the same images: manifest differs" in error
+
+
+def test_thresholds_are_calibrated_and_saved(runs: Path, said: Said) -> None:
+    text = said("calibrate", runs / "plain")
+    assert "the same person? 120 matches, 4,620 non-matches" in text
+    saved = json.loads((runs / "plain" / "calibration.json").read_text())
+    assert saved["matches"]["total"] == 120
+    wished = {point["wished"]: point for point in saved["verification"]}
+    assert wished[0.1]["false_rate"] <= 0.1
+    assert wished[1e-6]["threshold"] is None
+    assert json.loads(said("calibrate", runs / "plain", "--json")) == saved
+
+
+def test_a_page_shows_the_run(runs: Path, said: Said) -> None:
+    file = Path(said("report", runs / "flip").strip())
+    assert file == runs / "flip" / "report.html"
+    text = file.read_text(encoding="utf-8")
+    for expected in ("osnet_x0_25", "layumi", "mAP", "distractors", "query/00"):
+        assert expected in text
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_a_page_has_its_pictures(runs: Path, said: Said) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need the extra `pictures`")
+    text = Path(said("report", runs / "flip").strip()).read_text(encoding="utf-8")
+    assert text.count("data:image/png;base64,") == 6
+
+
+def test_a_damaged_run_is_not_scored(runs: Path, said: Said, tmp_path: Path) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "run")
+    data = bytearray(shard_file(tmp_path / "run", 1).read_bytes())
+    data[9000] ^= 1
+    shard_file(tmp_path / "run", 1).write_bytes(data)
+    for command in ("evaluate", "calibrate", "report"):
+        assert "000001.h5: its bytes do not fit their checksum" in said(
+            command, tmp_path / "run", status=2
+        )
+
+
+def test_the_table_has_intervals(runs: Path, said: Said) -> None:
+    text = said("evaluate", runs / "plain")
+    assert INTERVAL in text
+    assert "95 %: of 10,000 draws of the persons searched for" in text
