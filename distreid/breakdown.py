@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,19 @@ class CameraPairs:
     """NaN where no query has a match."""
     rank1_CC: NDArray[np.float64]
     queries_CC: NDArray[np.int64]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a pair without a query is null."""
+
+        def plain(values_CC: NDArray[np.float64]) -> list[list[float | None]]:
+            return [[None if v != v else float(v) for v in row] for row in values_CC]
+
+        return {
+            "cameras": self.cameras,
+            "mAP": plain(self.mAP_CC),
+            "rank1": plain(self.rank1_CC),
+            "queries": self.queries_CC.tolist(),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

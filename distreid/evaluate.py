@@ -137,7 +137,7 @@ def score_queries(
         blocks = score_blocks(
             query.features,
             gallery.pieces,
-            replace(similarity, name=protocol.distance),
+            replace(similarity, name="cosine" if protocol.by_cosine else "euclidean"),
             query_norm_Q=query.norm,
             gallery_norm_G=gallery.norm,
         )
@@ -319,7 +319,7 @@ def _ranking_of(protocol: Protocol) -> tuple[object, ...]:
     shots = (protocol.gallery_shots, protocol.seed if protocol.gallery_shots == "single" else 0)
     moved = (protocol.rerank, protocol.expand)
     junk = protocol.junk if moved != ("none", "none") else ""
-    return protocol.distance, protocol.camera_rule, protocol.query, shots, moved, junk
+    return protocol.by_cosine, protocol.camera_rule, protocol.query, shots, moved, junk
 
 
 def _rows_by_person(person_id: NDArray[np.int64]) -> dict[int, NDArray[np.intp]]:

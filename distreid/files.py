@@ -34,13 +34,18 @@ def publish(file: Path, write: Callable[[Path], None]) -> None:
             aside.unlink(missing_ok=True)
 
 
-def publish_text(file: Path, text: str) -> None:
-    """`publish` for a UTF-8 text."""
+def publish_bytes(file: Path, content: bytes) -> None:
+    """`publish` for bytes."""
 
     def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_bytes(content)
 
     publish(file, write)
+
+
+def publish_text(file: Path, text: str) -> None:
+    """`publish` for a text, as UTF-8."""
+    publish_bytes(file, text.encode())
 
 
 def publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:

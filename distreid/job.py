@@ -314,7 +314,8 @@ def _provenance(options: ExtractOptions, world: World, device: torch.device) -> 
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "python": platform.python_version(),
-        "command": shlex.join(sys.argv),
+        # A path may be no UTF-8, which the store's texts are.
+        "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
         "machine": _machine(world, device),
         "batch_size": options.batch_size,
         "versions": {name: _version(module) for name, module in modules.items()},

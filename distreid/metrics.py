@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distreid.errors import DataError
+
 Ranks = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -30,6 +32,8 @@ def ranks_of_matches(
     """
     own, left_out = scores_G[match_rows], scores_G[left_out_rows]
     ascending = np.sort(scores_G)
+    if np.isnan(ascending[-1:]).any():  # NaN is sorted behind every number
+        raise DataError("a score is NaN: features must be finite; extract them again")
     higher = len(ascending) - np.searchsorted(ascending, own, side="right")
     equal = len(ascending) - np.searchsorted(ascending, own, side="left") - higher
     ranks = 1 + higher - (left_out > own[:, None]).sum(axis=1)

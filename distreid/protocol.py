@@ -13,7 +13,8 @@ CHOICES = {
     "ap": ("standard", "trapezoid"),
     "denominator": ("valid", "all"),
     "camera_rule": ("cross", "none"),
-    "distance": ("cosine", "euclidean"),
+    "distance": ("cosine", "euclidean", "sqeuclidean"),
+    "features": ("normalised", "raw"),
     "query": ("single", "multi"),
     "gallery_shots": ("all", "single"),
     "junk": ("dropped", "masked"),
@@ -37,8 +38,9 @@ class Protocol:
     camera_rule: str = "cross"
     """`cross`: gallery rows of the query's person and camera are left out. `none`: they are not."""
     distance: str = "cosine"
-    """`cosine`, as which any distance of normalised features ranks. `euclidean`: of the features
-    as the model gives them, not normalised."""
+    """`euclidean` and its square rank alike; of normalised features, as the cosine does."""
+    features: str = "normalised"
+    """`raw`: as the model gives them, which only a distance tells from normalised ones."""
     query: str = "single"
     """`multi`: the mean of the multi-query features of the query's person and camera."""
     gallery_shots: str = "all"
@@ -61,16 +63,25 @@ class Protocol:
             if (value := getattr(self, field)) not in choices:
                 flag = "--" + field.replace("_", "-")
                 raise OptionError(f"{flag} {value}: choose one of {', '.join(choices)}")
-        if self.distance == "euclidean" and (self.rerank, self.expand) != ("none", "none"):
-            raise OptionError("--rerank and --expand take normalised features: --distance cosine")
+        if not self.by_cosine and (self.rerank, self.expand) != ("none", "none"):
+            raise OptionError("--rerank and --expand want --features normalised")
         if self.depth < 1:
             raise OptionError(f"--depth must be at least 1, got {self.depth}")
 
+    @property
+    def by_cosine(self) -> bool:
+        """Whether it ranks as the cosine does."""
+        return self.distance == "cosine" or self.features == "normalised"
+
 
 PRESETS = {
-    "torchreid": Protocol(name="torchreid", as_in="torchreid", distance="euclidean"),
+    "torchreid": Protocol(
+        name="torchreid", as_in="torchreid", distance="sqeuclidean", features="raw"
+    ),
     "fastreid": Protocol(name="fastreid", as_in="fast-reid"),
-    "transreid": Protocol(name="transreid", as_in="TransReID, CLIP-ReID"),
+    "transreid": Protocol(
+        name="transreid", as_in="TransReID, CLIP-ReID", distance="sqeuclidean"
+    ),
     "layumi": Protocol(
         name="layumi", as_in="Person_reID_baseline_pytorch", ap="trapezoid", denominator="all",
         junk="masked",
@@ -85,6 +96,6 @@ PRESETS = {
     ),
     "cuhk03-classic": Protocol(
         name="cuhk03-classic", as_in="torchreid --use-metric-cuhk03", gallery_shots="single",
-        distance="euclidean", depth=20,
+        distance="sqeuclidean", features="raw", depth=20,
     ),
 }  # fmt: skip

@@ -100,7 +100,7 @@ def headings(protocol: Protocol) -> list[str]:
         protocol.name,
         f"{protocol.denominator} queries",
         f"{protocol.ap} AP",
-        "raw, Euclidean" if protocol.distance == "euclidean" else "cosine",
+        "cosine" if protocol.by_cosine else "raw, Euclidean",
     ]
     if protocol.gallery_shots == "single":
         lines.append("single shot")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from distreid.breakdown import camera_pairs, first_ranked, person_scores, worst_queries
+from distreid.breakdown import CameraPairs, camera_pairs, first_ranked, person_scores, worst_queries
 from distreid.calibrate import calibrate_run
 from distreid.datasets import describe
 from distreid.errors import OptionError
 from distreid.evaluate import Evaluation, Labelled, Scores, labelled, usable_rows
-from distreid.files import publish_text
+from distreid.files import publish_bytes, publish_text
 from distreid.manifest import GALLERY, QUERY
 from distreid.openset import EDGES_T
 from distreid.page import Page, Table, render_page
@@ -32,21 +33,35 @@ from distreid.store import FeatureStore
 
 PROTOCOL = "fastreid"  # whose ranking is drawn: by cosine, as a search would rank
 WORST, FIRST, RANKED = 6, 4, 10
-PERSONS_SHOWN = 20
+LISTED = 20
 DRAWN_FPR = 1e-3
+CAPTIONS = {
+    "cmc": "CMC: the share of queries whose first match is within the first k",
+    "histogram": "Cosines of matches and of non-matches",
+    "roc": "ROC over pairs",
+    "worst_queries": "The queries with the lowest AP, and what they find first",
+    "first_queries": "The first queries, and what they find first",
+    "camera_pairs": "mAP by query camera and gallery camera",
+}
 
 
 def write_page(store: FeatureStore, log: Console) -> Path:
-    """`report.html` in the run's folder, a single file; without matplotlib it has no pictures,
-    and `log` says so."""
+    """`report.html` in the run's folder, a single file; beside it its pictures and
+    `breakdown.json`. Without matplotlib it has no pictures, and `log` says so."""
     evaluation = evaluate_aloud(store, log)
     scores = next(s for s in evaluation.scores if s.protocol.name == PROTOCOL)
     query, gallery = labelled(store, QUERY), labelled(store, GALLERY)
+    pairs = camera_pairs(query, gallery, scores.protocol)
     try:
-        pictures = _pictures(store, evaluation, scores, query, gallery)
+        pictures = _pictures(store, evaluation, scores, pairs, query, gallery)
     except OptionError as error:
         log.print(f"no pictures: {error}")
         pictures = {}
+    (store.run / "pictures").mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        publish_bytes(store.run / "pictures" / f"{name}.png", picture)
+    worst = _worst_queries(store, scores)
+    persons = person_scores(query, scores)
     page = Page(
         title=f"{store.plan.identity['model']['name']} on {store.manifest.root.name}",
         run=store.run,
@@ -57,21 +72,29 @@ def write_page(store: FeatureStore, log: Console) -> Path:
         scores=_score_table(evaluation),
         counts=evaluation.counts,
         diagnosis=evaluation.diagnosis,
-        pictures=pictures,
-        breakdowns=[_worst_queries(store, scores), _persons(query, scores)],
+        pictures={CAPTIONS[name]: picture for name, picture in pictures.items()},
+        breakdowns=[_query_table(worst), _person_table(persons)],
     )
-    file = store.run / "report.html"
-    publish_text(file, render_page(page))
-    return file
+    breakdown = {
+        "protocol": PROTOCOL,
+        "camera_pairs": pairs.to_json(),
+        "persons": [{"person_id": p, "queries": n, "mAP": mean} for p, n, mean in persons],
+        "worst_queries": worst,
+    }
+    publish_text(store.run / "breakdown.json", json.dumps(breakdown, indent=2) + "\n")
+    publish_text(store.run / "report.html", render_page(page))
+    return store.run / "report.html"
 
 
 def _pictures(
     store: FeatureStore,
     evaluation: Evaluation,
     scores: Scores,
+    pairs: CameraPairs,
     query: Labelled,
     gallery: Labelled,
 ) -> dict[str, bytes]:
+    """A PNG for each of CAPTIONS that there is something to draw for."""
     calibration = calibrate_run(store)
     fpr, tpr = calibration.roc()
     thresholds = {
@@ -80,27 +103,21 @@ def _pictures(
         if point.threshold is not None and point.wished <= DRAWN_FPR
     }
     edges = np.append(EDGES_T, 1.0)
-    pictures: dict[str, Callable[[], bytes]] = {
-        "CMC: the share of queries whose first match is within the first k": lambda: cmc_curve(
-            {s.protocol.name: s.cmc for s in evaluation.scores}
-        ),
-        "Cosines of matches and of non-matches": lambda: score_histogram(
+    first = np.arange(min(FIRST, len(query)))
+    pictures = {
+        "cmc": cmc_curve({s.protocol.name: s.cmc for s in evaluation.scores}),
+        "histogram": score_histogram(
             edges, calibration.matches.counts, calibration.nonmatches.counts, thresholds
         ),
-        "ROC over pairs": lambda: open_set_curves(fpr, tpr, calibration.auc()),
-        "The queries with the lowest AP, and what they find first": lambda: ranking_gallery(
+        "roc": open_set_curves(fpr, tpr, calibration.auc()),
+        "worst_queries": ranking_gallery(
             _ranked(store, scores, query, gallery, worst_queries(scores, WORST))
         ),
-        "The first queries, and what they find first": lambda: ranking_gallery(
-            _ranked(store, scores, query, gallery, np.arange(min(FIRST, len(query))))
-        ),
+        "first_queries": ranking_gallery(_ranked(store, scores, query, gallery, first)),
     }
-    pairs = camera_pairs(query, gallery, scores.protocol)
     if pairs.cameras:
-        pictures["mAP by query camera and gallery camera"] = lambda: draw_camera_pairs(
-            pairs.cameras, pairs.mAP_CC, pairs.queries_CC
-        )
-    return {caption: draw() for caption, draw in pictures.items()}
+        pictures["camera_pairs"] = draw_camera_pairs(pairs.cameras, pairs.mAP_CC, pairs.queries_CC)
+    return pictures
 
 
 def _ranked(
@@ -153,30 +170,37 @@ def _score_table(evaluation: Evaluation) -> Table:
     )
 
 
-def _worst_queries(store: FeatureStore, scores: Scores) -> Table:
+def _worst_queries(store: FeatureStore, scores: Scores) -> list[dict[str, Any]]:
     rows = usable_rows(store, QUERY)
     each = scores.per_query
+    return [
+        {
+            "row": int(rows[query]),
+            "path": store.manifest.path[rows[query]].decode("utf-8", "backslashreplace"),
+            "ap": float(each.ap[query]),
+            "first_rank": int(each.first_rank[query]),
+            "matches": int(each.matches[query]),
+        }
+        for query in worst_queries(scores, LISTED)
+    ]
+
+
+def _query_table(worst: list[dict[str, Any]]) -> Table:
     return Table(
-        title=f"The {PERSONS_SHOWN} queries with the lowest AP ({scores.protocol.name})",
+        title=f"The queries with the lowest AP ({PROTOCOL})",
         header=["path", "AP", "rank of the first match", "matches"],
         rows=[
-            [
-                store.manifest.path[rows[query]].decode("utf-8", "backslashreplace"),
-                percent(float(each.ap[query])),
-                f"{each.first_rank[query]:,}",
-                f"{each.matches[query]:,}",
-            ]
-            for query in worst_queries(scores, PERSONS_SHOWN)
+            [q["path"], percent(q["ap"]), f"{q['first_rank']:,}", f"{q['matches']:,}"]
+            for q in worst
         ],
     )
 
 
-def _persons(query: Labelled, scores: Scores) -> Table:
+def _person_table(persons: list[tuple[int, int, float]]) -> Table:
     return Table(
-        title=f"The {PERSONS_SHOWN} persons with the lowest mAP ({scores.protocol.name})",
+        title=f"The persons with the lowest mAP ({PROTOCOL})",
         header=["person", "mAP", "queries"],
         rows=[
-            [str(person), percent(mean), f"{count:,}"]
-            for person, count, mean in person_scores(query, scores)[:PERSONS_SHOWN]
+            [str(person), percent(mean), f"{count:,}"] for person, count, mean in persons[:LISTED]
         ],
     )

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from distreid import similarity
-from distreid.errors import OptionError
+from distreid.errors import DataError, OptionError
 from distreid.evaluate import (
     Labelled,
     Scores,
@@ -213,7 +213,7 @@ def test_single_shot_takes_one_image_of_each_person_by_lot() -> None:
 
 def test_single_shot_cmc_is_at_least_that_of_the_whole_gallery_and_ap_is_unchanged() -> None:
     query, gallery, _, _ = scenario("s2_junk_distractors_100x800")
-    classic = replace(PRESETS["cuhk03-classic"], distance="cosine")
+    classic = replace(PRESETS["cuhk03-classic"], features="normalised")
     shots = scores_of(normalised(query), normalised(gallery), classic)
     whole = scores_of(normalised(query), normalised(gallery), FASTREID)
     assert shots.mAP == whole.mAP
@@ -255,3 +255,54 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
     monkeypatch.setattr(similarity, "threads_for", lambda rows: count)
     for ours, theirs in zip(score_blocks(query, gallery), reference, strict=True):
         assert ours[1].tobytes() == theirs.tobytes()
+
+
+def test_a_nan_score_is_refused() -> None:
+    scores = np.array([0.1, np.nan, 0.3], np.float32)
+    with pytest.raises(DataError, match="a score is NaN"):
+        ranks_of_matches(scores, np.array([0]), np.array([], np.intp))
+
+
+SMALL = st.integers(1, 12)
+
+
+@given(st.data(), st.sampled_from(["cross", "none"]), st.sampled_from(["cosine", "euclidean"]))
+def test_every_score_is_that_of_a_ten_line_oracle(
+    data: st.DataObject, rule: str, distance: str
+) -> None:
+    def rows(count: int, persons: list[int]) -> Labelled:
+        cells = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
+        features = data.draw(hnp.arrays(np.float32, (count, 2), elements=cells))
+        pick = hnp.arrays(np.int64, count, elements=st.sampled_from(persons))
+        cameras = hnp.arrays(np.int64, count, elements=st.sampled_from([-1, 1, 2]))
+        norms = hnp.arrays(np.float32, count, elements=st.sampled_from([1.0, 2.0]))
+        return Labelled(
+            pieces=[features],
+            norm=data.draw(norms),
+            person_id=data.draw(pick),
+            camera_id=data.draw(cameras),
+        )
+
+    query, gallery = rows(data.draw(SMALL), [1, 2, 3]), rows(data.draw(SMALL), [-1, 0, 1, 2])
+    protocol = Protocol(name="x", camera_rule=rule, distance=distance, features="raw")
+    scores, _ = score_queries(query, gallery, protocol)
+    for q in range(len(query)):
+        ranked = []
+        for g in range(len(gallery)):
+            dot = float(query.features[q] @ gallery.features[g])
+            norms = float(query.norm[q]), float(gallery.norm[g])
+            score = (
+                dot
+                if distance == "cosine"
+                else (2 * dot * norms[0] * norms[1] - norms[0] ** 2 - norms[1] ** 2)
+            )
+            match = gallery.person_id[g] == query.person_id[q]
+            own = match and gallery.camera_id[g] == query.camera_id[q] != -1
+            if gallery.person_id[g] != -1 and not (rule == "cross" and own):
+                ranked.append((-score, g, match))
+        hits = [rank for rank, (_, _, match) in enumerate(sorted(ranked), 1) if match]
+        precisions = [n / rank for n, rank in enumerate(hits, 1)]
+        assert scores.matches[q] == len(hits)
+        assert scores.first_rank[q] == (hits[0] if hits else 0)
+        assert scores.ap[q] == pytest.approx(np.mean(precisions) if hits else 0)
+        assert scores.inp[q] == pytest.approx(len(hits) / hits[-1] if hits else 0)
