@@ -1,7 +1,7 @@
 """Renders synthetic pedestrians in the layout and file names of Market-1501.
 
     python render.py sample OUT      query/ and bounding_box_test/, about 1 minute
-    python render.py train OUT       bounding_box_train/, about 5 minutes
+    python render.py train OUT       bounding_box_train/, about 8 minutes
 
 (on two CPU cores; the first use of the body model adds about 80 seconds).  The same command
 writes the same bytes: every picture has its own random generator, made from the seed, the person,
@@ -128,7 +128,7 @@ def render(shots: list[Shot], out: Path, processes: int) -> None:
     """Writes the shots below `out`, in parallel, and says how far it is."""
     for folder in sorted({shot.folder for shot in shots}):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    print(f"{len(shots)} pictures, about {0.1 * len(shots) / processes / 60:.1f} minutes")
+    print(f"{len(shots)} pictures, about {0.14 * len(shots) / processes / 60:.1f} minutes")
     with multiprocessing.get_context("spawn").Pool(processes, _start) as pool:
         done: Iterator[tuple[Shot, bytes]] = pool.imap(_job, shots, chunksize=8)
         begin = time.monotonic()

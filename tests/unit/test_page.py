@@ -37,7 +37,7 @@ def page(extra: str = "") -> Page:
         identity={
             "dim": 512,
             "model": {f"name{extra}": f"osnet{extra}"},
-            "augmentation": {"scales": [1.0, 1.1], "flip": False},
+            "augmentation": {"scales": [1.0, 1.1], "flip": False, "crop": {"width": 3}},
         },
         data=[f"data{extra}", "gallery: 472"],
         scores=Table(
@@ -168,6 +168,7 @@ def test_nested_identity_is_shown_by_its_dotted_names() -> None:
     shown = dict(zip(parsed.inside["dt"], parsed.inside["dd"], strict=True))
     assert shown == {
         "bad queries": "1,234",
+        "augmentation.crop.width": "3",
         "augmentation.flip": "false",
         "augmentation.scales": "[1.0, 1.1]",
         "dim": "512",
