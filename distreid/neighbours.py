@@ -114,6 +114,13 @@ def nearest(rows_ND: Features, k: int, progress: Progress | None = None) -> Neig
     return found
 
 
+def blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """(first, last + 1) of consecutive rows, of which (B, columns) float32 may be held."""
+    step = max(1, BLOCK_BYTES // (4 * max(1, columns)))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
 def _reach(distance_BN: torch.Tensor, k: int) -> torch.Tensor:
     """(B, 1) a distance that at least k columns, and hardly any more, do not exceed: the k-th
     smallest among the minima of groups of columns, which are found faster than the k-th."""
@@ -121,13 +128,6 @@ def _reach(distance_BN: torch.Tensor, k: int) -> torch.Tensor:
     grouped = distance_BN.shape[1] // size * size
     minimum_BM = distance_BN[:, :grouped].view(len(distance_BN), size, -1).amin(1)
     return minimum_BM.topk(k, largest=False, sorted=False).values.amax(1, keepdim=True)
-
-
-def blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of consecutive rows, of which (B, columns) float32 may be held."""
-    step = max(1, BLOCK_BYTES // (4 * max(1, columns)))
-    for start in range(0, rows, step):
-        yield start, min(start + step, rows)
 
 
 def _first_k(

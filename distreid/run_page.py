@@ -19,15 +19,9 @@ from distreid.files import publish_bytes, publish_text
 from distreid.manifest import GALLERY, QUERY
 from distreid.openset import EDGES_T
 from distreid.page import Page, Table, render_page
-from distreid.pictures import (
-    RankedImage,
-    RankedQuery,
-    cmc_curve,
-    open_set_curves,
-    ranking_gallery,
-    score_histogram,
-)
 from distreid.pictures import camera_pairs as draw_camera_pairs
+from distreid.pictures import cmc_curve, open_set_curves, score_histogram
+from distreid.ranking_picture import RankedImage, RankedQuery, ranking_gallery
 from distreid.report import evaluate_aloud, headings, percent
 from distreid.store import FeatureStore
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -131,3 +132,13 @@ def run_command() -> Run:
         )
 
     return run
+
+
+def opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png))
+
+
+def pixel(png: bytes, x: int, y: int) -> tuple[int, ...]:
+    found = opened(png).convert("RGB").getpixel((x, y))
+    assert isinstance(found, tuple)
+    return found
