@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distreid.errors import OptionError
+
 Features = NDArray[np.float32]
 Pieces = Sequence[NDArray[np.floating[Any]]]
 """Consecutive row ranges of one (G, D) array, such as a store's shards, which are mapped."""
@@ -42,7 +44,11 @@ class Similarity:
     precision: str = "fp32"
     """`fp32` or `fp64`, of products and scores."""
     device: str = "cpu"
-    """Where the products are computed; the gallery must fit there."""
+    """Where the products are computed, `cpu` or `cuda`; the gallery must fit there."""
+
+    def __post_init__(self) -> None:
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise OptionError(f"--device {self.device}: torch sees no GPU; use --device cpu")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,7 +107,7 @@ def score_blocks(
     pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
     rows = sum(map(len, pieces))
     size = block_rows(rows)
-    on_device = [_tensor(piece, similarity) for piece in pieces] if _on_gpu(similarity) else []
+    on_device = _gallery_on_gpu(pieces, similarity) if similarity.device != "cpu" else []
 
     def scores(first: int) -> NDArray[np.floating[Any]]:
         query_BD = _tensor(query_QD[first : first + size], similarity)
@@ -136,8 +142,14 @@ def _tensor(values: NDArray[np.floating[Any]], similarity: Similarity) -> Tensor
     return torch.from_numpy(np.asarray(values)).to(similarity.device, similarity.dtype)
 
 
-def _on_gpu(similarity: Similarity) -> bool:
-    return similarity.device != "cpu"
+def _gallery_on_gpu(pieces: Pieces, similarity: Similarity) -> list[Tensor]:
+    try:
+        return [_tensor(piece, similarity) for piece in pieces]
+    except torch.OutOfMemoryError as error:
+        raise OptionError(
+            f"--device {similarity.device}: the gallery does not fit into the GPU's memory; "
+            "use --device cpu"
+        ) from error
 
 
 @contextlib.contextmanager

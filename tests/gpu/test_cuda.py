@@ -11,8 +11,10 @@ import pytest
 import torch
 from conftest import Pack, Run
 
+from distreid.evaluate import evaluate
 from distreid.inference import Augmentation, Extractor
 from distreid.models.checkpoint import Model, load_model
+from distreid.similarity import Similarity
 from distreid.store import FeatureStore
 
 
@@ -68,6 +70,21 @@ def test_faster_precisions_stay_near_fp32(precision: str) -> None:
     exact, _ = extractor(model)(batch)
     fast, _ = extractor(load_model("sample"), precision)(batch)
     assert (exact * fast).sum(dim=1).min() > 0.999
+
+
+def test_scores_on_the_gpu_are_those_on_the_cpu(run_command: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = run_command(
+        "distreid", "extract", "--data", "sample", "--checkpoint", "sample", "--out", out
+    )
+    assert done.returncode == 0, done.stderr
+    store = FeatureStore.open(out)
+    on_gpu, on_cpu = (
+        evaluate(store, similarity=Similarity(device=device)) for device in ("cuda", "cpu")
+    )
+    for ours, theirs in zip(on_gpu.scores, on_cpu.scores, strict=True):
+        assert ours.mAP == pytest.approx(theirs.mAP, abs=1e-5)
+        assert ours.rank(1) == pytest.approx(theirs.rank(1), abs=1e-5)
 
 
 def test_the_job_runs_on_the_gpu_and_agrees_with_the_cpu(run_command: Run, tmp_path: Path) -> None:

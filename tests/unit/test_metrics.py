@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,6 +229,12 @@ def test_scores_in_fp64_and_from_pieces_agree_with_fp32_in_one() -> None:
     double, _ = score_queries(query, gallery, FASTREID, Similarity(precision="fp64"))
     single, _ = score_queries(query, replace(gallery, pieces=[gallery.features]), FASTREID)
     np.testing.assert_allclose(double.ap, single.ap, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(OptionError, match="--device cuda: torch sees no GPU"):
+        Similarity(device="cuda")
 
 
 def test_a_protocol_that_cannot_be_meant_is_refused() -> None:
