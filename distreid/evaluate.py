@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,22 @@ from numpy.typing import NDArray
 from distreid.confidence import Confidence, QueryValues, bootstrap, query_values
 from distreid.errors import DataError
 from distreid.manifest import GALLERY, JUNK, MULTI_QUERY, NO_CAMERA, NO_PERSON, QUERY, Status
-from distreid.metrics import QueryScores, Ranks, cmc, ranks_of_matches, single_shot_first_ranks
+from distreid.metrics import (
+    QueryScores,
+    Ranks,
+    cmc,
+    ranks_of_matches,
+    score_ranks,
+    single_shot_first_ranks,
+)
 from distreid.protocol import PRESETS, Protocol
 from distreid.rerank import RERANKINGS, expand, rerank_scores
-from distreid.similarity import COSINE, Features, Pieces, Similarity, score_blocks
+from distreid.similarity import COSINE, Features, Pieces, Similarity, map_blocks
 from distreid.store import FeatureStore
 
 SINGLE_SHOT_DRAWS = 10  # as torchreid
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
+NO_ROWS: NDArray[np.intp] = np.array([], np.intp)
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
 SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
 
@@ -79,8 +88,11 @@ class Scores:
     """(Q,), or (Q, draws) on single-shot galleries; 0 where there is no match."""
     values: QueryValues
     """What the intervals and comparisons of rank1, mAP and mINP are made of."""
-    confidence: Confidence
-    """95 % intervals over persons."""
+
+    @cached_property
+    def confidence(self) -> Confidence:
+        """95 % intervals over persons; computed when asked for."""
+        return bootstrap(self.values)
 
     def rank(self, k: int) -> float:
         """Rank-k; beyond the depth it is that of the depth."""
@@ -133,66 +145,98 @@ def score_queries(
     person and camera. An unknown camera is like no other; an unknown person is no match.
     The ranks are (Q,), or (Q, draws) on single-shot galleries; 0 where there is no match.
     """
-    if (protocol.rerank, protocol.expand) == ("none", "none"):
-        blocks = score_blocks(
-            query.features,
-            gallery.pieces,
-            replace(similarity, name="cosine" if protocol.by_cosine else "euclidean"),
-            query_norm_Q=query.norm,
-            gallery_norm_G=gallery.norm,
-        )
-        return rank_blocks(blocks, query, gallery, protocol, progress)
-    if protocol.junk == "dropped":
+    if (protocol.rerank, protocol.expand) != ("none", "none") and protocol.junk == "dropped":
         gallery = gallery.only(gallery.person_id != JUNK)
-    query_QD, gallery_GD = query.features, gallery.features
-    if protocol.expand == "aqe":
-        query_QD, gallery_GD = expand(query_QD, gallery_GD)
-    if protocol.rerank == "none":
-        return rank_blocks(
-            score_blocks(query_QD, gallery_GD, similarity), query, gallery, protocol, progress
-        )
-    blocks = rerank_scores(query_QD, gallery_GD, RERANKINGS[protocol.rerank])
-    return rank_blocks(blocks, query, gallery, protocol, progress)
+    ranker = _Ranker(query, gallery, protocol)
+    for ranked in _ranked_blocks(ranker, query, gallery, protocol, similarity):
+        progress(ranked)
+    return ranker.result()
 
 
-def rank_blocks(
-    blocks: Iterable[tuple[int, NDArray[np.floating[Any]]]],
+def _ranked_blocks(
+    ranker: _Ranker,
     query: Labelled,
     gallery: Labelled,
     protocol: Protocol,
-    progress: Progress = no_progress,
-) -> tuple[QueryScores, Ranks]:
-    """`score_queries` on scores that are there: (first query, (B, G)), every query once."""
-    scores = QueryScores.zeros(len(query))
-    draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
-    shot_ranks = np.zeros((len(query), draws), np.int64)
-    rows_of = _rows_by_person(gallery.person_id)
-    junk = rows_of.pop(JUNK, np.array([], np.intp))
-    rows_of.pop(NO_PERSON, None)
-    nobody = np.array([], np.intp)
-    for first, scores_BG in blocks:
+    similarity: Similarity,
+) -> Iterator[int]:
+    """Has every query ranked; gives their number block by block."""
+    query_QD, pieces = query.features, gallery.pieces
+    if protocol.expand == "aqe":
+        query_QD, gallery_GD = expand(query_QD, gallery.features)
+        pieces = [gallery_GD]
+    if protocol.rerank != "none":
+        gallery_GD = gallery.features if protocol.expand == "none" else gallery_GD
+        for first, scores_BG in rerank_scores(query_QD, gallery_GD, RERANKINGS[protocol.rerank]):
+            yield ranker.rank(first, scores_BG)
+        return
+    blocks = map_blocks(
+        ranker.rank,
+        query_QD,
+        pieces,
+        replace(similarity, name="cosine" if protocol.by_cosine else "euclidean"),
+        query_norm_Q=query.norm,
+        gallery_norm_G=gallery.norm,
+    )
+    for _, ranked in blocks:
+        yield ranked
+
+
+class _Ranker:
+    """Turns blocks of scores into the ranks of each query's matches; threads share one."""
+
+    def __init__(self, query: Labelled, gallery: Labelled, protocol: Protocol) -> None:
+        self.query, self.gallery, self.protocol = query, gallery, protocol
+        self.rows_of = _rows_by_person(gallery.person_id)
+        self.junk = self.rows_of.pop(JUNK, NO_ROWS)
+        self.rows_of.pop(NO_PERSON, None)
+        self.ranks: list[Ranks] = [np.array([], np.int64)] * len(query)
+        self.draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
+        self.shot_ranks = np.zeros((len(query), self.draws), np.int64)
+
+    def rank(self, first: int, scores_BG: NDArray[np.floating[Any]]) -> int:
+        """Takes the scores of consecutive queries; gives how many they are."""
+        if np.isnan(scores_BG.min(initial=0)):
+            raise DataError(
+                f"queries {first} to {first + len(scores_BG) - 1}: a score is NaN; features must "
+                "be finite, extract them again"
+            )
         for row, scores_G in enumerate(scores_BG, start=first):
-            person = int(query.person_id[row])
-            matches, same_camera = rows_of.get(person, nobody), nobody
-            camera = query.camera_id[row]
-            if protocol.camera_rule == "cross" and camera != NO_CAMERA:
-                is_same = gallery.camera_id[matches] == camera
-                matches, same_camera = matches[~is_same], matches[is_same]
-            if len(matches) == 0:
-                continue
-            left_out = np.concatenate([junk, same_camera]) if len(junk) else same_camera
-            scores.fill(row, ranks_of_matches(scores_G, matches, left_out))
-            if draws:
-                persons = rows_of | {person: matches}
-                shot_ranks[row] = single_shot_first_ranks(
-                    scores_G,
-                    list(persons.values()),
-                    list(persons).index(person),
-                    draws,
-                    np.random.default_rng([protocol.seed, row]),
-                )
-        progress(len(scores_BG))
-    return scores, shot_ranks if draws else scores.first_rank
+            matches, same_camera = self._matches(row)
+            if len(matches):
+                left_out = np.concatenate([self.junk, same_camera])
+                self.ranks[row] = ranks_of_matches(scores_G, matches, left_out)
+                if self.draws:
+                    self.shot_ranks[row] = self._shots(row, scores_G, matches)
+        return len(scores_BG)
+
+    def result(self) -> tuple[QueryScores, Ranks]:
+        """The scores of all queries, and the ranks that the CMC is made of."""
+        scores = score_ranks(self.ranks)
+        return scores, self.shot_ranks if self.draws else scores.first_rank
+
+    def _matches(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The gallery rows that match, and those that the camera rule leaves out."""
+        rows = self.rows_of.get(int(self.query.person_id[row]), NO_ROWS)
+        camera = self.query.camera_id[row]
+        if self.protocol.camera_rule == "none" or camera == NO_CAMERA:
+            return rows, NO_ROWS
+        is_same = self.gallery.camera_id[rows] == camera
+        return rows[~is_same], rows[is_same]
+
+    def _shots(
+        self, row: int, scores_G: NDArray[np.floating[Any]], matches: NDArray[np.intp]
+    ) -> Ranks:
+        person = int(self.query.person_id[row])
+        persons = self.rows_of | {person: matches}
+        return single_shot_first_ranks(
+            scores_G,
+            list(persons.values()),
+            list(persons).index(person),
+            self.draws,
+            # One generator for each query: the draws do not depend on who ranks it, or when.
+            np.random.default_rng([self.protocol.seed, row]),
+        )
 
 
 def summarise(
@@ -213,7 +257,6 @@ def summarise(
         per_query=per_query,
         first_ranks=first_ranks,
         values=values,
-        confidence=bootstrap(values),
     )
 
 

@@ -7,13 +7,12 @@ is left out before ranks are counted. A match is a gallery row of the query's pe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from distreid.errors import DataError
 
 Ranks = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,22 +25,24 @@ def ranks_of_matches(
 ) -> Ranks:
     """The ranks, from 1 and ascending, of the matches in a ranking of all other rows.
 
-    A match's rank is 1 + the number of rows that outrank it. All scores are sorted, by value
-    alone; no argsort, whose order among ties would depend on the machine, and no copy of the
-    gallery without the rows left out: they are few, and are subtracted.
+    A match's rank is 1 + the number of rows that outrank it. Only scores that reach the
+    lowest match's can, so only these are sorted, by value alone: no argsort, whose order
+    among ties would depend on the machine. The rows left out are few, and are subtracted.
     """
     own, left_out = scores_G[match_rows], scores_G[left_out_rows]
-    ascending = np.sort(scores_G)
-    if np.isnan(ascending[-1:]).any():  # NaN is sorted behind every number
-        raise DataError("a score is NaN: features must be finite; extract them again")
-    higher = len(ascending) - np.searchsorted(ascending, own, side="right")
-    equal = len(ascending) - np.searchsorted(ascending, own, side="left") - higher
-    ranks = 1 + higher - (left_out > own[:, None]).sum(axis=1)
+    reaching = scores_G[scores_G >= own.min(initial=np.inf)]
+    reaching.sort()
+    higher = len(reaching) - np.searchsorted(reaching, own, side="right")
+    equal = len(reaching) - np.searchsorted(reaching, own, side="left") - higher
+    ranks = 1 + higher
+    if len(left_out):
+        ranks -= (left_out > own[:, None]).sum(axis=1)
     for place in np.flatnonzero(equal > 1):
         row, score = match_rows[place], own[place]
         ranks[place] += np.count_nonzero(scores_G[:row] == score)
         ranks[place] -= np.count_nonzero(left_out[left_out_rows < row] == score)
-    return np.sort(ranks)
+    ranks.sort()
+    return ranks
 
 
 def single_shot_first_ranks(
@@ -66,27 +67,6 @@ def single_shot_first_ranks(
     return ranks
 
 
-def average_precision(ranks: Ranks) -> float:
-    """The mean of the precisions at the matches: torchreid, fast-reid, TransReID. In 0..1."""
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-
-
-def average_precision_trapezoid(ranks: Ranks) -> float:
-    """The area under the precision-recall curve by trapezoids: the Oxford 5k protocol
-    (Philbin et al., CVPR 2007) that Person_reID_baseline_pytorch follows. In 0..1.
-
-    Before each match the precision is that of the rank above it, or 1 at rank 1.
-    """
-    found = np.arange(1, len(ranks) + 1)
-    before = np.divide(found - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
-    return float(np.mean((before + found / ranks) / 2))
-
-
-def inverse_negative_penalty(ranks: Ranks) -> float:
-    """Matches / rank of the last one (Ye et al., TPAMI 2021, arXiv:2001.04193). In 0..1."""
-    return float(len(ranks) / ranks[-1])
-
-
 @dataclass(frozen=True, kw_only=True)
 class QueryScores:
     """Per query; Q rows. A query without a match has 0 everywhere."""
@@ -96,29 +76,43 @@ class QueryScores:
     first_rank: NDArray[np.int64]
     """The rank of the first match, from 1."""
     ap: Floats
+    """0..1, the mean of the precisions at the matches: torchreid, fast-reid, TransReID."""
     ap_trapezoid: Floats
+    """0..1, the area under the precision-recall curve by trapezoids: the Oxford 5k protocol
+    (Philbin et al., CVPR 2007) that Person_reID_baseline_pytorch follows. Before each match
+    the precision is that of the rank above it, or 1 at rank 1."""
     inp: Floats
+    """0..1, matches / rank of the last one (Ye et al., TPAMI 2021, arXiv:2001.04193)."""
 
-    @classmethod
-    def zeros(cls, queries: int) -> QueryScores:
-        """Of so many queries without a match; `fill` gives them their ranks."""
-        return cls(
-            matches=np.zeros(queries, np.int64),
-            first_rank=np.zeros(queries, np.int64),
-            ap=np.zeros(queries),
-            ap_trapezoid=np.zeros(queries),
-            inp=np.zeros(queries),
-        )
 
-    def fill(self, query: int, ranks: Ranks) -> None:
-        """Takes the ranks of a query's matches, ascending; none if it has no match."""
-        if len(ranks) == 0:
-            return
-        self.matches[query] = len(ranks)
-        self.first_rank[query] = ranks[0]
-        self.ap[query] = average_precision(ranks)
-        self.ap_trapezoid[query] = average_precision_trapezoid(ranks)
-        self.inp[query] = inverse_negative_penalty(ranks)
+def score_ranks(ranks_of_queries: Sequence[Ranks]) -> QueryScores:
+    """The scores of Q queries from the ranks of their matches, ascending; empty for no match."""
+    matches = np.array([len(ranks) for ranks in ranks_of_queries], np.int64)
+    valid = np.flatnonzero(matches)
+    scores = QueryScores(
+        matches=matches,
+        first_rank=np.zeros(len(matches), np.int64),
+        ap=np.zeros(len(matches)),
+        ap_trapezoid=np.zeros(len(matches)),
+        inp=np.zeros(len(matches)),
+    )
+    if len(valid) == 0:
+        return scores
+    # All queries' ranks in one array: found[i] is how many matches a query has up to rank i.
+    ranks, counts = (
+        np.concatenate([ranks for ranks in ranks_of_queries if len(ranks)]),
+        matches[valid],
+    )
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    found = np.arange(1, len(ranks) + 1) - np.repeat(starts, counts)
+    precision = found / ranks
+    before = np.divide(found - 1, ranks - 1, out=np.ones(len(ranks)), where=ranks > 1)
+    scores.first_rank[valid] = ranks[starts]
+    scores.ap[valid] = np.add.reduceat(precision, starts) / counts
+    scores.ap_trapezoid[valid] = np.add.reduceat((before + precision) / 2, starts) / counts
+    scores.inp[valid] = counts / ranks[ends - 1]
+    return scores
 
 
 def cmc(first_rank: NDArray[np.int64], denominator: float, depth: int) -> Floats:

@@ -11,10 +11,10 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from torch import Tensor
 
 from distreid.errors import OptionError
 
+T = TypeVar("T")
 Features = NDArray[np.float32]
+Scores = NDArray[np.floating[Any]]
 Pieces = Sequence[NDArray[np.floating[Any]]]
 """Consecutive row ranges of one (G, D) array, such as a store's shards, which are mapped."""
 
 BLOCK_BYTES = 128 << 20  # of fp32 scores in one block
-BLOCK_ROWS = 256  # more rows than this make a product no faster
+BLOCK_ROWS = 128  # more rows than this make a product no faster
 MEMORY_BYTES = 512 << 20  # of the blocks in work at once; each thread has one
 SIMILARITIES = ("cosine", "euclidean")
 
@@ -99,17 +101,38 @@ def score_blocks(
     *,
     query_norm_Q: Features | None = None,
     gallery_norm_G: Features | None = None,
-) -> Iterator[tuple[int, NDArray[np.floating[Any]]]]:
+) -> Iterator[tuple[int, Scores]]:
     """(first query, scores (B, G)) for consecutive queries, in order.
 
     The features are L2-normalised. `euclidean` wants their norms before.
     """
+    return map_blocks(
+        lambda first, scores_BG: scores_BG,
+        query_QD,
+        gallery,
+        similarity,
+        query_norm_Q=query_norm_Q,
+        gallery_norm_G=gallery_norm_G,
+    )
+
+
+def map_blocks(
+    work: Callable[[int, Scores], T],
+    query_QD: NDArray[np.floating[Any]],
+    gallery: NDArray[np.floating[Any]] | Pieces,
+    similarity: Similarity = COSINE,
+    *,
+    query_norm_Q: Features | None = None,
+    gallery_norm_G: Features | None = None,
+) -> Iterator[tuple[int, T]]:
+    """(first query, work(first query, scores (B, G))) of each block of `score_blocks`, in order;
+    the work is done by the thread that computed the block, while it is in the cache."""
     pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
     rows = sum(map(len, pieces))
     size = block_rows(rows)
     on_device = _gallery_on_gpu(pieces, similarity) if similarity.device != "cpu" else []
 
-    def scores(first: int) -> NDArray[np.floating[Any]]:
+    def block(first: int) -> T:
         query_BD = _tensor(query_QD[first : first + size], similarity)
         tensors = on_device or (_tensor(piece, similarity) for piece in pieces)
         parts = [query_BD @ piece_GD.T for piece_GD in tensors]
@@ -117,13 +140,13 @@ def score_blocks(
         if similarity.name == "euclidean":
             assert query_norm_Q is not None and gallery_norm_G is not None
             _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)
-        return scores_BG.numpy()
+        return work(first, scores_BG.numpy())
 
     threads = threads_for(rows)
     with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[int, Future[NDArray[np.floating[Any]]]]] = deque()
+        waiting: deque[tuple[int, Future[T]]] = deque()
         for first in range(0, len(query_QD), size):
-            waiting.append((first, pool.submit(scores, first)))
+            waiting.append((first, pool.submit(block, first)))
             if len(waiting) > threads:
                 done, future = waiting.popleft()
                 yield done, future.result()

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.metrics import average_precision
+from distreid.metrics import score_ranks
 from distreid.rerank import RERANKINGS, Reranking, estimate, rerank
 from distreid.similarity import score_blocks
 
@@ -103,9 +103,9 @@ def mean_average_precision(
         for row, scores_G in enumerate(scores_BG[: max(0, SCORED - first)], first):
             is_match_G = who_N[queries:] == who_N[row]
             ranks = 1 + np.flatnonzero(is_match_G[np.argsort(-scores_G, kind="stable")])
-            if len(ranks):
-                found.append(average_precision(ranks))
-    return float(np.mean(found))
+            found.append(ranks)
+    per_query = score_ranks(found)
+    return float(per_query.ap[per_query.matches > 0].mean())
 
 
 def seconds() -> tuple[float, float]:

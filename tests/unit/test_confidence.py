@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distreid.confidence import QueryValues, bootstrap, compare, query_values, sign_flip_p
 from distreid.errors import DataError
-from distreid.metrics import QueryScores
+from distreid.metrics import score_ranks
 from distreid.protocol import PRESETS
 
 
@@ -99,9 +99,7 @@ def test_no_query_gives_no_interval_and_one_person_one_of_no_width() -> None:
 
 
 def test_the_values_are_those_of_the_protocols() -> None:
-    per_query = QueryScores.zeros(4)
-    for row, ranks in enumerate([[1, 4], [2], [], [3]]):
-        per_query.fill(row, np.array(ranks, dtype=np.int64))
+    per_query = score_ranks([np.array(ranks, np.int64) for ranks in ([1, 4], [2], [], [3])])
     persons = np.array([1, 1, 2, 3])
 
     def means(protocol: str, first_ranks: NDArray[np.int64]) -> list[float]:

@@ -22,11 +22,9 @@ from distreid.evaluate import (
     summarise,
 )
 from distreid.metrics import (
-    average_precision,
-    average_precision_trapezoid,
     cmc,
-    inverse_negative_penalty,
     ranks_of_matches,
+    score_ranks,
     single_shot_first_ranks,
 )
 from distreid.protocol import PRESETS, Protocol
@@ -55,16 +53,19 @@ def test_ranks_are_those_of_a_stable_sort(
 
 
 def test_one_match_at_rank_two_scores_a_half_or_a_quarter() -> None:
-    assert average_precision(np.array([2])) == 0.5
-    assert average_precision_trapezoid(np.array([2])) == 0.25
-    assert inverse_negative_penalty(np.array([2])) == 0.5
+    scores = score_ranks([np.array([2])])
+    assert (scores.ap[0], scores.ap_trapezoid[0], scores.inp[0]) == (0.5, 0.25, 0.5)
 
 
-def test_scores_of_matches_at_ranks_one_and_four() -> None:
-    ranks = np.array([1, 4])
-    assert average_precision(ranks) == pytest.approx((1 + 2 / 4) / 2)
-    assert average_precision_trapezoid(ranks) == pytest.approx((1 + (1 / 3 + 2 / 4) / 2) / 2)
-    assert inverse_negative_penalty(ranks) == 2 / 4
+def test_scores_of_several_queries_do_not_mix() -> None:
+    nothing = np.array([], np.int64)
+    scores = score_ranks([nothing, np.array([1, 4]), nothing, np.array([3]), nothing])
+    assert scores.matches.tolist() == [0, 2, 0, 1, 0]
+    assert scores.first_rank.tolist() == [0, 1, 0, 3, 0]
+    assert scores.ap.tolist() == pytest.approx([0, (1 + 2 / 4) / 2, 0, 1 / 3, 0])
+    trapezoid = (1 + (1 / 3 + 2 / 4) / 2) / 2
+    assert scores.ap_trapezoid.tolist() == pytest.approx([0, trapezoid, 0, (0 + 1 / 3) / 2, 0])
+    assert scores.inp.tolist() == pytest.approx([0, 2 / 4, 0, 1 / 3, 0])
 
 
 def test_cmc_counts_the_queries_by_their_first_match() -> None:
@@ -264,10 +265,12 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
         assert ours[1].tobytes() == theirs.tobytes()
 
 
-def test_a_nan_score_is_refused() -> None:
-    scores = np.array([0.1, np.nan, 0.3], np.float32)
-    with pytest.raises(DataError, match="a score is NaN"):
-        ranks_of_matches(scores, np.array([0]), np.array([], np.intp))
+def test_a_nan_feature_is_refused() -> None:
+    query, gallery, _, _ = scenario("s1_plain_50x300")
+    broken = gallery.features
+    broken[299, 3] = np.nan
+    with pytest.raises(DataError, match="queries 0 to 49: a score is NaN"):
+        score_queries(query, replace(gallery, pieces=[broken]), FASTREID)
 
 
 SMALL = st.integers(1, 12)
