@@ -32,12 +32,11 @@ def ranks_of_matches(
     own, left_out = scores_G[match_rows], scores_G[left_out_rows]
     reaching = scores_G[scores_G >= own.min(initial=np.inf)]
     reaching.sort()
-    higher = len(reaching) - np.searchsorted(reaching, own, side="right")
-    equal = len(reaching) - np.searchsorted(reaching, own, side="left") - higher
-    ranks = 1 + higher
+    at_least, above = reaching.searchsorted(own), reaching.searchsorted(own, side="right")
+    ranks: Ranks = len(reaching) + 1 - above
     if len(left_out):
         ranks -= (left_out > own[:, None]).sum(axis=1)
-    for place in np.flatnonzero(equal > 1):
+    for place in (above - at_least > 1).nonzero()[0]:
         row, score = match_rows[place], own[place]
         ranks[place] += np.count_nonzero(scores_G[:row] == score)
         ranks[place] -= np.count_nonzero(left_out[left_out_rows < row] == score)

@@ -37,7 +37,7 @@ SIZES = {  # queries, gallery rows, dimensions, persons
     "msmt17": (11_659, 82_161, 2048, 3060),
     "million": (1000, 1_000_000, 256, 50_000),
 }
-NOISE = 2.2  # of a feature against its person's, in norms: gives a mAP as papers report it
+SIGNAL = 3.9  # cosine of two images of one person, in deviations of that of two persons'
 CAMERAS = 6
 
 
@@ -47,11 +47,13 @@ def synthetic(rows: int, dim: int, persons: int, seed: int) -> Labelled:
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     generator = np.random.default_rng(seed)
     person = generator.integers(0, persons, rows)
+    # Two features of one person have the cosine 1 / (1 + noise²), of two persons ±1 / √dim.
+    noise_size = np.float32((dim**0.5 / SIGNAL - 1) ** 0.5 / dim**0.5)
     features = np.empty((rows, dim), np.float32)
     for first in range(0, rows, 4096):
         part = slice(first, min(first + 4096, rows))
         noise = generator.standard_normal((part.stop - first, dim), dtype=np.float32)
-        features[part] = centres[person[part]] + noise * np.float32(NOISE / dim**0.5)
+        features[part] = centres[person[part]] + noise * noise_size
         features[part] /= np.linalg.norm(features[part], axis=1, keepdims=True)
     return Labelled(
         pieces=[features],
