@@ -1,7 +1,6 @@
 """The exceptions that distreid raises on purpose.
 
     DistreidError            its text is one line: where, what, and what to do
-    ├── Stopped              a signal ended the job, which can be continued: 128 + its number
     └── UserError            the user can mend it: exit status 2, no traceback
         ├── OptionError      an option's value, or two options that exclude each other
         ├── LaunchError      the environment that torchrun or the user set for this process
@@ -11,7 +10,9 @@
         ├── CheckpointError  the checkpoint file, or a model that does not fit it
         └── StoreError       the output folder: incomplete, damaged, or of another run
 
-Anything else that escapes is a fault of distreid: exit status 1, with its traceback.
+Beside it stands Stopped: a signal ended the job, which can be continued; exit status 128 and
+the signal's number. Anything else that escapes is a fault of distreid: exit status 1, with
+its traceback.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class DistreidError(Exception):
     """The root of the tree."""
 
 
-class Stopped(DistreidError):
-    """A signal asked the job to end."""
+class Stopped(BaseException):
+    """A signal asked the job to end. No Exception, as KeyboardInterrupt is none: it can come
+    anywhere, also where the faults of damaged files are caught."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(

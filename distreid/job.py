@@ -332,6 +332,8 @@ def _signals_stop() -> Iterator[None]:
     """Within it, a signal to end raises Stopped, so that what is open is closed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        # What was half-made when the signal came complains when it is thrown away.
+        sys.unraisablehook = lambda unraisable: None
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}

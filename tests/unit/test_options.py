@@ -1,4 +1,5 @@
 import argparse
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from distreid import datasets, inference, options
-from distreid.errors import OptionError
+from distreid.errors import OptionError, Stopped, exit_status
 from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
 
 
@@ -63,3 +64,13 @@ def test_help_does_not_wait_for_torch(module: str) -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_signal_is_not_taken_for_a_damaged_file() -> None:
+    # Loaders catch every Exception of damaged files; a signal may arrive just there.
+    assert not issubclass(Stopped, Exception)
+
+    def command() -> None:
+        raise Stopped(signal.SIGTERM)
+
+    assert exit_status(command) == 128 + signal.SIGTERM
