@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,13 +66,13 @@ class Share:
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
-    with _signals_stop(), process_group(world):
+    with _signals_stop() as check_signals, process_group(world):
         device = main_first(world, lambda: _device(options, world))
         log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
         model = main_first(world, lambda: load_model(options.checkpoint, options.model))
         todo = on_main(world, lambda: _plan(options, world, device, model, log))
         plan = _shared_plan(options.out, world, model)
-        everyone = _extract(options, world, device, plan, model, todo, log)
+        everyone = _extract(options, world, device, plan, model, todo, log, check_signals)
     if world.is_main:
         _report_shares(everyone, plan, log)
         _finish(options, plan, log)
@@ -142,6 +142,7 @@ def _extract(
     model: Model,
     todo: list[Shard],
     log: Console,
+    check_signals: Callable[[], None],
 ) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
@@ -155,7 +156,7 @@ def _extract(
 
     show = ProgressReport(log, len(plan.manifest), rows_done) if world.is_main and todo else None
     with show or contextlib.nullcontext():
-        share = _extract_share(options, world, device, plan, model, sampler, writer)
+        share = _extract_share(options, world, device, plan, model, sampler, writer, check_signals)
         return gather(world, share)
 
 
@@ -167,6 +168,7 @@ def _extract_share(
     model: Model,
     sampler: ShardSampler,
     writer: ShardWriter,
+    check_signals: Callable[[], None],
 ) -> Share:
     """The loop: no message to another rank, no file but this rank's shards."""
     cores = max(1, _cores() // world.local_world_size)
@@ -188,6 +190,7 @@ def _extract_share(
     share = Share()
     clock = time.monotonic()
     for batch in loader:
+        check_signals()
         if batch.failures and options.on_bad_image == "fail":
             raise _image_error(plan, batch)
         arrived = time.monotonic()
@@ -328,17 +331,27 @@ def _version(module: ModuleType) -> str:
 
 
 @contextlib.contextmanager
-def _signals_stop() -> Iterator[None]:
-    """Within it, a signal to end raises Stopped, so that what is open is closed."""
+def _signals_stop() -> Iterator[Callable[[], None]]:
+    """Within it, a signal to end raises Stopped, so that what is open is closed.
+
+    Gives a function that raises it again, if a signal came where exceptions are lost: in a
+    destructor, or in a callback of the fork of a worker.
+    """
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         # What was half-made when the signal came complains when it is thrown away.
         sys.unraisablehook = lambda unraisable: None
         raise Stopped(number)
 
+    def check() -> None:
+        if received:
+            raise Stopped(received[0])
+
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
