@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -63,6 +62,29 @@ class Share:
     """Row → why its image could not be read."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What every step of a rank's work needs."""
+
+    options: ExtractOptions
+    world: World
+    device: torch.device
+    model: Model
+    log: Console
+    """Of rank 0; silent elsewhere."""
+    check_signals: Callable[[], None]
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """As asked for, else as the model's own code does."""
+        flip = self.options.flip
+        return Augmentation(
+            flip=self.model.architecture.flip if flip is None else flip,
+            scales=self.options.scales,
+            scale_mode=self.options.scale_mode,
+        )
+
+
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
@@ -70,20 +92,20 @@ def run(options: ExtractOptions, world: World) -> None:
         device = main_first(world, lambda: _device(options, world))
         log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
         model = main_first(world, lambda: load_model(options.checkpoint, options.model))
-        todo = on_main(world, lambda: _plan(options, world, device, model, log))
-        plan = _shared_plan(options.out, world, model)
-        everyone = _extract(options, world, device, plan, model, todo, log, check_signals)
+        job = _Job(options, world, device, model, log, check_signals)
+        todo = on_main(world, lambda: _plan(job))
+        plan = _shared_plan(job)
+        everyone = _extract(job, plan, todo)
     if world.is_main:
         _report_shares(everyone, plan, log)
         _finish(options, plan, log)
 
 
-def _plan(
-    options: ExtractOptions, world: World, device: torch.device, model: Model, log: Console
-) -> list[Shard]:
+def _plan(job: _Job) -> list[Shard]:
     """Reads the data, says what is what, and starts or continues the run."""
+    options, model, log = job.options, job.model, job.log
     manifest = open_data(options.data, options.layout, options.multi_query)
-    architecture, augmentation = model.architecture, _augmentation(options, model)
+    architecture, augmentation = model.architecture, job.augmentation
     tta = "image and mirror image" if augmentation.flip else "image alone"
     if augmentation.scales != (1.0,):
         tta += f", {augmentation.scale_mode} scales {options.scales}"
@@ -104,7 +126,7 @@ def _plan(
             # Of the libraries that the features' last bits depend on.
             "versions": {"torch": _version(torch), "Pillow": _version(PIL), "store": FORMAT},
         },
-        provenance=_provenance(options, world, device),
+        provenance=_provenance(job),
         dim=architecture.dim,
         dtype=options.dtype,
         shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
@@ -113,14 +135,15 @@ def _plan(
     total = len(plan.shards)
     if len(todo) < total:
         log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
-    if 0 < len(todo) < world.world_size:
+    if 0 < len(todo) < job.world.world_size:
         log.print(f"       {len(todo)} shards to do: some processes have no work")
     return todo
 
 
-def _shared_plan(out: Path, world: World, model: Model) -> Plan:
+def _shared_plan(job: _Job) -> Plan:
     """The plan that rank 0 wrote, as this rank sees it."""
-    where = f"rank {world.rank} on {socket.gethostname()}"
+    out, model = job.options.out, job.model
+    where = f"rank {job.world.rank} on {socket.gethostname()}"
     plan = existing_plan(out)
     if plan is None:
         raise StoreError(
@@ -134,63 +157,49 @@ def _shared_plan(out: Path, world: World, model: Model) -> Plan:
     return plan
 
 
-def _extract(
-    options: ExtractOptions,
-    world: World,
-    device: torch.device,
-    plan: Plan,
-    model: Model,
-    todo: list[Shard],
-    log: Console,
-    check_signals: Callable[[], None],
-) -> list[Share]:
+def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
+    world, out = job.world, job.options.out
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
-    writer = ShardWriter(options.out, plan)
+    writer = ShardWriter(out, plan)
     done_before = len(plan.manifest) - sum(map(len, todo))
     todo_rows = {shard.index: len(shard) for shard in todo}
 
     def rows_done() -> int:
-        published = sum(todo_rows.get(index, 0) for index in done_shards(options.out))
+        published = sum(todo_rows.get(index, 0) for index in done_shards(out))
         return done_before + published + writer.pending
 
-    show = ProgressReport(log, len(plan.manifest), rows_done) if world.is_main and todo else None
+    show = (
+        ProgressReport(job.log, len(plan.manifest), rows_done) if world.is_main and todo else None
+    )
     with show or contextlib.nullcontext():
-        share = _extract_share(options, world, device, plan, model, sampler, writer, check_signals)
+        share = _extract_share(job, plan, sampler, writer)
         return gather(world, share)
 
 
-def _extract_share(
-    options: ExtractOptions,
-    world: World,
-    device: torch.device,
-    plan: Plan,
-    model: Model,
-    sampler: ShardSampler,
-    writer: ShardWriter,
-    check_signals: Callable[[], None],
-) -> Share:
+def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWriter) -> Share:
     """The loop: no message to another rank, no file but this rank's shards."""
-    cores = max(1, _cores() // world.local_world_size)
+    options = job.options
+    cores = max(1, _cores() // job.world.local_world_size)
     extractor = Extractor(
-        model,
-        _augmentation(options, model),
+        job.model,
+        job.augmentation,
         precision=options.precision,
-        device=device,
+        device=job.device,
         threads=cores,
     )
     loader = open_loader(
         plan.manifest,
-        model.architecture.preprocess,
+        job.model.architecture.preprocess,
         sampler,
         batch_size=options.batch_size,
         num_workers=min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=job.device.type == "cuda",
     )
     share = Share()
     clock = time.monotonic()
     for batch in loader:
-        check_signals()
+        job.check_signals()
         if batch.failures and options.on_bad_image == "fail":
             raise _image_error(plan, batch)
         arrived = time.monotonic()
@@ -285,14 +294,6 @@ def _device(options: ExtractOptions, world: World) -> torch.device:
     return device
 
 
-def _augmentation(options: ExtractOptions, model: Model) -> Augmentation:
-    return Augmentation(
-        flip=model.architecture.flip if options.flip is None else options.flip,
-        scales=options.scales,
-        scale_mode=options.scale_mode,
-    )
-
-
 def _image_error(plan: Plan, batch: Batch) -> ImageError:
     row = min(batch.failures)
     return ImageError(
@@ -311,7 +312,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _provenance(options: ExtractOptions, world: World, device: torch.device) -> dict[str, Any]:
+def _provenance(job: _Job) -> dict[str, Any]:
     modules = {"h5py": h5py, "numpy": np, "torchvision": torchvision, "distreid": distreid}
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -319,8 +320,8 @@ def _provenance(options: ExtractOptions, world: World, device: torch.device) -> 
         "python": platform.python_version(),
         # A path may be no UTF-8, which the store's texts are.
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
-        "machine": _machine(world, device),
-        "batch_size": options.batch_size,
+        "machine": _machine(job.world, job.device),
+        "batch_size": job.options.batch_size,
         "versions": {name: _version(module) for name, module in modules.items()},
     }
 
