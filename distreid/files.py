@@ -26,9 +26,7 @@ def publish(file: Path, write: Callable[[Path], None]) -> None:
         os.replace(aside, file)
         _sync(file.parent)
     except OSError as error:
-        # h5py reports a full disk without its errno, in a text of several lines.
-        reason = error.strerror or " ".join(str(error).split())
-        raise StoreError(f"{file}: {reason}; make room, or check the folder") from error
+        raise StoreError(f"{file}: {error.strerror}; make room, or check the folder") from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -49,15 +47,23 @@ def publish_text(file: Path, text: str) -> None:
 
 
 def publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:
-    """`publish` for an HDF5 file whose larger datasets start at a page."""
+    """`publish` for an HDF5 file whose larger datasets start at a page.
 
-    def write_aside(aside: Path) -> None:
-        with h5py.File(
-            aside, "w", alignment_threshold=UNALIGNED_BELOW, alignment_interval=PAGE
-        ) as hdf5:
-            write(hdf5)
-
-    publish(file, write_aside)
+    It is made in memory and written in one go: a full disk is then an ordinary OSError, where
+    HDF5 would fail again as it closes the file, and say so in many lines.
+    """
+    with h5py.File(
+        file.name,
+        "w",
+        driver="core",
+        backing_store=False,
+        alignment_threshold=UNALIGNED_BELOW,
+        alignment_interval=PAGE,
+    ) as hdf5:
+        write(hdf5)
+        hdf5.flush()
+        image = hdf5.id.get_file_image()
+    publish_bytes(file, image)
 
 
 @contextlib.contextmanager

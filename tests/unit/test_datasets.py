@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_listed_is_named(
     scandir = os.scandir
 
     def refuse(place: bytes) -> Iterator[os.DirEntry[bytes]]:
-        if place.endswith(b"/b"):  # the superuser may list everything
+        if os.fsencode(place).endswith(b"/b"):  # the superuser may list everything
             raise PermissionError(13, "Permission denied", os.fsdecode(place))
         return scandir(place)
 

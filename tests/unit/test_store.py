@@ -1,5 +1,7 @@
 import os
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from distreid.errors import StoreError
 from distreid.files import publish
 from distreid.manifest import Status, build_manifest
 from distreid.plan import Plan, differences
-from distreid.shards import Rows, ShardWriter, done_shards, read_shard, shard_file
+from distreid.shards import Rows, ShardWriter, done_shards, read_shard, shard_file, write_shard
 from distreid.store import FeatureStore, begin, finish, verify
 
 ROWS, DIM, SHARD_ROWS = 70, 16, 32
@@ -294,6 +296,29 @@ def test_files_left_by_a_killed_writer_are_no_shards_and_are_cleared(tmp_path: P
     assert done_shards(tmp_path) == set()
     begin(tmp_path, example())
     assert not left.exists()
+
+
+def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_after_room_is_made(
+    tmp_path: Path,
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    plan = example()
+    todo = begin(tmp_path, plan)
+    part = slice(0, SHARD_ROWS)
+    status = np.zeros(SHARD_ROWS, np.uint8)
+    rows = Rows(features=features()[part], norm=norms()[part], status=status)
+    # The system refuses to write beyond this size, as a full disk or a quota does.
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"000000\.h5: File too large; make room"):
+            write_shard(tmp_path, plan, todo[0], rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert begin(tmp_path, plan) == todo
+    write(tmp_path, plan)
+    finish(tmp_path, plan)
 
 
 def test_a_publication_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
