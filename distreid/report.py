@@ -33,6 +33,7 @@ from distreid.files import publish, publish_text
 from distreid.manifest import GALLERY, MULTI_QUERY, QUERY, Status
 from distreid.progress import ProgressReport, duration
 from distreid.protocol import Protocol
+from distreid.rerank import RERANKINGS, estimate
 from distreid.similarity import COSINE, Similarity, memory_needed, seconds_needed
 from distreid.store import FeatureStore
 
@@ -60,6 +61,12 @@ def evaluate_aloud(
         f"scoring {queries:,} queries × {rows:,} images: about {duration(seconds)} for each way "
         f"to rank, {decimal(need)} of memory beside the features"
     )
+    for name in sorted({protocol.rerank for protocol in protocols} - {"none"}):
+        reranking = estimate(queries, rows, store.plan.dim, RERANKINGS[name])
+        log.print(
+            f"re-ranking ({name}): about {duration(reranking.seconds)} more, "
+            f"{decimal(reranking.bytes)} of memory beside the features"
+        )
     done = [0]
 
     def count(more: int) -> None:

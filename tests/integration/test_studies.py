@@ -51,6 +51,15 @@ def test_a_run_is_scored_re_ranked(runs: Path, said: Said, rerank: str) -> None:
     assert score["confidence"]["intervals"]["mAP"]["low"] <= score["mAP"]
 
 
+def test_the_need_of_a_re_ranking_is_said_before(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(runs / "plain"), "--rerank", "zhong"]) == 0
+    said = capsys.readouterr().err
+    assert "scoring 60 queries × 90 images: about " in said
+    assert "re-ranking (zhong): about " in said
+
+
 def test_expansion_and_re_ranking_want_normalised_features(runs: Path, said: Said) -> None:
     assert "mAP" in said("evaluate", runs / "plain", "--expand", "aqe")
     error = said(
