@@ -161,19 +161,19 @@ def _ranked_blocks(
     similarity: Similarity,
 ) -> Iterator[int]:
     """Has every query ranked; gives their number block by block."""
-    query_QD, pieces = query.features, gallery.pieces
+    query_QD = query.features
     if protocol.expand == "aqe":
-        query_QD, gallery_GD = expand(query_QD, gallery.features)
-        pieces = [gallery_GD]
+        query_QD, expanded_GD = expand(query_QD, gallery.features)
+        gallery = replace(gallery, pieces=[expanded_GD])
     if protocol.rerank != "none":
-        gallery_GD = gallery.features if protocol.expand == "none" else gallery_GD
-        for first, scores_BG in rerank_scores(query_QD, gallery_GD, RERANKINGS[protocol.rerank]):
+        how = RERANKINGS[protocol.rerank]
+        for first, scores_BG in rerank_scores(query_QD, gallery.features, how):
             yield ranker.rank(first, scores_BG)
         return
     blocks = map_blocks(
         ranker.rank,
         query_QD,
-        pieces,
+        gallery.pieces,
         replace(similarity, name="cosine" if protocol.by_cosine else "euclidean"),
         query_norm_Q=query.norm,
         gallery_norm_G=gallery.norm,
@@ -319,6 +319,8 @@ def cannot_evaluate(store: FeatureStore) -> str:
             return f"the {split} rows have no person ids"
         if (store.status[rows] != Status.OK).all():
             return f"none of the {split} images could be read"
+        if len(usable_rows(store, split)) == 0:
+            return f"no {split} image that could be read has a person id"
     return ""
 
 
@@ -405,10 +407,10 @@ def _diagnose(query: Labelled, gallery: Labelled, scores: QueryScores) -> list[s
         else:
             text += ": query and gallery have no person in common"
         found.append(text)
-    first = query.features[0]
-    if all((piece @ first > 1 - SAME_FEATURE).all() for piece in gallery.pieces):
+    cosine_G = np.concatenate([piece @ query.features[0] for piece in gallery.pieces])
+    if cosine_G.min() > 1 - SAME_FEATURE:
         found.append("all gallery features are the same: was the checkpoint trained?")
-    if max(float((piece @ first).max()) for piece in gallery.pieces) > 1 + NORM_SLACK:
+    if cosine_G.max() > 1 + NORM_SLACK:
         found.append("a similarity is above 1: the features are not L2-normalised")
     return found
 

@@ -140,6 +140,11 @@ def test_an_unknown_camera_is_like_no_other(tmp_path: Path) -> None:
         ({"split": ["query"] * 6}, (), "no row is marked as gallery"),
         ({"person_id": [-2] * 6}, (), "the query rows have no person ids"),
         ({}, (0, 1), "none of the query images could be read"),
+        (
+            {"person_id": [-2, 1, 1, 2, 2, -1]},
+            (1,),
+            "no query image that could be read has a person id",
+        ),
     ],
 )
 def test_what_cannot_be_scored_says_why(
