@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from distreid.store import FeatureStore
 
 SINGLE_SHOT_DRAWS = 10  # as torchreid
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
-NO_ROWS: NDArray[np.intp] = np.array([], np.intp)
+RANKED_AT_ONCE = 1 << 18  # scores; 1 MiB of fp32, which the second cache of a core holds
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
 SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
 
@@ -187,48 +188,77 @@ class _Ranker:
 
     def __init__(self, query: Labelled, gallery: Labelled, protocol: Protocol) -> None:
         self.query, self.gallery, self.protocol = query, gallery, protocol
-        self.rows_of = _rows_by_person(gallery.person_id)
-        self.junk = self.rows_of.pop(JUNK, NO_ROWS)
-        self.rows_of.pop(NO_PERSON, None)
+        # The gallery's rows person by person, ascending; those of a query's are a slice.
+        self.by_person = np.argsort(gallery.person_id, kind="stable")
+        persons = gallery.person_id[self.by_person]
+        self.first_Q = persons.searchsorted(query.person_id)
+        self.count_Q = persons.searchsorted(query.person_id, side="right") - self.first_Q
+        self.count_Q[(query.person_id == JUNK) | (query.person_id == NO_PERSON)] = 0
+        self.junk = np.flatnonzero(gallery.person_id == JUNK)
         self.ranks: list[Ranks] = [np.array([], np.int64)] * len(query)
         self.draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
         self.shot_ranks = np.zeros((len(query), self.draws), np.int64)
 
     def rank(self, first: int, scores_BG: NDArray[np.floating[Any]]) -> int:
-        """Takes the scores of consecutive queries; gives how many they are."""
-        if np.isnan(scores_BG.min(initial=0)):
+        """Takes the scores of consecutive queries, to overwrite; gives how many they are."""
+        # One feature that is not finite spoils its whole row or column.
+        if not (np.isfinite(scores_BG[0]).all() and np.isfinite(scores_BG[:, :1]).all()):
             raise DataError(
-                f"queries {first} to {first + len(scores_BG) - 1}: a score is NaN; features must "
-                "be finite, extract them again"
+                f"queries {first} to {first + len(scores_BG) - 1}: a score is not finite; features "
+                "must be, extract them again"
             )
-        for row, scores_G in enumerate(scores_BG, start=first):
-            matches, same_camera = self._matches(row)
-            if len(matches):
-                left_out = np.concatenate([self.junk, same_camera])
-                self.ranks[row] = ranks_of_matches(scores_G, matches, left_out)
-                if self.draws:
-                    self.shot_ranks[row] = self._shots(row, scores_G, matches)
-        return len(scores_BG)
+        queries, rows = len(scores_BG), len(self.gallery)
+        at_once = max(1, RANKED_AT_ONCE // max(1, rows))
+        for start in range(0, queries, at_once):
+            self._rank(first + start, scores_BG[start : start + at_once])
+        return queries
 
     def result(self) -> tuple[QueryScores, Ranks]:
         """The scores of all queries, and the ranks that the CMC is made of."""
         scores = score_ranks(self.ranks)
         return scores, self.shot_ranks if self.draws else scores.first_rank
 
-    def _matches(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The gallery rows that match, and those that the camera rule leaves out."""
-        rows = self.rows_of.get(int(self.query.person_id[row]), NO_ROWS)
-        camera = self.query.camera_id[row]
-        if self.protocol.camera_rule == "none" or camera == NO_CAMERA:
-            return rows, NO_ROWS
-        is_same = self.gallery.camera_id[rows] == camera
-        return rows[~is_same], rows[is_same]
+    def _rank(self, first: int, scores_BG: NDArray[np.floating[Any]]) -> None:
+        """A few queries, whose scores the processor's cache holds."""
+        query_M, row_M = self._same_person(first, len(scores_BG))
+        camera_M = self.query.camera_id[first + query_M]
+        if self.protocol.camera_rule == "none":
+            is_left_out = np.zeros(len(row_M), np.bool_)
+        else:
+            is_left_out = (self.gallery.camera_id[row_M] == camera_M) & (camera_M != NO_CAMERA)
+        scores_BG[query_M[is_left_out], row_M[is_left_out]] = np.nan
+        if len(self.junk):
+            scores_BG[:, self.junk] = np.nan
+        query_M, row_M = query_M[~is_left_out], row_M[~is_left_out]
+        ranks_M = ranks_of_matches(scores_BG, query_M, row_M)
+        limits = query_M.searchsorted(np.arange(len(scores_BG) + 1)).tolist()
+        for query, (start, stop) in enumerate(pairwise(limits)):
+            self.ranks[first + query] = ranks_M[start:stop]
+            if self.draws and start < stop:
+                self.shot_ranks[first + query] = self._shots(
+                    first + query, scores_BG[query], row_M[start:stop]
+                )
+
+    def _same_person(self, first: int, queries: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """(M,) query, from 0 for `first`, and gallery row of each pair of one person."""
+        counts = self.count_Q[first : first + queries]
+        query_M = np.repeat(np.arange(queries), counts)
+        starts = self.first_Q[first : first + queries] - (np.cumsum(counts) - counts)
+        return query_M, self.by_person[np.repeat(starts, counts) + np.arange(len(query_M))]
+
+    @cached_property
+    def _rows_of(self) -> dict[int, NDArray[np.intp]]:
+        """Person → gallery rows, ascending, of all that a ranking may hold."""
+        persons, starts = np.unique(self.gallery.person_id[self.by_person], return_index=True)
+        rows = np.split(self.by_person, starts[1:])
+        pairs = zip(persons.tolist(), rows, strict=len(persons) > 0)
+        return {person: rows for person, rows in pairs if person not in (JUNK, NO_PERSON)}
 
     def _shots(
         self, row: int, scores_G: NDArray[np.floating[Any]], matches: NDArray[np.intp]
     ) -> Ranks:
         person = int(self.query.person_id[row])
-        persons = self.rows_of | {person: matches}
+        persons = self._rows_of | {person: matches}
         return single_shot_first_ranks(
             scores_G,
             list(persons.values()),
@@ -365,13 +395,6 @@ def _ranking_of(protocol: Protocol) -> tuple[object, ...]:
     moved = (protocol.rerank, protocol.expand)
     junk = protocol.junk if moved != ("none", "none") else ""
     return protocol.by_cosine, protocol.camera_rule, protocol.query, shots, moved, junk
-
-
-def _rows_by_person(person_id: NDArray[np.int64]) -> dict[int, NDArray[np.intp]]:
-    """Person → its rows, ascending."""
-    order = np.argsort(person_id, kind="stable")
-    persons, starts = np.unique(person_id[order], return_index=True)
-    return dict(zip(persons.tolist(), np.split(order, starts[1:]), strict=len(persons) > 0))
 
 
 def _counts(
