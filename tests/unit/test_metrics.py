@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 
 from distreid import similarity
 from distreid.errors import DataError, OptionError
-from distreid.evaluate import (
-    Labelled,
-    Scores,
-    multi_query,
-    score_queries,
-    summarise,
-)
+from distreid.evaluate import Scores, summarise
 from distreid.metrics import (
     cmc,
     ranks_of_matches,
@@ -28,6 +22,7 @@ from distreid.metrics import (
     single_shot_first_ranks,
 )
 from distreid.protocol import PRESETS, Protocol
+from distreid.ranking import Labelled, multi_query, score_queries
 from distreid.similarity import (
     Similarity,
     block_rows,
