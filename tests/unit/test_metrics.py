@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distreid import similarity
 from distreid.errors import DataError, OptionError
 from distreid.evaluate import Scores, summarise
+from distreid.manifest import JUNK, NO_PERSON
 from distreid.metrics import (
     cmc,
     ranks_of_matches,
@@ -262,12 +263,43 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
         assert ours[1].tobytes() == theirs.tobytes()
 
 
-def test_a_nan_feature_is_refused() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("broken_query", "broken_gallery"), [(49, None), (None, 299)])
+def test_a_feature_that_is_not_finite_is_refused(
+    broken_query: int | None, broken_gallery: int | None, value: float
+) -> None:
     query, gallery, _, _ = scenario("s1_plain_50x300")
-    broken = gallery.features
-    broken[299, 3] = np.nan
+    features = query.features, gallery.features
+    for side, row in zip(features, (broken_query, broken_gallery), strict=True):
+        if row is not None:
+            side[row, 3] = value
     with pytest.raises(DataError, match="queries 0 to 49: a score is not finite"):
-        score_queries(query, replace(gallery, pieces=[broken]), FASTREID)
+        score_queries(
+            replace(query, pieces=[features[0]]), replace(gallery, pieces=[features[1]]), FASTREID
+        )
+
+
+def people(*person_id: int) -> Labelled:
+    """Features that are less and less alike the first, of one person each."""
+    angles = np.linspace(0, 1, len(person_id), dtype=np.float32)
+    return Labelled(
+        pieces=[np.stack([np.cos(angles), np.sin(angles)], axis=1)],
+        norm=np.ones(len(person_id), np.float32),
+        person_id=np.array(person_id),
+        camera_id=np.full(len(person_id), -1),
+    )
+
+
+@pytest.mark.parametrize("nobody", [JUNK, NO_PERSON])
+def test_a_query_of_nobody_matches_nobody(nobody: int) -> None:
+    scores, _ = score_queries(people(nobody), people(nobody, nobody, 5), FASTREID)
+    assert scores.matches.tolist() == [0]
+
+
+def test_an_unknown_person_is_no_candidate_of_a_single_shot_gallery() -> None:
+    classic = replace(PRESETS["cuhk03-classic"], features="normalised")
+    _, first_ranks = score_queries(people(5), people(NO_PERSON, JUNK, 5, 6), classic)
+    assert first_ranks.tolist() == [[1] * first_ranks.size]
 
 
 SMALL = st.integers(1, 12)
