@@ -175,7 +175,8 @@ def open_data(data: str, layout: str = "auto", multi_query: bool = False) -> Man
     try:
         manifest = _open(place, layout, multi_query)
     except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; check its permissions") from error
+        where = os.fsdecode(error.filename or data)  # os.walk names folders in bytes
+        raise DataError(f"{where}: {error.strerror}; check its permissions") from error
     if len(manifest) == 0:
         what = "the CSV has no row" if manifest.layout == "csv" else "no image in this folder"
         raise DataError(
@@ -272,7 +273,8 @@ def _images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(b".")]
+        # Sorted: of two links to one folder, every machine takes the same.
+        folders[:] = sorted(name for name in folders if not name.startswith(b"."))
         below = os.path.relpath(place, top)
         for name in files:
             is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(b".")
