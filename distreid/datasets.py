@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from distreid.errors import DataError
+from distreid.errors import DataError, printable
 from distreid.manifest import (
     DISTRACTOR,
     GALLERY,
@@ -43,8 +43,11 @@ IMAGE_SUFFIXES = (
     b".webp",
 )
 
+# Every row of a column takes as many bytes as its longest. Linux opens no longer path either.
+FIELD_LIMIT = 4096
+
 # torchreid: `([-\d]+)_c(\d)`. Duke's 0005_c2_f0046985.jpg fits too.
-MARKET_NAME = re.compile(rb"(-?\d+)_c(\d+)")
+MARKET_NAME = re.compile(rb"(-?\d{1,18})_c(\d{1,18})")  # of 18 digits, which int64 holds
 # Person_reID_baseline_pytorch: the first four characters, and the digit after the first "c".
 LAYUMI_NAME = re.compile(rb"(-1|\d{4})[^c]*c(\d)")
 
@@ -78,7 +81,7 @@ def imagefolder(root: Path, multi_query: bool = False) -> Manifest:
     paths = [path for path in paths if b"/" in path]
     names = [path.split(b"/")[0] for path in paths]
     classes = sorted(set(names))
-    if all(re.fullmatch(rb"-1|\d+", name) for name in classes):
+    if all(re.fullmatch(rb"-1|\d{1,18}", name) for name in classes):
         number = {name: int(name) for name in classes}
         how = "the numbers that the folders are named by"
     else:
@@ -172,7 +175,8 @@ def open_data(data: str, layout: str = "auto", multi_query: bool = False) -> Man
     try:
         manifest = _open(place, layout, multi_query)
     except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; check its permissions") from error
+        where = os.fsdecode(error.filename or data)  # os.walk names folders in bytes
+        raise DataError(f"{where}: {error.strerror}; check its permissions") from error
     if len(manifest) == 0:
         what = "the CSV has no row" if manifest.layout == "csv" else "no image in this folder"
         raise DataError(
@@ -245,7 +249,7 @@ def _named(
             raise DataError(f"{root / folder_name}: no image named like {example}; check --layout")
     others = [child.name for child in _subfolders(root) if child.name not in parts.values()]
     if others:
-        notes.append("folders not read: " + ", ".join(others))
+        notes.append("folders not read: " + ", ".join(map(printable, others)))
     return build_manifest(
         root=root,
         layout=layout,
@@ -269,7 +273,8 @@ def _images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(b".")]
+        # Sorted: of two links to one folder, every machine takes the same.
+        folders[:] = sorted(name for name in folders if not name.startswith(b"."))
         below = os.path.relpath(place, top)
         for name in files:
             is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(b".")
@@ -306,8 +311,8 @@ def _csv_header(file: Path, header: list[str]) -> list[str]:
         raise DataError(f"{file}, line 1: no column named path; the header has {names}")
     if "" in names or len(set(names)) < len(names):
         raise DataError(f"{file}, line 1: every column needs a name of its own: {names}")
-    if bad := [name for name in names if "/" in name or "\0" in name]:
-        raise DataError(f"{file}, line 1: a column's name cannot hold '/': {bad}")
+    if bad := [name for name in names if "/" in name or "\0" in name or name == "."]:
+        raise DataError(f"{file}, line 1: a column's name cannot be '.' or hold '/': {bad}")
     return names
 
 
@@ -317,6 +322,8 @@ def _csv_check(file: Path, line: int, header: list[str], fields: list[str]) -> N
             f"{file}, line {line}: {len(fields)} fields, the header has {len(header)}; "
             "mend the line"
         )
+    if len(max(fields, key=len)) > FIELD_LIMIT:
+        raise DataError(f"{file}, line {line}: a field of more than {FIELD_LIMIT:,} characters")
     row = dict(zip(header, fields, strict=True))
     if not row["path"] or "\0" in "".join(fields):
         raise DataError(f"{file}, line {line}: the path is empty or holds a NUL; mend the line")
