@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -47,24 +46,30 @@ class ImageRows(Dataset[Batch]):
         self.preprocess = preprocess
 
     def __getitem__(self, rows: range) -> Batch:
-        size = (len(rows), self.preprocess.height, self.preprocess.width, 3)
-        # Channels last, as the decoder writes and the network wants them.
-        images_BCHW = torch.zeros(size, dtype=torch.uint8).permute(0, 3, 1, 2)
-        status_B = np.full(len(rows), Status.OK, dtype=np.uint8)
-        failures = {}
-        for place, row in enumerate(rows):
+        missing: dict[int, str] = {}
+        unreadable: dict[int, str] = {}
+        black = np.zeros((self.preprocess.height, self.preprocess.width, 3), np.uint8)
+
+        def pixels(row: int) -> NDArray[np.uint8]:
             try:
-                images_BCHW[place] = self.preprocess.load(self.manifest.file(row))
+                return self.preprocess.load(self.manifest.file(row))
             except FileNotFoundError:
-                status_B[place] = Status.MISSING
-                failures[row] = "no such file"
+                missing[row] = "no such file"
             except ImageError as error:
-                status_B[place] = Status.UNREADABLE
-                failures[row] = str(error)
+                unreadable[row] = str(error)
             except MemoryError:
-                status_B[place] = Status.UNREADABLE
-                failures[row] = OUT_OF_MEMORY
-        return Batch(rows, images_BCHW, status_B, failures)
+                unreadable[row] = OUT_OF_MEMORY
+            return black
+
+        try:
+            images_BCHW = self.preprocess.resize(map(pixels, rows))
+        except MemoryError:
+            unreadable = dict.fromkeys(rows, OUT_OF_MEMORY)
+            images_BCHW = self.preprocess.resize(black for _ in rows)
+        status_B = np.full(len(rows), Status.OK, dtype=np.uint8)
+        for status, failed in ((Status.MISSING, missing), (Status.UNREADABLE, unreadable)):
+            status_B[[row - rows.start for row in failed]] = status
+        return Batch(rows, images_BCHW, status_B, missing | unreadable)
 
 
 def open_loader(

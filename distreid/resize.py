@@ -105,5 +105,5 @@ def _down(images: Images, interpolation: str) -> Images:
     count, height, width, _ = images.shape
     wide = images.swapaxes(0, 1).reshape(height, -1, 3)
     wide = _pillow(wide, 2 * height, count * width, interpolation)
-    images = wide.reshape(2 * height, count, width, 3).swapaxes(0, 1)
-    return images
+    down: Images = wide.reshape(2 * height, count, width, 3).swapaxes(0, 1)
+    return down

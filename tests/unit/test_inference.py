@@ -48,7 +48,9 @@ def test_features_are_those_of_the_peers_own_code(pack: Packs, tmp_path: Path, n
         scales=(1.0, 1.1, 1.2) if multi_scale else (1.0,),
         scale_mode="compound" if multi_scale else "independent",
     )
-    batch = torch.stack([model.architecture.preprocess.load(file) for file in golden.images])
+    batch = model.architecture.preprocess.resize(
+        map(model.architecture.preprocess.load, golden.images)
+    )
     ours = extractor(model, augmentation)(batch)[0].numpy()
     theirs = golden.features
     cosine = (ours.astype(np.float64) * theirs).sum(axis=1)
