@@ -12,7 +12,7 @@ from typing import Any
 import distreid
 from distreid.errors import OptionError, StoreError, exit_status
 from distreid.extract import DESCRIPTION, extract
-from distreid.options import LAYOUTS, add_extract_options
+from distreid.options import add_extract_options, add_layout_options
 from distreid.protocol import CHOICES, PRESETS, Protocol
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("inspect", help="what data or a checkpoint would be taken for")
     command.add_argument("--data", metavar="DIR|CSV|sample")
-    command.add_argument("--layout", default="auto", choices=LAYOUTS)
+    add_layout_options(command)
     command.add_argument("--checkpoint", metavar="FILE|sample")
     command.add_argument("--model", default="auto", metavar="NAME")
     command.set_defaults(run=_inspect)
@@ -230,10 +230,20 @@ def _inspect(parsed: argparse.Namespace) -> None:
     if not (parsed.data or parsed.checkpoint):
         raise OptionError("inspect: give --data, --checkpoint or both")
     if parsed.data:
-        from distreid.datasets import describe, open_data
+        from distreid.datasets import open_data
+        from distreid.datasets.inspection import inspect
+        from distreid.datasets.summary import check_counts
 
-        manifest = open_data(parsed.data, parsed.layout)
-        print(f"{manifest.root}: {manifest.layout}", *describe(manifest), sep="\n  ")
+        manifest = open_data(
+            parsed.data,
+            parsed.layout,
+            parsed.multi_query,
+            split=parsed.split,
+            pattern=parsed.pattern,
+        )
+        print(f"{manifest.root}: {manifest.layout}", *inspect(manifest), sep="\n  ")
+        if parsed.strict_counts:
+            check_counts(manifest)
     if parsed.checkpoint:
         from distreid.models.checkpoint import load_model
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import draw
 
-from distreid.datasets import describe, open_data
+from distreid.datasets import open_data
+from distreid.datasets.summary import describe
 from distreid.errors import DataError
 from distreid.manifest import NO_CAMERA, NO_PERSON
 
