@@ -8,6 +8,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import scipy.io
+from numpy.typing import NDArray
 
 from distreid.errors import DataError
 from distreid.manifest import Manifest, build_manifest
@@ -148,6 +152,19 @@ def name_and_number(where: str, line: str) -> tuple[bytes, int]:
     if not name:
         raise DataError(f"{where}: {line!r} is no name followed by a number; mend the line")
     return os.fsencode(name.strip()), whole(number, where, "last word")
+
+
+def matrices(file: Path, *names: str) -> list[NDArray[Any]]:
+    """Matrices of a MATLAB file up to version 7; DataError if it is none, or has them not."""
+    try:
+        content = scipy.io.loadmat(file)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # scipy raises nearly anything on damaged bytes
+        raise DataError(f"{file}: no MATLAB file ({' '.join(str(error).split())})") from error
+    if lacking := [name for name in names if name not in content]:
+        raise DataError(f"{file}: it has no matrix {lacking[0]}, which it should have")
+    return [content[name] for name in names]
 
 
 def torchreid_queries(file: Path, split: int) -> list[str]:

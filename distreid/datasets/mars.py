@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-from numpy.typing import NDArray
 
-from distreid.datasets.files import Asked, Found, in_order, lines, need
+from distreid.datasets.files import Asked, Found, in_order, lines, matrices, need
 from distreid.errors import DataError
 from distreid.manifest import GALLERY, JUNK, QUERY, TRACKLET, Manifest
 
@@ -23,8 +21,8 @@ def mars(root: Path, asked: Asked) -> Manifest:
     need(root, "bbox_test/", asked.layout)
     names = [name for _, name in lines(need(root, "info/test_name.txt", asked.layout))]
     track_file = need(root, "info/tracks_test_info.mat", asked.layout)
-    tracks_T4 = _matrix(track_file, "track_test_info").reshape(-1, 4)
-    queries = _matrix(need(root, "info/query_IDX.mat", asked.layout), "query_IDX").ravel()
+    tracks_T4 = matrices(track_file, "track_test_info")[0].astype(np.int64)
+    queries = matrices(need(root, "info/query_IDX.mat", asked.layout), "query_IDX")[0]
     if tracks_T4[:, 0].min(initial=1) < 1 or tracks_T4[:, 1].max(initial=0) > len(names):
         raise DataError(f"{track_file}: names images that test_name.txt, of {len(names)}, has not")
     is_query = np.isin(np.arange(1, len(tracks_T4) + 1), queries)
@@ -47,10 +45,3 @@ def mars(root: Path, asked: Asked) -> Manifest:
 def _path(name: str) -> bytes:
     """Images lie in the folder that the first four characters of their names tell."""
     return os.fsencode(f"bbox_test/{name[:4]}/{name}")
-
-
-def _matrix(file: Path, name: str) -> NDArray[np.int64]:
-    try:
-        return np.asarray(scipy.io.loadmat(file)[name], np.int64)
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{file}: no matrix {name}, which MARS has there") from error
