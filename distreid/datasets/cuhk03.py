@@ -10,9 +10,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.io
 
-from distreid.datasets.files import Asked, Found, has, images, need, torchreid_queries
+from distreid.datasets.files import Asked, Found, has, images, matrices, need, torchreid_queries
 from distreid.errors import DataError
 from distreid.manifest import GALLERY, QUERY, Manifest
 from distreid.mat_images import pixels_of
@@ -38,18 +37,22 @@ def cuhk03(root: Path, asked: Asked) -> Manifest:
     nested = f"cuhk03_release/{config}"
     file = need(root, nested if has(root, nested) else config, asked.layout)
     place = _place(root, kind, asked.layout)
+    files, labels, *rows = matrices(file, "filelist", "labels", f"{QUERY}_idx", f"{GALLERY}_idx")
     try:
-        listed = scipy.io.loadmat(file)
-        names = [str(cell[0]) for cell in listed["filelist"].ravel()]
-        labels = listed["labels"].ravel().astype(np.int64)
-        rows_of = {s: listed[f"{s}_idx"].ravel().astype(np.int64) - 1 for s in (QUERY, GALLERY)}
-        chosen = {s: [(names[i], int(labels[i])) for i in rows_of[s]] for s in rows_of}
-    except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
-        raise DataError(f"{file}: no such list of images as CUHK03 has there") from error
+        names = [str(cell[0]) for cell in files.ravel()]
+        persons = labels.ravel().tolist()
+        # MATLAB counts from 1.
+        listed = [
+            [(names[int(i) - 1], int(persons[int(i) - 1])) for i in each.ravel()] for each in rows
+        ]
+    except (ValueError, IndexError, TypeError) as error:
+        raise DataError(f"{file}: its matrices do not fit each other ({error})") from error
     found = Found(notes=[f"{kind} boxes, from {place}"])
-    for split, entries in chosen.items():
-        rows = [(_path(place, name), label, _parsed(file, name)[1]) for name, label in entries]
-        found.add_sorted(rows, split)
+    for split, entries in zip((QUERY, GALLERY), listed, strict=True):
+        found.add_sorted(
+            [(_path(place, name), person, _parsed(file, name)[1]) for name, person in entries],
+            split,
+        )
     return found.manifest(root, asked.layout)
 
 
