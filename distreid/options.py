@@ -16,8 +16,9 @@ from distreid.errors import OptionError
 
 # Names of tables elsewhere, written out: those modules import torch. A test compares them.
 LAYOUTS = (
-    "auto", "market1501", "market1501_500k", "dukemtmc", "occluded_duke", "msmt17",
-    "cuhk03_detected", "cuhk03_labeled", "cuhk03_classic_detected", "cuhk03_classic_labeled",
+    "auto", "market1501", "market1501_500k", "dukemtmcreid", "occluded_duke", "msmt17",
+    "cuhk03_detected", "cuhk03_labeled", "cuhk03_np_detected", "cuhk03_np_labeled",
+    "cuhk03_classic_detected", "cuhk03_classic_labeled",
     "viper", "mars", "veri776", "vehicleid_small", "vehicleid_medium", "vehicleid_large",
     "veriwild_small", "veriwild_medium", "veriwild_large", "layumi", "imagefolder", "folder",
     "csv", "pattern",

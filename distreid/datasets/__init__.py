@@ -70,7 +70,7 @@ LAYOUTS: dict[str, Layout] = {
         labels="as `market1501`; everything in `images/` is a distractor",
         multi_query=True,
     ),
-    "dukemtmc": Layout(
+    "dukemtmcreid": Layout(
         read=market.market1501,
         found="as `market1501`; the names of the queries",
         data="DukeMTMC-reID",
@@ -79,9 +79,9 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "occluded_duke": Layout(
         read=market.market1501,
-        found="as `dukemtmc`; `occluded` in the folder's name",
+        found="as `dukemtmcreid`; `occluded` in the folder's name",
         data="Occluded-Duke",
-        labels="as `dukemtmc`",
+        labels="as `dukemtmcreid`",
         # Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification, 2019.
         counts=_counts(2210, 17661),
     ),
@@ -104,6 +104,20 @@ LAYOUTS: dict[str, Layout] = {
         read=cuhk03.cuhk03,
         data="the same with `images_labeled/`",
         labels=CUHK03_CONFIG,
+        counts=_counts(1400, 5328),
+    ),
+    "cuhk03_np_detected": Layout(
+        read=market.market1501,
+        found="as `market1501`, in a folder named `detected`",
+        data="CUHK03-NP: the new protocol, arranged like Market-1501",
+        labels=IN_NAMES + "`0001_c1_1.png`",
+        counts=_counts(1400, 5332),
+    ),
+    "cuhk03_np_labeled": Layout(
+        read=market.market1501,
+        found="as `market1501`, in a folder named `labeled`",
+        data="the same, of labeled boxes",
+        labels="as `cuhk03_np_detected`",
         counts=_counts(1400, 5328),
     ),
     "cuhk03_classic_detected": Layout(

@@ -13,8 +13,10 @@ from PIL import Image
 
 from distreid.datasets import open_data
 from distreid.errors import DataError, ImageError, OptionError
+from distreid.loader import open_loader
 from distreid.mat_images import in_mat
 from distreid.preprocess import Preprocess, decode, read
+from distreid.sampler import ShardSampler, plan_shards
 
 PAIRS, PERSONS, IMAGES = 5, 3, 10
 
@@ -170,6 +172,22 @@ def test_the_classic_protocol_without_the_mat_file(release: Path) -> None:
     assert by_json.fingerprint() == by_mat.fingerprint()
     with pytest.raises(DataError, match="no splits as torchreid saves them"):
         open_data(str(release), "cuhk03_classic_detected", split=2)
+
+
+def test_workers_read_the_mat_file_side_by_side(release: Path) -> None:
+    manifest = open_data(str(release), "cuhk03_classic_labeled")
+    preprocess = Preprocess(height=32, width=16)
+    shards = ShardSampler(plan_shards(len(manifest), 5), rank=0, world_size=1)
+    loader = open_loader(
+        manifest, preprocess, shards, batch_size=2, num_workers=2, pin_memory=False
+    )
+    read_rows = 0
+    for batch in loader:
+        assert not batch.failures
+        for row, image in zip(batch.rows, batch.images_BCHW, strict=True):
+            assert (image == preprocess.load(manifest.file(row))).all()
+        read_rows += len(batch.rows)
+    assert read_rows == len(manifest)
 
 
 def test_an_image_that_the_mat_file_does_not_hold_is_missing(release: Path) -> None:

@@ -20,7 +20,7 @@ DUKE = (
 
 def test_duke_is_told_from_market1501_by_its_names(tmp_path: Path) -> None:
     manifest = open_data(str(touch(tmp_path, *DUKE)))
-    assert manifest.layout == "dukemtmc"
+    assert manifest.layout == "dukemtmcreid"
     assert manifest.path.tolist()[1:] == [
         b"bounding_box_test/0002_c1_f0044158.jpg",
         b"bounding_box_test/0005_c8_f0046985.jpg",
@@ -34,6 +34,17 @@ def test_occluded_duke_is_told_by_the_name_of_its_folder(tmp_path: Path) -> None
     assert open_data(str(root)).layout == "occluded_duke"
     with pytest.raises(DataError, match="folder Occluded_Duke looks like a occluded_duke"):
         open_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("boxes", ["detected", "labeled"])
+def test_cuhk03_np_is_told_by_the_name_of_its_folder(tmp_path: Path, boxes: str) -> None:
+    root = touch(
+        tmp_path / "cuhk03-np" / boxes, "query/0003_c1_1.png", "bounding_box_test/0003_c2_6.png"
+    )
+    manifest = open_data(str(root))
+    assert manifest.layout == f"cuhk03_np_{boxes}"
+    assert manifest.person_id.tolist() == [3, 3]
+    assert manifest.camera_id.tolist() == [1, 2]
 
 
 def test_the_500k_distractors_are_nobody_whatever_they_are_called(tmp_path: Path) -> None:
@@ -107,9 +118,9 @@ def test_person_0_of_a_query_is_no_distractor(tmp_path: Path) -> None:
 
 def test_what_a_layout_does_not_have_is_refused(tmp_path: Path) -> None:
     root = str(touch(tmp_path, *DUKE))
-    with pytest.raises(OptionError, match="--multi-query: dukemtmc has no multi-query images"):
+    with pytest.raises(OptionError, match="--multi-query: dukemtmcreid has no multi-query images"):
         open_data(root, multi_query=True)
-    with pytest.raises(OptionError, match="--split 1: dukemtmc has splits 0 to 0"):
+    with pytest.raises(OptionError, match="--split 1: dukemtmcreid has splits 0 to 0"):
         open_data(root, split=1)
-    with pytest.raises(OptionError, match="--pattern and --layout dukemtmc"):
-        open_data(root, "dukemtmc", pattern="(?P<person>.)")
+    with pytest.raises(OptionError, match="--pattern and --layout dukemtmcreid"):
+        open_data(root, "dukemtmcreid", pattern="(?P<person>.)")
