@@ -25,15 +25,14 @@ from distreid.evaluate import (
     Scores,
     cannot_evaluate,
     evaluate,
-    rankings,
     side_by_side,
     usable_rows,
 )
 from distreid.files import publish, publish_text
 from distreid.manifest import GALLERY, MULTI_QUERY, QUERY, Status
-from distreid.progress import ProgressReport, duration
+from distreid.progress import Steps, duration
 from distreid.protocol import Protocol
-from distreid.rerank import RERANKINGS, estimate
+from distreid.rerank import RERANKINGS, estimate, expansion_bytes
 from distreid.similarity import COSINE, Similarity, memory_needed, seconds_needed
 from distreid.store import FeatureStore
 
@@ -67,13 +66,14 @@ def evaluate_aloud(
             f"re-ranking ({name}): about {duration(reranking.seconds)} more, "
             f"{decimal(reranking.bytes)} of memory beside the features"
         )
-    done = [0]
-
-    def count(more: int) -> None:
-        done[0] += more
-
-    with ProgressReport(log, queries * rankings(protocols), lambda: done[0], "queries"):
-        return evaluate(store, protocols, similarity, count)
+    if any(protocol.expand != "none" for protocol in protocols):
+        total = queries + rows
+        log.print(
+            f"expansion: {decimal(expansion_bytes(total, store.plan.dim))} of memory beside the "
+            "features"
+        )
+    with Steps(log) as steps:
+        return evaluate(store, protocols, similarity, steps)
 
 
 def score_table(evaluation: Evaluation) -> Group:

@@ -72,6 +72,12 @@ def test_only_files_of_equal_size_are_read(root: Path, monkeypatch: pytest.Monke
     manifest.split[[1, row]] = b"query", b"gallery"
     assert duplicates(manifest, file_sizes(manifest)) == []
     assert sorted(read) == sorted([NAMES[1], NAMES[5]])
+    # A second query of the same size does not have the gallery read again.
+    (root / NAMES[0]).write_bytes(b"Another Size")
+    manifest.split[0] = b"query"
+    read.clear()
+    assert duplicates(manifest, file_sizes(manifest)) == []
+    assert sorted(read) == sorted([NAMES[0], NAMES[1], NAMES[5]])
 
 
 def test_files_that_a_list_names_and_nobody_has_are_counted(tmp_path: Path) -> None:
