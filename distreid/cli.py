@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add_layout_options(command)
     command.add_argument("--checkpoint", metavar="FILE|sample")
     command.add_argument("--model", default="auto", metavar="NAME")
+    _add_json(command)
     command.set_defaults(run=_inspect)
     return parser
 
@@ -229,6 +230,8 @@ def _status(parsed: argparse.Namespace) -> None:
 def _inspect(parsed: argparse.Namespace) -> None:
     if not (parsed.data or parsed.checkpoint):
         raise OptionError("inspect: give --data, --checkpoint or both")
+    if parsed.json and (parsed.checkpoint or not parsed.data):
+        raise OptionError("inspect --json is of --data alone")
     if parsed.data:
         from distreid.datasets import open_data
         from distreid.datasets.inspection import inspect
@@ -241,7 +244,11 @@ def _inspect(parsed: argparse.Namespace) -> None:
             split=parsed.split,
             pattern=parsed.pattern,
         )
-        print(f"{manifest.root}: {manifest.layout}", *inspect(manifest), sep="\n  ")
+        found = inspect(manifest)
+        if parsed.json:
+            print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        else:
+            print(f"{manifest.root}: {manifest.layout}", *found.lines(), sep="\n  ")
         if parsed.strict_counts:
             check_counts(manifest)
     if parsed.checkpoint:

@@ -70,7 +70,8 @@ def cuhk03_classic(root: Path, asked: Asked) -> Manifest:
     found = Found(
         notes=[
             f"{kind} boxes, from {place}",
-            f"split {asked.split} of 0 to 19; query and gallery are the same images",
+            f"split {asked.split} of 0 to 19; query and gallery are the same images; "
+            "to be scored by --protocol cuhk03-classic",
         ]
     )
     for split in (QUERY, GALLERY):

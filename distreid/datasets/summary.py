@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distreid.datasets import LAYOUTS
+from distreid.datasets.layouts import LAYOUTS
 from distreid.errors import DataError
 from distreid.manifest import (
     DISTRACTOR,

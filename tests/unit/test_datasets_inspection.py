@@ -1,5 +1,6 @@
 """The dry run, the published counts, and the README's table."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,8 +8,9 @@ import pytest
 from conftest import REPOSITORY, Run, draw, touch
 
 from distreid import datasets
-from distreid.datasets import LAYOUTS, open_data, table_rows
+from distreid.datasets import LAYOUTS, open_data
 from distreid.datasets.inspection import duplicates, file_sizes, inspect, without_match
+from distreid.datasets.layouts import table_rows
 from distreid.datasets.summary import check_counts, different_counts
 from distreid.errors import DataError
 
@@ -35,18 +37,21 @@ def root(tmp_path: Path) -> Path:
 
 def test_inspection_says_what_would_hurt_a_score(root: Path) -> None:
     (root / NAMES[6]).write_bytes((root / NAMES[2]).read_bytes())
-    assert inspect(open_data(str(root))) == [
+    found = inspect(open_data(str(root)))
+    pairs = [[found.manifest.path[row].decode() for row in pair] for pair in found.duplicates]
+    assert pairs == [[NAMES[2], NAMES[6]]]
+    assert found.lines() == [
         "query: 4, 3 persons, 2 cameras",
         "gallery: 5, 2 persons, 3 cameras, 1 junk (-1), 1 distractors (0000)",
-        "query by camera: 1: 3, 2: 1",
-        "query by person: 1 to 2 images each, in the middle 1",
-        "gallery by camera: 1: 1, 2: 3, 3: 1",
-        "gallery by person: 1 to 2 images each, in the middle 1.5",
-        "counts not as published: 4 query images instead of 3,368, "
+        "query images by camera: 1: 3, 2: 1",
+        "query images by person: 1 to 2, median 1",
+        "gallery images by camera: 1: 1, 2: 3, 3: 1",
+        "gallery images by person: 1 to 2, median 1.5",
+        "not as many images as market1501 was published with: 4 query images instead of 3,368, "
         "4 gallery images instead of 15,913",
         f"1 queries have matches in their own camera only: {NAMES[2]!r}",
         f"1 queries show a person who is not in the gallery: {NAMES[3]!r}",
-        f"1 queries are in the gallery, byte for byte: {NAMES[2]!r} = {NAMES[6]!r}",
+        f"1 query images are in the gallery, byte for byte: {NAMES[2]!r}",
     ]
 
 
@@ -85,10 +90,10 @@ def test_files_that_a_list_names_and_nobody_has_are_counted(tmp_path: Path) -> N
     touch(tmp_path, f"test/{names[0]}")
     (tmp_path / "list_query.txt").write_text(f"{names[0]} 0\n")
     (tmp_path / "list_gallery.txt").write_text("".join(f"{name} 0\n" for name in names[1:]))
-    said = inspect(open_data(str(tmp_path)))
+    said = inspect(open_data(str(tmp_path))).lines()
     assert said[-2].startswith("5 files are not there: 'test/0000/0000_002_02")
     assert said[-2].endswith(", …")
-    assert said[-1] == "no query is in the gallery, byte for byte"
+    assert said[-1] == "no query image is in the gallery, byte for byte"
     assert "every query has a match" in said
 
 
@@ -97,12 +102,14 @@ def test_a_query_of_unknown_person_or_camera(tmp_path: Path) -> None:
     file.write_text(
         "path,person_id,camera_id,split\na,,1,query\nb,5,,query\nc,5,2,query\nd,5,2,gallery\n"
     )
-    found = {why: rows.tolist() for why, rows in without_match(open_data(str(file))).items()}
-    assert found == {"have no person": [0], "have matches in their own camera only": [2]}
+    assert without_match(open_data(str(file))) == {
+        "have no person": [0],
+        "have matches in their own camera only": [2],
+    }
 
 
 def test_data_without_a_split_is_inspected_too(tmp_path: Path) -> None:
-    assert inspect(open_data(str(touch(tmp_path, "a/b/1.jpg")))) == ["images: 1"]
+    assert inspect(open_data(str(touch(tmp_path, "a/b/1.jpg")))).lines() == ["images: 1"]
 
 
 def test_published_counts_are_checked_when_asked_for(
@@ -120,7 +127,7 @@ def test_published_counts_are_checked_when_asked_for(
     monkeypatch.setitem(datasets.LAYOUTS, "market1501", complete)
     check_counts(manifest)
     assert different_counts(manifest) == ""
-    assert "counts as published" in inspect(manifest)
+    assert "as many images as published" in inspect(manifest).lines()
     with pytest.raises(DataError, match="no published counts of folder are known"):
         check_counts(open_data(str(root), "folder"))
 
@@ -132,6 +139,15 @@ def test_the_command_inspects_and_is_strict(root: Path, run_command: Run) -> Non
     done = run_command("distreid", "inspect", "--data", root, "--strict-counts")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "instead of 3,368" in done.stderr
+    done = run_command("distreid", "inspect", "--data", root, "--json")
+    found = json.loads(done.stdout)
+    assert found["splits"]["query"]["by_camera"] == {"1": 3, "2": 1}
+    assert found["without_match"] == {
+        "have matches in their own camera only": [NAMES[2]],
+        "show a person who is not in the gallery": [NAMES[3]],
+    }
+    done = run_command("distreid", "inspect", "--checkpoint", "sample", "--json")
+    assert done.returncode == 2
     pattern = r"(?P<person>\d+)_c(?P<camera>\d)"
     done = run_command("distreid", "inspect", "--data", root, "--pattern", pattern)
     assert f"{root}: pattern" in done.stdout
