@@ -158,7 +158,7 @@ def matrices(file: Path, *names: str) -> list[NDArray[Any]]:
     """Matrices of a MATLAB file up to version 7; DataError if it is none, or has them not."""
     try:
         content = scipy.io.loadmat(file)
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # scipy raises nearly anything on damaged bytes
         raise DataError(f"{file}: no MATLAB file ({' '.join(str(error).split())})") from error

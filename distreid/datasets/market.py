@@ -45,12 +45,13 @@ def market1501(root: Path, asked: Asked) -> Manifest:
 
 def kind(root: Path) -> str:
     """Which of the data sets that are arranged like Market-1501 a folder is."""
-    if root.name in ("detected", "labeled"):
-        return f"cuhk03_np_{root.name}"
+    name = root.resolve().name
+    if name in ("detected", "labeled"):
+        return f"cuhk03_np_{name}"
     if (root / "query").is_dir():
         for path in images(root / "query")[0][:1]:
             if DUKE_NAME.match(os.path.basename(path)):
-                return "occluded_duke" if "occluded" in root.name.lower() else "dukemtmcreid"
+                return "occluded_duke" if "occluded" in name.lower() else "dukemtmcreid"
     return "market1501"
 
 

@@ -29,9 +29,13 @@ def test_duke_is_told_from_market1501_by_its_names(tmp_path: Path) -> None:
     assert manifest.camera_id.tolist() == [2, 1, 8]
 
 
-def test_occluded_duke_is_told_by_the_name_of_its_folder(tmp_path: Path) -> None:
+def test_occluded_duke_is_told_by_the_name_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = touch(tmp_path / "Occluded_Duke", *DUKE)
     assert open_data(str(root)).layout == "occluded_duke"
+    monkeypatch.chdir(root)
+    assert open_data(".").layout == "occluded_duke"
     with pytest.raises(DataError, match="folder Occluded_Duke looks like a occluded_duke"):
         open_data(str(tmp_path))
 
