@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import distreid
-from distreid.errors import OptionError, StoreError, exit_status
+from distreid.errors import OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
 from distreid.options import add_extract_options, add_layout_options
 from distreid.protocol import CHOICES, PRESETS, Protocol
@@ -248,11 +248,15 @@ def _inspect(parsed: argparse.Namespace) -> None:
         if parsed.json:
             print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
         else:
-            print(f"{manifest.root}: {manifest.layout}", *found.lines(), sep="\n  ")
+            _print_lines(f"{manifest.root}: {manifest.layout}", found.lines())
         if parsed.strict_counts:
             check_counts(manifest)
     if parsed.checkpoint:
         from distreid.models.checkpoint import load_model
 
         model = load_model(parsed.checkpoint, parsed.model)
-        print(f"{model.checkpoint.file}:", *model.describe(), sep="\n  ")
+        _print_lines(f"{model.checkpoint.file}:", model.describe())
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    print(printable(title), *map(printable, lines), sep="\n  ")

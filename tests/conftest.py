@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,20 @@ def run_command() -> Run:
         )
 
     return run
+
+
+@contextlib.contextmanager
+def little_memory(limit: int = 100_000_000) -> Iterator[None]:
+    """Fails if the process takes more than `limit` bytes at any moment of the context."""
+
+    def resident(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest
+    before = resident("VmRSS")
+    yield
+    assert resident("VmHWM") - before < limit
 
 
 def opened(png: bytes) -> Image.Image:

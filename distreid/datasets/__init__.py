@@ -7,6 +7,7 @@ is found at extraction.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +64,8 @@ def open_data(
         asked = Asked(layout=taken, multi_query=multi_query, split=split, pattern=pattern)
         manifest = _open(place, asked)
     except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; check its permissions") from error
+        where = os.fsdecode(error.filename or data)  # os.walk names folders in bytes
+        raise DataError(f"{where}: {error.strerror}; check its permissions") from error
     if len(manifest) == 0:
         what = "the CSV has no row" if manifest.layout == "csv" else "no image in this folder"
         raise DataError(

@@ -211,7 +211,8 @@ def images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        folders[:] = [name for name in folders if not name.startswith(b".")]
+        # Sorted: of two links to one folder, every machine takes the same.
+        folders[:] = sorted(name for name in folders if not name.startswith(b"."))
         below = os.path.relpath(place, top)
         for name in files:
             is_image = name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(b".")

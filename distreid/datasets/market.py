@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 from distreid.datasets.files import Asked, Found, images, labels_by, named_images, subfolders
+from distreid.errors import printable
 from distreid.manifest import DISTRACTOR, GALLERY, MULTI_QUERY, NO_CAMERA, QUERY, Manifest
 
 # torchreid: `([-\d]+)_c(\d)`. Duke's 0005_c2_f0046985.jpg fits too.
-MARKET_NAME = re.compile(rb"(-?\d+)_c(\d+)")
+MARKET_NAME = re.compile(rb"(-?\d{1,18})_c(\d{1,18})")  # of 18 digits, which int64 holds
 MARKET_EXAMPLE = "0001_c1s1_000151_00.jpg"
 DUKE_NAME = re.compile(rb"\d+_c\d_f\d+")
 # Person_reID_baseline_pytorch: the first four characters, and the digit after the first "c".
@@ -18,7 +19,7 @@ LAYUMI_NAME = re.compile(rb"(-1|\d{4})[^c]*c(\d)")
 # Its test_MSMT.py: the first four, and two digits of the third word.
 LAYUMI_MSMT_NAME = re.compile(rb"(\d{4})_[^_]*_(\d\d)")
 # As its prepare_viper.py names them: ca_001_0.bmp, cb_001_90.bmp.
-LAYUMI_VIPER_NAME = re.compile(rb"c([ab])_(\d+)_")
+LAYUMI_VIPER_NAME = re.compile(rb"c([ab])_(\d{1,18})_")
 LONG_CAMERA = re.compile(rb"\d{4}_c\d{2,}_")
 LAYUMI_RULE = (
     "camera_id is one digit, as Person_reID_baseline_pytorch reads names such as {name}; "
@@ -84,4 +85,4 @@ def _layumi_label(name: bytes) -> tuple[int, int] | None:
 
 def _note_unread(root: Path, read: list[str], found: Found) -> None:
     if others := [child.name for child in subfolders(root) if child.name not in read]:
-        found.notes.append("folders not read: " + ", ".join(others))
+        found.notes.append("folders not read: " + ", ".join(map(printable, others)))

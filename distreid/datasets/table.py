@@ -21,6 +21,9 @@ from distreid.manifest import (
     build_manifest,
 )
 
+# Every row of a column takes as many bytes as its longest. Linux opens no longer path either.
+FIELD_LIMIT = 4096
+
 SPLIT_WORDS = {
     b"query": QUERY,
     b"probe": QUERY,
@@ -182,8 +185,8 @@ def _csv_header(file: Path, header: list[str]) -> list[str]:
         raise DataError(f"{file}, line 1: no column named path; the header has {names}")
     if "" in names or len(set(names)) < len(names):
         raise DataError(f"{file}, line 1: every column needs a name of its own: {names}")
-    if bad := [name for name in names if "/" in name or "\0" in name]:
-        raise DataError(f"{file}, line 1: a column's name cannot hold '/': {bad}")
+    if bad := [name for name in names if "/" in name or "\0" in name or name == "."]:
+        raise DataError(f"{file}, line 1: a column's name cannot be '.' or hold '/': {bad}")
     return names
 
 
@@ -193,6 +196,8 @@ def _csv_check(file: Path, line: int, header: list[str], fields: list[str]) -> N
             f"{file}, line {line}: {len(fields)} fields, the header has {len(header)}; "
             "mend the line"
         )
+    if len(max(fields, key=len)) > FIELD_LIMIT:
+        raise DataError(f"{file}, line {line}: a field of more than {FIELD_LIMIT:,} characters")
     row = dict(zip(header, fields, strict=True))
     if not row["path"] or "\0" in "".join(fields):
         raise DataError(f"{file}, line {line}: the path is empty or holds a NUL; mend the line")

@@ -24,7 +24,7 @@ from distreid.datasets.files import (
 from distreid.errors import DataError, OptionError
 from distreid.manifest import GALLERY, NO_CAMERA, QUERY, Manifest
 
-VERI_NAME = re.compile(rb"(\d+)_c(\d{3})")  # fast-reid: `([\d]+)_c(\d\d\d)`
+VERI_NAME = re.compile(rb"(\d{1,18})_c(\d{3})")  # fast-reid: `([\d]+)_c(\d\d\d)`
 
 # How many vehicles a test list is about, and so what its file is called.
 VEHICLES = {
