@@ -13,13 +13,23 @@ from numpy.typing import NDArray
 
 from distreid.confidence import Confidence, QueryValues, bootstrap, query_values
 from distreid.errors import DataError
-from distreid.manifest import GALLERY, JUNK, MULTI_QUERY, NO_CAMERA, NO_PERSON, QUERY, Status
+from distreid.manifest import (
+    GALLERY,
+    JUNK,
+    MULTI_QUERY,
+    NO_CAMERA,
+    NO_PERSON,
+    QUERY,
+    TRACKLET,
+    Status,
+)
 from distreid.metrics import QueryScores, Ranks, cmc
 from distreid.neighbours import Progress, no_progress
 from distreid.protocol import PRESETS, Protocol
 from distreid.ranking import Labelled, multi_query, score_queries
-from distreid.similarity import COSINE, Similarity
+from distreid.similarity import COSINE, Pieces, Similarity
 from distreid.store import FeatureStore
+from distreid.tracklets import first_rows, pool
 
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
@@ -167,18 +177,29 @@ def cannot_evaluate(store: FeatureStore) -> str:
 
 
 def labelled(store: FeatureStore, split: str) -> Labelled:
-    """The rows of a split that can be used: readable, and of a query, with a person."""
+    """The rows of a split that can be used: readable, and of a query, with a person.
+
+    Where the data has tracklets, a row here is the mean of one."""
     rows = usable_rows(store, split)
+    if TRACKLET in store.manifest.extra:
+        features, norm = pool(store, _usable_images(store, split))
+        pieces: Pieces = [features]
+    else:
+        pieces, norm = store.pieces(rows), store.norm[rows]
     return Labelled(
-        pieces=store.pieces(rows),
-        norm=store.norm[rows],
+        pieces=pieces,
+        norm=norm,
         person_id=store.manifest.person_id[rows],
         camera_id=store.manifest.camera_id[rows],
     )
 
 
 def usable_rows(store: FeatureStore, split: str) -> NDArray[np.intp]:
-    """The manifest rows that `labelled` takes, in its order."""
+    """The manifest rows that `labelled` takes, in its order; of a tracklet, its first."""
+    return first_rows(store, _usable_images(store, split))
+
+
+def _usable_images(store: FeatureStore, split: str) -> NDArray[np.intp]:
     rows = store.manifest.rows(split)
     usable = store.status[rows] == Status.OK
     if split != GALLERY:

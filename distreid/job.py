@@ -27,7 +27,8 @@ from rich.markup import escape
 
 import distreid
 from distreid.bad_images import BadImages
-from distreid.datasets import describe, open_data
+from distreid.datasets import open_data
+from distreid.datasets.summary import check_counts, describe
 from distreid.distributed import World, gather, main_first, on_main, process_group
 from distreid.errors import CheckpointError, OptionError, Stopped, StoreError, printable
 from distreid.evaluate import cannot_evaluate
@@ -106,7 +107,15 @@ def run(options: ExtractOptions, world: World) -> None:
 def _plan(job: _Job) -> list[Shard]:
     """Reads the data, says what is what, and starts or continues the run."""
     options, model, log = job.options, job.model, job.log
-    manifest = open_data(options.data, options.layout, options.multi_query)
+    manifest = open_data(
+        options.data,
+        options.layout,
+        options.multi_query,
+        split=options.split,
+        pattern=options.pattern,
+    )
+    if options.strict_counts:
+        check_counts(manifest)
     architecture, augmentation = model.architecture, job.augmentation
     tta = "image and mirror image" if augmentation.flip else "image alone"
     if augmentation.scales != (1.0,):

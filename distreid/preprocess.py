@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from distreid import mat_images
 from distreid.errors import ImageError
 from distreid.resize import resize
 
@@ -79,7 +80,10 @@ class Preprocess:
 
 
 def read(file: Path) -> bytes:
-    """The bytes of a regular file; raises FileNotFoundError or ImageError."""
+    """The bytes of a regular file, or of an image in a .mat file; raises FileNotFoundError
+    or ImageError."""
+    if mat_images.in_mat(file):
+        return mat_images.read(file)
     # Without O_NONBLOCK, opening a pipe that happens to be named .jpg would wait for ever.
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)

@@ -53,7 +53,7 @@ def evaluate_aloud(
     if cannot_evaluate(store):
         return evaluate(store)  # which says why not
     protocols = protocols or side_by_side(store)
-    queries, rows = len(store.manifest.rows(QUERY)), len(store.manifest.rows(GALLERY))
+    queries, rows = len(usable_rows(store, QUERY)), len(usable_rows(store, GALLERY))
     need = memory_needed(queries, rows, similarity)
     seconds = seconds_needed(queries, rows, store.plan.dim)
     log.print(

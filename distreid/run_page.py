@@ -12,7 +12,7 @@ from rich.console import Console
 
 from distreid.breakdown import CameraPairs, camera_pairs, first_ranked, person_scores, worst_queries
 from distreid.calibrate import calibrate_run
-from distreid.datasets import describe
+from distreid.datasets.summary import describe
 from distreid.errors import OptionError
 from distreid.evaluate import Evaluation, Scores, labelled, usable_rows
 from distreid.files import publish_bytes, publish_text

@@ -91,6 +91,14 @@ def draw(file: Path, seed: int) -> None:
     Image.fromarray(pixels).resize((64, 128)).save(file)
 
 
+def touch(root: Path, *names: str) -> Path:
+    """Empty files: the layouts look at names alone."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 images in Market-1501's layout: 20 persons, 3 cameras, distractors, junk, litter."""

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from distreid.datasets import describe, open_data
+from distreid.datasets import open_data
+from distreid.datasets.summary import describe
 from distreid.errors import DistreidError, printable
 from distreid.models.checkpoint import SAMPLE_FILE, load_model, read_checkpoint
 from distreid.preprocess import Preprocess

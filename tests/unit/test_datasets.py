@@ -5,20 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import draw
+from conftest import draw, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distreid.datasets import describe, open_data
+from distreid.datasets import open_data
+from distreid.datasets.summary import describe
 from distreid.errors import DataError
 from distreid.manifest import NO_CAMERA, NO_PERSON
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-    return root
 
 
 def test_market1501_reads_person_and_camera_from_the_names_and_sorts_them(tmp_path: Path) -> None:
