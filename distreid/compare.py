@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distreid.confidence import Comparison, compare
-from distreid.errors import StoreError
+from distreid.errors import StoreError, printable
 from distreid.evaluate import evaluate, usable_rows
 from distreid.manifest import GALLERY, QUERY
 from distreid.protocol import Protocol
@@ -70,7 +70,7 @@ def comparison_table(
     rows = usable_rows(b, QUERY)
     change = comparison.differences["mAP"]
     for word, queries in (("better", change.most_better), ("worse", change.most_worse)):
-        paths = [str(_path(b, int(rows[query]))) for query in queries[:LISTED]]
+        paths = [printable(str(_path(b, int(rows[query])))) for query in queries[:LISTED]]
         if paths:
             lines.append(f"{word} most in AP: {', '.join(paths)}")
     return Group(*map(Text, lines[:2]), table, *map(Text, lines[2:]))
