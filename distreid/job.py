@@ -35,10 +35,10 @@ from distreid.loader import Batch, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
-from distreid.plan import Plan
+from distreid.plan import Plan, Shard, shard_rows_for
 from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
-from distreid.sampler import Shard, ShardSampler, shard_rows_for
+from distreid.sampler import ShardSampler
 from distreid.shards import Rows, ShardWriter, done_shards
 from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
 

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from distreid.errors import StoreError
 from distreid.files import MEND, damaged_if_unreadable, publish_hdf5
 from distreid.manifest import Status
-from distreid.plan import Plan, short
-from distreid.sampler import Shard
+from distreid.plan import Plan, Shard, short
 
 STATUS_TYPE = h5py.enum_dtype({s.name.lower(): s.value for s in Status}, basetype="u1")
 SHARD_NAME = re.compile(r"(\d{6,})\.h5")

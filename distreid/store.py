@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from distreid.errors import StoreError
 from distreid.files import MEND, damaged_if_unreadable, publish_hdf5
 from distreid.manifest import Manifest, Status
-from distreid.plan import Plan, differences, to_json
-from distreid.sampler import Shard
+from distreid.plan import Plan, Shard, differences, to_json
 from distreid.shards import STATUS_TYPE, done_shards, read_shard, shard_file
 
 FORMAT = 1
