@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from distreid.plan import Shard
 
+
 class ShardSampler(DistributedSampler[int]):
     """The rows of this rank's share of the shards: `todo[rank::world_size]`, in order.
 
