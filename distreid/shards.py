@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, check_bytes, open_hdf5, publish_hdf5
+from distreid.files import MEND, check_bytes, damaged_if_unreadable, open_hdf5, publish_hdf5
 from distreid.manifest import Status
 from distreid.plan import Plan, Shard, short
 
@@ -26,7 +27,7 @@ STATUS_TYPE = h5py.enum_dtype({s.name.lower(): s.value for s in Status}, basetyp
 NORM_TYPE = np.dtype("<f4")
 # Of a float's type on the disk: its bits as unsigned, without the sign, and those of infinity.
 MAGNITUDES = {"<f4": ("<u4", 0x7FFF_FFFF, 0x7F80_0000), "<f2": ("<u2", 0x7FFF, 0x7C00)}
-ROWS_AT_ONCE = 64  # stay in the cache
+CHECKED_BYTES = 1 << 19  # of features at once: they stay in the cache
 SHARD_NAME = re.compile(r"(\d{6,})\.h5")
 
 
@@ -47,11 +48,7 @@ class Rows:
         else none."""
         unsigned, magnitude, infinity = MAGNITUDES[self.features.dtype.str]
         # Without its sign bit, a float's bits order as its size does, and NaN is the largest.
-        bits = self.features.view(unsigned)
-        largest = np.empty(len(bits), unsigned)
-        for first in range(0, len(bits), ROWS_AT_ONCE):
-            part = slice(first, first + ROWS_AT_ONCE)
-            largest[part] = (bits[part] & magnitude).max(axis=1)
+        largest = (self.features.view(unsigned) & magnitude).max(axis=1)
         usable = (largest > 0) & (largest < infinity) & np.isfinite(self.norm)
         fits: NDArray[np.bool_] = usable == (self.status == Status.OK)
         return fits
@@ -123,11 +120,27 @@ def verify_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
     path = shard_file(run, shard.index)
     check_bytes(path)
     rows = read_shard(run, plan, shard)
-    fits = rows.fit()
+    with damaged_if_unreadable(path):
+        fits = np.concatenate([part.fit() for part in _reread(path, rows)])
     if not fits.all():
         row = shard.start + int(np.argmin(fits))
         raise StoreError(f"{path}: the features of row {row} do not fit its status; {MEND}")
     return rows
+
+
+def _reread(path: Path, rows: Rows) -> Iterator[Rows]:
+    """The rows part by part, their features read instead of mapped: that takes no page faults,
+    and is an error and not a signal if the disk fails."""
+    mapped = rows.features
+    assert isinstance(mapped, np.memmap)
+    step = max(1, CHECKED_BYTES // mapped[0].nbytes)
+    with path.open("rb") as stream:
+        stream.seek(mapped.offset)
+        for first in range(0, len(mapped), step):
+            part = slice(first, min(first + step, len(mapped)))
+            count = (part.stop - first) * mapped.shape[1]
+            features = np.fromfile(stream, mapped.dtype, count).reshape(-1, mapped.shape[1])
+            yield Rows(features=features, norm=rows.norm[part], status=rows.status[part])
 
 
 def read_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
@@ -135,12 +148,13 @@ def read_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
     is cut, or holds something else than the plan says."""
     path = shard_file(run, shard.index)
     with open_hdf5(path) as file:
+        features, norm, status = file["features"], file["norm"], file["status"]
         found = {
             "identity": file.attrs["identity"].decode(),
             "row": file.attrs["row"].tolist(),
-            "features": _form(file["features"]),
-            "norm": _form(file["norm"]),
-            "status": _form(file["status"]),
+            "features": _form(features),
+            "norm": _form(norm),
+            "status": _form(status),
         }
         expected = {
             "identity": plan.digest,
@@ -155,14 +169,14 @@ def read_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
                     f"{path}: its {name} is {short(found[name])}, the plan says "
                     f"{short(value)}; {MEND}"
                 )
-        offset = file["features"].id.get_offset()
+        offset = features.id.get_offset()
         if offset is None:
             raise StoreError(f"{path}: its features cannot be mapped; {MEND}")
         return Rows(
             # "c": writable for torch's sake; what is written never reaches the file.
             features=np.memmap(path, plan.stored_type, "c", offset, (len(shard), plan.dim)),
-            norm=file["norm"][()],
-            status=file["status"][()].astype(np.uint8),
+            norm=norm[()],
+            status=status[()].astype(np.uint8),
         )
 
 

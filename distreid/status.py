@@ -62,15 +62,17 @@ def run_status(run: Path) -> RunStatus:
     done = done_shards(run)
     shards = plan_shards(rows, shard_rows)
     there = [shard for shard in shards if shard.index in done]
+    files = [shard_file(run, shard.index) for shard in there]
+    complete = root.name == "store.h5" and len(there) == len(shards)
     rows_done, job = sum(map(len, there)), _at_work(run)
     rate = _rate(run, there) if job else None
     return RunStatus(
-        complete=root.name == "store.h5" and len(there) == len(shards),
+        complete=complete,
         rows=rows,
         rows_done=rows_done,
         shards=len(shards),
         shards_done=len(there),
-        bad_images=sum(_bad_images(run, shard) for shard in there),
+        bad_images=sum(map(_bad_images, [root] if complete else files)),
         job=job,
         images_per_second=rate,
         seconds_left=(rows - rows_done) / rate if rate else None,
@@ -94,9 +96,9 @@ def _rate(run: Path, done: list[Shard]) -> float | None:
     return sum(map(len, fresh)) / (max(fresh.values()) - began)
 
 
-def _bad_images(run: Path, shard: Shard) -> int:
-    with open_hdf5(shard_file(run, shard.index)) as file:
-        return int(np.count_nonzero(file["status"][()] != Status.OK))
+def _bad_images(file: Path) -> int:
+    with open_hdf5(file) as hdf5:
+        return int(np.count_nonzero(hdf5["status"][()] != Status.OK))
 
 
 def _at_work(run: Path) -> str:

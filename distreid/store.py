@@ -286,7 +286,7 @@ def write_root(root: Path, plan: Plan, columns: Columns | None = None) -> None:
         file.create_group("extra")
         for name, column in plan.manifest.columns().items():
             if column.dtype.kind == "S":
-                column = column.astype(h5py.string_dtype("utf-8", column.dtype.itemsize))
+                column = column.view(h5py.string_dtype("utf-8", column.dtype.itemsize))
             file.create_dataset(name, data=column)
         if columns is not None:
             file.create_dataset("norm", data=columns.norm)
