@@ -32,6 +32,7 @@ needs_mounts = pytest.mark.skipif(
     reason="only root can mount a file system",
 )
 Extract = Callable[..., int]
+IMAGES = 60
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +89,8 @@ def grow_until_done(
     go: Callable[[], int], grow: Callable[[int], None], capsys: pytest.CaptureFixture[str]
 ) -> set[str]:
     """Makes room step by step; gives the files that had none, each said in one line."""
-    full = set()
-    for size in range(0, 400_000, 4096):
+    full: set[str] = set()
+    for size in range(0, 400_000, 2048):
         grow(size)
         if go() == 0:
             return full
@@ -128,24 +129,30 @@ def test_a_full_disk_is_one_line_for_every_file_and_the_job_goes_on_as_room_is_m
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("shard_rows", "full"), [("2", {"lock", "plan.h5", "store.h5"}), ("6", {"shard"})]
+)
 def test_a_quota_is_one_line_for_every_file_and_the_job_goes_on_as_it_is_raised(
-    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    run: Extract,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    shard_rows: str,
+    full: set[str],
 ) -> None:
-    out, (soft, hard) = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = [0]
+    (soft, hard), limit = resource.getrlimit(resource.RLIMIT_FSIZE), [0]
 
     def go() -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit[0], hard))
         try:
-            return run(out)
+            return run(tmp_path / "run", "--shard-rows", shard_rows)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    found = kinds(grow_until_done(go, lambda size: limit.__setitem__(0, size), capsys))
-    assert found >= {"lock", "plan.h5", "shard", "store.h5"}, found
-    assert run(tmp_path / "reference") == 0
-    assert shards(out) == shards(tmp_path / "reference")
-    assert verify_run(out).problem() == ""
+    found = grow_until_done(go, lambda size: limit.__setitem__(0, size), capsys)
+    assert kinds(found) >= full
+    assert run(tmp_path / "reference", "--shard-rows", shard_rows) == 0
+    assert shards(tmp_path / "run") == shards(tmp_path / "reference")
+    assert verify_run(tmp_path / "run").problem() == ""
 
 
 @needs_mounts
@@ -196,11 +203,22 @@ def test_a_folder_without_permission_is_one_line() -> None:
             os.seteuid(0)
 
 
-def start(data: Path, checkpoint: Path, out: Path) -> subprocess.Popen[str]:
-    """A job of many small shards that has written its first."""
-    command = [sys.executable, "-m", "distreid.extract", "--data", data]
-    command += ["--checkpoint", checkpoint, "--out", out, "--num-workers", "0"]
-    command += ["--shard-rows", "2", "--batch-size", "2"]
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(IMAGES):
+        draw(tmp_path / "images" / f"{number:02d}.jpg", number)
+    return tmp_path / "images"
+
+
+def small_shards(data: Path, checkpoint: Path, out: Path) -> list[str]:
+    """Of a job of many."""
+    line = ["--data", data, "--checkpoint", checkpoint, "--out", out, "--num-workers", "0"]
+    return [*map(str, line), "--shard-rows", "1", "--batch-size", "1"]
+
+
+def start(options: list[str], out: Path) -> subprocess.Popen[str]:
+    """A job that has written its first shard."""
+    command = [sys.executable, "-m", "distreid.extract", *options]
     job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not shard_file(out, 0).exists() and time.monotonic() < deadline:
@@ -210,12 +228,16 @@ def start(data: Path, checkpoint: Path, out: Path) -> subprocess.Popen[str]:
 
 @needs_mounts
 def test_a_mount_that_is_lost_is_one_line_and_the_job_goes_on_when_it_is_back(
-    mounted: Callable[..., None], market: Path, osnet_file: Path, tmp_path: Path
+    mounted: Callable[..., None],
+    images: Path,
+    osnet_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "disk").mkdir()
     mounted("--bind", tmp_path / "disk")
     out = tmp_path / "mnt" / "run"
-    job = start(market, osnet_file, out)
+    job = start(options := small_shards(images, osnet_file, out), out)
     subprocess.run(["umount", "-l", tmp_path / "mnt"], check=True)
     _, error = job.communicate(timeout=120)
     assert job.returncode == 2, error
@@ -224,21 +246,20 @@ def test_a_mount_that_is_lost_is_one_line_and_the_job_goes_on_when_it_is_back(
         "No such file or directory; make room, or check the folder"
     )
     mounted("--bind", tmp_path / "disk")
-    done = subprocess.run(job.args, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
-    assert done.returncode == 0, done.stderr
-    assert "shards are done already" in done.stderr
+    assert extract.main(options) == 0
+    assert f"of {IMAGES} shards are done already" in capsys.readouterr().err
     assert verify_run(out).problem() == ""
 
 
 def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
     run: Extract,
-    market: Path,
+    images: Path,
     osnet_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    job = start(market, osnet_file, out)
+    job = start(options := small_shards(images, osnet_file, out), out)
     try:
         job.send_signal(signal.SIGSTOP)
         assert run(out) == 2
@@ -249,9 +270,9 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
         assert cli.main(["status", str(out), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["job"].startswith(f"process {job.pid} on ")
-        assert 0 < found["rows_done"] < found["rows"] == 150
+        assert 0 < found["rows_done"] < found["rows"] == IMAGES
         assert found["images_per_second"] > 0
-        left = (150 - found["rows_done"]) / found["images_per_second"]
+        left = (IMAGES - found["rows_done"]) / found["images_per_second"]
         assert found["seconds_left"] == pytest.approx(left)
         assert cli.main(["status", str(out)]) == 0
         assert f" left; at work: process {job.pid} on " in capsys.readouterr().out
@@ -261,17 +282,17 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
     assert cli.main(["status", str(out)]) == 0
     assert "; no job is at work" in capsys.readouterr().out
     assert len(holders(out)) == 1
-    done = subprocess.run(job.args, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
-    assert done.returncode == 0, done.stderr
+    assert extract.main(options) == 0
     assert holders(out) == {}
 
 
-def test_a_signal_leaves_no_lock_behind(market: Path, osnet_file: Path, tmp_path: Path) -> None:
-    job = start(market, osnet_file, tmp_path / "run")
+def test_a_signal_leaves_no_lock_behind(images: Path, osnet_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    job = start(small_shards(images, osnet_file, out), out)
     job.send_signal(signal.SIGTERM)
     job.communicate(timeout=120)
     assert job.returncode == 128 + signal.SIGTERM
-    assert holders(tmp_path / "run") == {}
+    assert holders(out) == {}
 
 
 def test_status_counts_the_images_that_could_not_be_read(
