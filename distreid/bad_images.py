@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from distreid.errors import ImageError
 from distreid.loader import OUT_OF_MEMORY, Batch
-from distreid.manifest import Status
 from distreid.plan import Plan
-from distreid.shards import done_shards, read_shard
+from distreid.shards import bad_images_in, done_shards, shard_file
 
 
 @dataclass(kw_only=True)
@@ -57,8 +54,7 @@ class BadImages:
         """In all published shards, whoever wrote them, and in this rank's unfinished one."""
         known = set(range(len(self.plan.shards)))
         for index in (done_shards(self.run) & known) - self._in_shard.keys():
-            rows = read_shard(self.run, self.plan, self.plan.shards[index], checksum=False)
-            self._in_shard[index] = int(np.count_nonzero(rows.status != Status.OK))
+            self._in_shard[index] = bad_images_in(shard_file(self.run, index))
         unfinished = (row // self.plan.shard_rows for row in self.failures)
         own = sum(index not in self._in_shard for index in unfinished)
         return sum(self._in_shard.values()) + own

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(command)
     command.set_defaults(run=_report)
 
-    command = commands.add_parser("verify", help="check every byte of a complete run")
+    command = commands.add_parser("verify", help="check every byte of a run")
     _add_run(command)
+    command.add_argument(
+        "--repair",
+        action="store_true",
+        help="remove what is damaged, so that the same extraction makes just that again",
+    )
     command.set_defaults(run=_verify)
 
-    command = commands.add_parser("status", help="how far a run is")
+    command = commands.add_parser("status", help="how far a run is, also while it is made")
     _add_run(command)
     _add_json(command)
     command.set_defaults(run=_status)
@@ -192,39 +198,26 @@ def _report(parsed: argparse.Namespace) -> None:
 
 
 def _verify(parsed: argparse.Namespace) -> None:
-    from distreid.store import FeatureStore, verify
+    from distreid.verify import repair_run, verify_run
 
-    store = FeatureStore.open(parsed.folder)
-    verify(store.run, store.plan)
-    print(
-        f"{store.run}: {len(store.manifest):,} rows in {len(store.plan.shards):,} shards, "
-        "each exactly once; every checksum fits"
-    )
+    findings = (repair_run if parsed.repair else verify_run)(parsed.folder)
+    for what in findings.bad.values():
+        print(what, file=sys.stderr)
+    print(f"{parsed.folder}: {findings.describe()}")
+    if findings.bad and parsed.repair:
+        print(f"removed {len(findings.bad):,} files; run the same extraction again to mend the run")
+    elif problem := findings.problem():
+        raise StoreError(f"{parsed.folder}: {problem}")
 
 
 def _status(parsed: argparse.Namespace) -> None:
-    from distreid.shards import done_shards
-    from distreid.store import existing_plan
+    from distreid.status import run_status
 
-    plan = existing_plan(parsed.folder)
-    if plan is None:
-        raise StoreError(f"{parsed.folder}: no run; --out of the extraction is wanted")
-    done = done_shards(parsed.folder)
-    found = {
-        "complete": (parsed.folder / "store.h5").exists(),
-        "rows": len(plan.manifest),
-        "rows_done": sum(len(shard) for shard in plan.shards if shard.index in done),
-        "shards": len(plan.shards),
-        "shards_done": len(done),
-    }
+    status = run_status(parsed.folder)
     if parsed.json:
-        print(json.dumps(found | {"identity": plan.identity}, indent=2, ensure_ascii=False))
+        print(json.dumps(asdict(status), indent=2, ensure_ascii=False))
     else:
-        state = "complete" if found["complete"] else "not complete"
-        print(
-            f"{parsed.folder}: {state}; {found['rows_done']:,} of {found['rows']:,} images, "
-            f"{found['shards_done']:,} of {found['shards']:,} shards"
-        )
+        print(f"{parsed.folder}: {status.describe()}")
 
 
 def _inspect(parsed: argparse.Namespace) -> None:

@@ -1,10 +1,17 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Files that are whole or not there: written aside, synced, renamed; HDF5 with a checksum.
+
+An HDF5 file of ours ends with a line of 16 bytes, `\\ncrc32 xxxxxxxx\\n`: the CRC-32 (zlib's) of
+every byte before it, in hex. HDF5 ignores what follows its own end. The line covers what HDF5
+itself has no checksum for, and is checked before HDF5 parses a byte.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import stat
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +22,9 @@ from distreid.errors import StoreError
 PAGE = 4096  # features start at a multiple of this, so that they can be mapped
 UNALIGNED_BELOW = 1024  # HDF5's own small records need no page each
 MEND = "delete it and run the extraction again"
+CHECKSUM_LINE = "\ncrc32 {:08x}\n"
+CHECKSUM_BYTES = 16
+READ_BYTES = 1 << 20
 
 
 def publish(file: Path, write: Callable[[Path], None]) -> None:
@@ -63,17 +73,60 @@ def publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:
         write(hdf5)
         hdf5.flush()
         image = hdf5.id.get_file_image()
-    publish_bytes(file, image)
+
+    def write_image(aside: Path) -> None:
+        with aside.open("wb") as stream:
+            stream.write(image)
+            stream.write(CHECKSUM_LINE.format(zlib.crc32(image)).encode())
+
+    publish(file, write_image)
+
+
+def check_bytes(file: Path) -> None:
+    """Reads every byte of a file of `publish_hdf5`; StoreError if it does not fit its checksum.
+
+    By plain reads, not by a mapping: a disk that fails is then an error and not a signal.
+    """
+    with damaged_if_unreadable(file), file.open("rb", buffering=0) as stream:
+        left = os.fstat(stream.fileno()).st_size - CHECKSUM_BYTES
+        buffer, crc = memoryview(bytearray(max(0, min(left, READ_BYTES)))), 0
+        while left > 0 and (count := stream.readinto(buffer[:left])):
+            crc = zlib.crc32(buffer[:count], crc)
+            left -= count
+        fits = stream.read() == CHECKSUM_LINE.format(crc).encode()
+    if not fits:
+        raise StoreError(f"{file}: its bytes do not fit their checksum, or were cut; {MEND}")
 
 
 @contextlib.contextmanager
-def damaged_if_unreadable(path: Path) -> Iterator[None]:
+def open_hdf5(file: Path) -> Iterator[h5py.File]:
+    """A file of `publish_hdf5`, for reading. Locks are for files that change, and some shared
+    file systems have none."""
+    with damaged_if_unreadable(file), h5py.File(file, "r", locking=False) as hdf5:
+        yield hdf5
+
+
+@contextlib.contextmanager
+def damaged_if_unreadable(file: Path) -> Iterator[None]:
     """Turns what h5py raises on a damaged file, which is nearly anything, into StoreError."""
     try:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise StoreError(f"{file}: no file, but a folder or a device; {MEND}")
         yield
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise StoreError(f"{path}: damaged, or no file of distreid ({reason}); {MEND}") from error
+    except FileNotFoundError as error:
+        raise StoreError(f"{file}: missing; run the extraction again") from error
+    except OSError as error:
+        if error.errno is not None:  # the system's own; HDF5's have none
+            raise StoreError(f"{file}: {error.strerror}; check the folder and its disk") from error
+        raise _damaged(file, error) from error
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> StoreError:
+    reason = " ".join(str(error).split())
+    return StoreError(f"{file}: damaged, or no file of distreid ({reason}); {MEND}")
 
 
 def _sync(path: Path) -> None:

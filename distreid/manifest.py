@@ -22,6 +22,7 @@ QUERY = "query"
 GALLERY = "gallery"
 MULTI_QUERY = "multi-query"
 NO_SPLIT = ""
+ROWS_AT_ONCE = 1 << 16  # as Python objects
 
 TRACKLET = "tracklet"  # the extra column that says which rows make one feature
 
@@ -102,7 +103,8 @@ class Manifest:
                 # The width of a fixed-length column is no property of its rows.
                 lengths = np.char.str_len(column).astype("<i8")  # type: ignore[arg-type]
                 digest.update(lengths.tobytes())
-                digest.update(b"".join(column.tolist()))
+                for first in range(0, len(column), ROWS_AT_ONCE):
+                    digest.update(b"".join(column[first : first + ROWS_AT_ONCE].tolist()))
             else:
                 digest.update(column.astype("<i8").tobytes())
         return digest.hexdigest()
@@ -126,13 +128,14 @@ def build_manifest(
 ) -> Manifest:
     """A manifest from lists of equal length; a column left out is "not known" in every row."""
     rows = len(path)
+    words = {word: word.encode() for word in set(split or ())}
     return Manifest(
         root=root,
         layout=layout,
         path=text_column(path),
         person_id=np.array([NO_PERSON] * rows if person_id is None else person_id, dtype=np.int64),
         camera_id=np.array([NO_CAMERA] * rows if camera_id is None else camera_id, dtype=np.int64),
-        split=text_column([b""] * rows if split is None else [s.encode() for s in split]),
+        split=text_column([b""] * rows if split is None else [words[word] for word in split]),
         extra={
             name: text_column([value.encode() for value in column])
             for name, column in (extra or {}).items()

@@ -54,7 +54,7 @@ class ExtractOptions:
     num_workers: int | None = None
     """None: as many as this process's share of the cores allows."""
     shard_rows: int | None = None
-    """None: by the number of rows, see `sampler.shard_rows_for`."""
+    """None: by the number of rows, see `plan.shard_rows_for`."""
     on_bad_image: str = "fail"
     max_bad: int | None = None
     """None: with `record`, any number of images may be bad."""

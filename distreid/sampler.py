@@ -1,44 +1,16 @@
-"""Which rows are computed together, and by whom.
+"""Which shards are whose, and which of their rows are computed together.
 
-Rows are cut into shards: fixed, contiguous ranges that depend on the number of rows
-alone. A rank takes whole shards, so a row's neighbours, its batch and its bytes are the
-same for any number of processes, nothing is padded and nothing is computed twice.
+A rank takes whole shards, so a row's neighbours, its batch and its bytes are the same for
+any number of processes, nothing is padded and nothing is computed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from torch.utils.data import Dataset, DistributedSampler
 
-SHARDS_WANTED = 64  # enough to keep 8 processes within a few percent of one another
-SHARD_UNIT = 64  # a shard is a multiple of this, so that usual batches fit whole
-SHARD_ROWS_LIMIT = 8192  # lost at most by an interruption: seconds of a GPU's work
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows `start` to `stop - 1`, the `index`-th range of the plan."""
-
-    index: int
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-def shard_rows_for(rows: int) -> int:
-    """The usual number of rows per shard: about 1/64 of the rows, between 64 and 8192."""
-    units = -(-rows // (SHARDS_WANTED * SHARD_UNIT))
-    return min(max(units, 1) * SHARD_UNIT, SHARD_ROWS_LIMIT)
-
-
-def plan_shards(rows: int, shard_rows: int) -> list[Shard]:
-    """The rows 0 to `rows - 1` in ranges of `shard_rows`; the last one may be shorter."""
-    starts = range(0, rows, shard_rows)
-    return [Shard(i, start, min(start + shard_rows, rows)) for i, start in enumerate(starts)]
+from distreid.plan import Shard
 
 
 class ShardSampler(DistributedSampler[int]):

@@ -2,15 +2,14 @@
 
 A shard file holds `features` (rows, D), contiguous, little-endian and page-aligned, and
 `norm` and `status` (rows,); as attributes the digest of the plan's identity, the first and
-the last row, and a CRC-32 of the bytes. Nothing that varies between two equal runs is
-written to it.
+the last row. Nothing that varies between two equal runs is written to it.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, damaged_if_unreadable, publish_hdf5
+from distreid.files import MEND, check_bytes, damaged_if_unreadable, open_hdf5, publish_hdf5
 from distreid.manifest import Status
-from distreid.plan import Plan, short
-from distreid.sampler import Shard
+from distreid.plan import Plan, Shard, short
 
 STATUS_TYPE = h5py.enum_dtype({s.name.lower(): s.value for s in Status}, basetype="u1")
+NORM_TYPE = np.dtype("<f4")
+# Of a float's type on the disk: its bits as unsigned, without the sign, and those of infinity.
+MAGNITUDES = {"<f4": ("<u4", 0x7FFF_FFFF, 0x7F80_0000), "<f2": ("<u2", 0x7FFF, 0x7C00)}
+CHECKED_BYTES = 1 << 19  # of features at once: they stay in the cache
 SHARD_NAME = re.compile(r"(\d{6,})\.h5")
 
 
@@ -41,10 +43,15 @@ class Rows:
     status: NDArray[np.uint8]
     """(n,) values of `Status`."""
 
-    def checksum(self) -> int:
-        """CRC-32 of all bytes."""
-        crc = zlib.crc32(np.ascontiguousarray(self.features).data)
-        return zlib.crc32(self.status.tobytes(), zlib.crc32(self.norm.tobytes(), crc))
+    def fit(self) -> NDArray[np.bool_]:
+        """(n,) whether a row is what its status says: if OK a finite feature that is not zero,
+        else none."""
+        unsigned, magnitude, infinity = MAGNITUDES[self.features.dtype.str]
+        # Without its sign bit, a float's bits order as its size does, and NaN is the largest.
+        largest = (self.features.view(unsigned) & magnitude).max(axis=1)
+        usable = (largest > 0) & (largest < infinity) & np.isfinite(self.norm)
+        fits: NDArray[np.bool_] = usable == (self.status == Status.OK)
+        return fits
 
 
 def shard_file(run: Path, index: int) -> Path:
@@ -54,8 +61,17 @@ def shard_file(run: Path, index: int) -> Path:
 
 def done_shards(run: Path) -> set[int]:
     """The indices of the shards that have their final name."""
-    names = (SHARD_NAME.fullmatch(entry.name) for entry in os.scandir(run / "shards"))
-    return {int(match[1]) for match in names if match}
+    try:
+        names = (SHARD_NAME.fullmatch(entry.name) for entry in os.scandir(run / "shards"))
+        return {int(match[1]) for match in names if match}
+    except OSError as error:
+        raise StoreError(f"{run}/shards: {error.strerror}; check the folder") from error
+
+
+def bad_images_in(file: Path) -> int:
+    """How many rows of a shard, or of `store.h5`, have no image; nothing is verified."""
+    with open_hdf5(file) as hdf5:
+        return int(np.count_nonzero(hdf5["status"][()] != Status.OK))
 
 
 class ShardWriter:
@@ -74,7 +90,7 @@ class ShardWriter:
             self._shard = self.plan.shards[rows.start // self.plan.shard_rows]
             self._rows = Rows(
                 features=np.empty((len(self._shard), self.plan.dim), self.plan.stored_type),
-                norm=np.empty(len(self._shard), "<f4"),
+                norm=np.empty(len(self._shard), NORM_TYPE),
                 status=np.empty(len(self._shard), np.uint8),
             )
         shard = self._shard
@@ -95,7 +111,6 @@ def write_shard(run: Path, plan: Plan, shard: Shard, rows: Rows) -> None:
     def write(file: h5py.File) -> None:
         file.attrs["identity"] = np.bytes_(plan.digest.encode())
         file.attrs["row"] = np.array([shard.start, shard.stop - 1], dtype="<i8")
-        file.attrs["crc32"] = np.uint32(rows.checksum())
         file.create_dataset("features", data=rows.features)
         file.create_dataset("norm", data=rows.norm)
         file.create_dataset("status", data=rows.status, dtype=STATUS_TYPE)
@@ -103,45 +118,74 @@ def write_shard(run: Path, plan: Plan, shard: Shard, rows: Rows) -> None:
     publish_hdf5(shard_file(run, shard.index), write)
 
 
-def read_shard(run: Path, plan: Plan, shard: Shard, *, checksum: bool) -> Rows:
-    """A shard's rows, the features mapped. StoreError names what is wrong with the file."""
+def verify_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
+    """Reads every byte of a shard; gives its rows as `read_shard` does.
+
+    StoreError names what is wrong with the file, or the first row that does not fit its status.
+    """
     path = shard_file(run, shard.index)
-    rows, attributes = _open_shard(path)
-    expected = {
-        "identity": np.bytes_(plan.digest.encode()),
-        "row": [shard.start, shard.stop - 1],
-    }
-    for name, value in expected.items():
-        if not np.array_equal(attributes[name], value):
-            raise StoreError(
-                f"{path}: its {name} is {short(attributes[name])}, the plan says "
-                f"{short(value)}; {MEND}"
-            )
-    shapes = (rows.features.shape, rows.norm.shape, rows.status.shape)
-    if shapes != ((len(shard), plan.dim), (len(shard),), (len(shard),)):
-        raise StoreError(
-            f"{path}: arrays of shape {shapes}, the plan says {len(shard)} × {plan.dim}; {MEND}"
-        )
-    if rows.features.dtype != plan.stored_type:
-        raise StoreError(f"{path}: {rows.features.dtype}, the plan says {plan.dtype}; {MEND}")
-    if checksum and rows.checksum() != attributes["crc32"]:
-        raise StoreError(f"{path}: its bytes do not fit their checksum; {MEND}")
+    check_bytes(path)
+    rows = read_shard(run, plan, shard)
+    with damaged_if_unreadable(path):
+        fits = np.concatenate([part.fit() for part in _reread(path, rows)])
+    if not fits.all():
+        row = shard.start + int(np.argmin(fits))
+        raise StoreError(f"{path}: the features of row {row} do not fit its status; {MEND}")
     return rows
 
 
-def _open_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
-    if not path.exists():
-        raise StoreError(f"{path}: missing; run the extraction again")
-    with damaged_if_unreadable(path), h5py.File(path, "r") as file:
-        dataset = file["features"]
-        offset = dataset.id.get_offset()
+def _reread(path: Path, rows: Rows) -> Iterator[Rows]:
+    """The rows part by part, their features read instead of mapped: that takes no page faults,
+    and is an error and not a signal if the disk fails."""
+    mapped = rows.features
+    assert isinstance(mapped, np.memmap)
+    step = max(1, CHECKED_BYTES // mapped[0].nbytes)
+    with path.open("rb") as stream:
+        stream.seek(mapped.offset)
+        for first in range(0, len(mapped), step):
+            part = slice(first, min(first + step, len(mapped)))
+            count = (part.stop - first) * mapped.shape[1]
+            features = np.fromfile(stream, mapped.dtype, count).reshape(-1, mapped.shape[1])
+            yield Rows(features=features, norm=rows.norm[part], status=rows.status[part])
+
+
+def read_shard(run: Path, plan: Plan, shard: Shard) -> Rows:
+    """A shard's rows, the features mapped and not yet read. StoreError if the file is not there,
+    is cut, or holds something else than the plan says."""
+    path = shard_file(run, shard.index)
+    with open_hdf5(path) as file:
+        features, norm, status = file["features"], file["norm"], file["status"]
+        found = {
+            "identity": file.attrs["identity"].decode(),
+            "row": file.attrs["row"].tolist(),
+            "features": _form(features),
+            "norm": _form(norm),
+            "status": _form(status),
+        }
+        expected = {
+            "identity": plan.digest,
+            "row": [shard.start, shard.stop - 1],
+            "features": f"{len(shard)} × {plan.dim} {plan.stored_type}",
+            "norm": f"{len(shard)} {NORM_TYPE}",
+            "status": f"{len(shard)} uint8",
+        }
+        for name, value in expected.items():
+            if found[name] != value:
+                raise StoreError(
+                    f"{path}: its {name} is {short(found[name])}, the plan says "
+                    f"{short(value)}; {MEND}"
+                )
+        offset = features.id.get_offset()
         if offset is None:
             raise StoreError(f"{path}: its features cannot be mapped; {MEND}")
-        rows = Rows(
+        return Rows(
             # "c": writable for torch's sake; what is written never reaches the file.
-            features=np.memmap(path, dataset.dtype, "c", offset, dataset.shape),
-            norm=file["norm"][()],
-            status=file["status"][()].astype(np.uint8),
+            features=np.memmap(path, plan.stored_type, "c", offset, (len(shard), plan.dim)),
+            norm=norm[()],
+            status=status[()].astype(np.uint8),
         )
-        attributes = {name: file.attrs[name] for name in ("identity", "row", "crc32")}
-    return rows, attributes
+
+
+def _form(dataset: h5py.Dataset) -> str:
+    """Of an array: `32 × 16 float32`."""
+    return f"{' × '.join(map(str, dataset.shape))} {dataset.dtype}"

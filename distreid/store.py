@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, damaged_if_unreadable, publish_hdf5
+from distreid.files import MEND, check_bytes, open_hdf5, publish_hdf5
 from distreid.manifest import Manifest, Status
-from distreid.plan import Plan, differences, to_json
-from distreid.sampler import Shard
-from distreid.shards import STATUS_TYPE, done_shards, read_shard, shard_file
+from distreid.plan import Plan, Shard, differences, to_json
+from distreid.shards import STATUS_TYPE, done_shards, read_shard, shard_file, verify_shard
 
-FORMAT = 1
+FORMAT = 2
 
 
 def begin(run: Path, plan: Plan) -> list[Shard]:
@@ -44,8 +45,7 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
         raise StoreError(f"{run}: {error.strerror}; check --out") from error
     present = existing_plan(run)
     if present is None:
-        if stray := next((run / "shards").iterdir(), None):
-            raise StoreError(f"{run}: shards without a plan ({stray.name}); give another --out")
+        _adopt(run, plan)
     else:
         differing = differences(json.loads(to_json(plan.identity)), present.identity)
         if present.shard_rows != plan.shard_rows:
@@ -56,14 +56,27 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
                 "give another --out, or delete that folder"
             )
     for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
-        left_over.unlink(missing_ok=True)
+        if ".lock." not in left_over.name:  # of another job, which is about to be refused
+            left_over.unlink(missing_ok=True)
     done = done_shards(run)
     todo = [shard for shard in plan.shards if shard.index not in done]
     if todo or present is None:
-        _write_root(run / "plan.h5", plan)
+        write_root(run / "plan.h5", plan)
         # A store that has lost a shard must not look complete while it is mended.
         (run / "store.h5").unlink(missing_ok=True)
     return todo
+
+
+def _adopt(run: Path, plan: Plan) -> None:
+    """Takes the shards that are there for this run's, whose plan was lost, if they are."""
+    for index in sorted(done_shards(run)):
+        try:
+            read_shard(run, plan, plan.shards[index])
+        except (StoreError, IndexError) as error:
+            raise StoreError(
+                f"{run}: shards without a plan, and not of this run ({shard_file(run, index).name})"
+                "; give another --out"
+            ) from error
 
 
 def existing_plan(run: Path) -> Plan | None:
@@ -84,26 +97,45 @@ class Columns:
     """(N,) values of `Status`."""
 
 
+def examine(run: Path, plan: Plan, shards: Sequence[Shard]) -> list[Columns | StoreError]:
+    """Reads every byte of these shards, several at a time: what each says, or what is wrong."""
+
+    def look(shard: Shard) -> Columns | StoreError:
+        try:
+            rows = verify_shard(run, plan, shard)
+        except StoreError as error:
+            return error
+        return Columns(norm=rows.norm, status=rows.status)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(look, shards))
+
+
 def verify(run: Path, plan: Plan) -> Columns:
     """Reads every byte of every shard; gives what the shards say of each row, in order.
 
     StoreError names the first shard that is missing, damaged or of another run, or the
     first row whose features do not fit its status.
     """
-    norms, statuses = [], []
-    for shard in plan.shards:
-        rows = read_shard(run, plan, shard, checksum=True)
-        finite = np.isfinite(rows.features).all(axis=1) & np.isfinite(rows.norm)
-        doubtful = finite != (rows.status == Status.OK)
-        if doubtful.any():
-            row = shard.start + int(np.flatnonzero(doubtful)[0])
-            raise StoreError(
-                f"{shard_file(run, shard.index)}: the features of row {row} do not fit its "
-                f"status; {MEND}"
-            )
-        norms.append(rows.norm)
-        statuses.append(rows.status)
-    return Columns(norm=np.concatenate(norms), status=np.concatenate(statuses))
+    parts, errors = [], []
+    for found in examine(run, plan, plan.shards):
+        if isinstance(found, StoreError):
+            errors.append(found)
+        else:
+            parts.append(found)
+    if len(errors) > 1:
+        raise StoreError(f"{errors[0]} ({len(errors) - 1:,} more: see distreid verify {run})")
+    if errors:
+        raise errors[0]
+    return join(parts)
+
+
+def join(parts: Sequence[Columns]) -> Columns:
+    """The columns of all shards, from each shard's in order."""
+    return Columns(
+        norm=np.concatenate([part.norm for part in parts]),
+        status=np.concatenate([part.status for part in parts]),
+    )
 
 
 def finish(run: Path, plan: Plan) -> None:
@@ -112,7 +144,7 @@ def finish(run: Path, plan: Plan) -> None:
     if not (columns.status == Status.OK).any():
         rows = len(plan.manifest)
         raise StoreError(f"{run}: none of the {rows:,} images could be read; check --data")
-    _write_root(run / "store.h5", plan, columns)
+    write_root(run / "store.h5", plan, columns)
     (run / "plan.h5").unlink(missing_ok=True)
 
 
@@ -128,31 +160,42 @@ class FeatureStore:
     """(N,) values of `Status`."""
 
     @classmethod
-    def open(cls, run: Path) -> FeatureStore:
-        """Opens a complete run; StoreError if it is none."""
+    def open(cls, run: Path, *, checksum: bool = True) -> FeatureStore:
+        """Opens a complete run; StoreError if it is none, or is damaged.
+
+        Every shard must be there and of this run; its bytes are read and checked too, unless
+        the caller has just done so.
+        """
         root = run / "store.h5"
         if not root.exists():
             plan = existing_plan(run) if run.is_dir() else None
             if plan is None:
-                raise StoreError(f"{run}: no run; --out of the extraction is wanted")
+                raise no_run(run)
             raise StoreError(
                 f"{run}: {len(done_shards(run)):,} of {len(plan.shards):,} shards are done; "
                 "run the same extraction again to finish it"
             )
-        plan = read_plan(root)
-        with damaged_if_unreadable(root), h5py.File(root, "r") as file:
-            norm, status = file["norm"][()], file["status"][()].astype(np.uint8)
-        return cls(run=run, plan=plan, norm=norm, status=status)
+        plan, columns = read_plan(root), read_columns(root)
+        # Each mapping holds a file open, and the usual limit is 1,024.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        store = cls(run=run, plan=plan, norm=columns.norm, status=columns.status)
+        if checksum:
+            compare(root, columns, verify(run, plan))
+        else:
+            for _ in store.blocks():
+                pass
+        return store
 
     @property
     def manifest(self) -> Manifest:
         """The rows."""
         return self.plan.manifest
 
-    def blocks(self, *, checksum: bool = True) -> Iterator[tuple[Shard, NDArray[np.floating[Any]]]]:
-        """Every shard with its features, mapped, in row order; each verified as it is opened."""
+    def blocks(self) -> Iterator[tuple[Shard, NDArray[np.floating[Any]]]]:
+        """Every shard with its features, mapped, in row order."""
         for shard in self.plan.shards:
-            yield shard, read_shard(self.run, self.plan, shard, checksum=checksum).features
+            yield shard, read_shard(self.run, self.plan, shard).features
 
     def pieces(self, rows: NDArray[np.intp]) -> list[NDArray[np.floating[Any]]]:
         """The features of ascending rows, a piece from each shard; mapped, not read, where a
@@ -167,18 +210,24 @@ class FeatureStore:
             pieces.append(features[wanted[0] : wanted[-1] + 1] if without_gap else features[wanted])
         return pieces
 
-    def features(self, rows: NDArray[np.intp], *, checksum: bool = True) -> NDArray[np.float32]:
+    def features(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         """(len(rows), D) float32, in the order of `rows`, which must ascend."""
         result = np.empty((len(rows), self.plan.dim), dtype=np.float32)
-        for shard, features in self.blocks(checksum=checksum):
+        for shard, features in self.blocks():
             first, last = np.searchsorted(rows, (shard.start, shard.stop))
             result[first:last] = features[rows[first:last] - shard.start]
         return result
 
 
+def no_run(run: Path) -> StoreError:
+    """For a folder that holds none."""
+    return StoreError(f"{run}: no run; --out of the extraction is wanted")
+
+
 def read_plan(root: Path) -> Plan:
-    """The plan in `plan.h5` or `store.h5`; StoreError if it cannot be read."""
-    with damaged_if_unreadable(root), h5py.File(root, "r") as file:
+    """The plan in `plan.h5` or `store.h5`; StoreError if it cannot be read or is damaged."""
+    check_bytes(root)
+    with open_hdf5(root) as file:
         if file.attrs["format"] != FORMAT:
             raise StoreError(
                 f"{root}: format {file.attrs['format']}, this distreid reads {FORMAT}; "
@@ -194,7 +243,7 @@ def read_plan(root: Path) -> Plan:
             notes=tuple(json.loads(file.attrs["notes"])),
             **columns,
         )
-        plan = Plan(
+        return Plan(
             manifest=manifest,
             identity=identity,
             provenance=provenance,
@@ -202,12 +251,26 @@ def read_plan(root: Path) -> Plan:
             dtype=file.attrs["dtype"],
             shard_rows=int(file.attrs["shard_rows"]),
         )
-    if plan.identity["manifest"] != manifest.fingerprint():
-        raise StoreError(f"{root}: its rows do not fit their fingerprint; {MEND}")
-    return plan
 
 
-def _write_root(root: Path, plan: Plan, columns: Columns | None = None) -> None:
+def read_columns(root: Path) -> Columns:
+    """What `store.h5` says of the rows beside their features."""
+    with open_hdf5(root) as file:
+        return Columns(norm=file["norm"][()], status=file["status"][()].astype(np.uint8))
+
+
+def compare(root: Path, ours: Columns, theirs: Columns) -> None:
+    """StoreError if `store.h5` says something else of a row than its shard."""
+    same = np.equal(ours.status, theirs.status)
+    same &= np.equal(ours.norm, theirs.norm) | (np.isnan(ours.norm) & np.isnan(theirs.norm))
+    if not same.all():
+        row = int(np.argmin(same))
+        raise StoreError(
+            f"{root}: it and the shard of row {row} differ in its status or norm; {MEND}"
+        )
+
+
+def write_root(root: Path, plan: Plan, columns: Columns | None = None) -> None:
     """Writes `plan.h5`, or with what the shards say `store.h5`."""
 
     def write(file: h5py.File) -> None:
@@ -223,7 +286,7 @@ def _write_root(root: Path, plan: Plan, columns: Columns | None = None) -> None:
         file.create_group("extra")
         for name, column in plan.manifest.columns().items():
             if column.dtype.kind == "S":
-                column = column.astype(h5py.string_dtype("utf-8", column.dtype.itemsize))
+                column = column.view(h5py.string_dtype("utf-8", column.dtype.itemsize))
             file.create_dataset(name, data=column)
         if columns is not None:
             file.create_dataset("norm", data=columns.norm)

@@ -15,8 +15,9 @@ from distreid.datasets import open_data
 from distreid.errors import DataError, ImageError, OptionError
 from distreid.loader import open_loader
 from distreid.mat_images import in_mat
+from distreid.plan import plan_shards
 from distreid.preprocess import Preprocess, decode, read
-from distreid.sampler import ShardSampler, plan_shards
+from distreid.sampler import ShardSampler
 
 PAIRS, PERSONS, IMAGES = 5, 3, 10
 

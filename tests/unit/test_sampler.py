@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DistributedSampler
 
-from distreid.sampler import ShardBatches, ShardSampler, plan_shards, shard_rows_for
+from distreid.plan import plan_shards, shard_rows_for
+from distreid.sampler import ShardBatches, ShardSampler
 
 
 @given(st.integers(0, 2000), st.integers(1, 300), st.integers(1, 17))

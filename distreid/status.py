@@ -1,0 +1,105 @@
+"""How far a run is, also while it is made: seen from its files, by any host."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distreid.files import open_hdf5
+from distreid.lock import DEAD_AFTER_S, holders, last_sign
+from distreid.plan import Shard, plan_shards
+from distreid.progress import duration
+from distreid.shards import bad_images_in, done_shards, shard_file
+from distreid.store import no_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How far a run is."""
+
+    complete: bool
+    rows: int
+    rows_done: int
+    shards: int
+    shards_done: int
+    bad_images: int
+    """Among the rows done."""
+    job: str
+    """Who is at work; empty if nobody is."""
+    images_per_second: float | None
+    """Since that job began; None before its first shard, or if nobody is at work."""
+    seconds_left: float | None
+    identity: dict[str, Any]
+
+    def describe(self) -> str:
+        """One line for people."""
+        state = "complete" if self.complete else "not complete"
+        line = (
+            f"{state}; {self.rows_done:,} of {self.rows:,} images, "
+            f"{self.shards_done:,} of {self.shards:,} shards, {self.bad_images:,} bad images"
+        )
+        if self.images_per_second is not None and self.seconds_left is not None:
+            line += f"; {self.images_per_second:,.0f} images/s, {duration(self.seconds_left)} left"
+        if self.job:
+            return f"{line}; at work: {self.job}"
+        return line if self.complete else f"{line}; no job is at work"
+
+
+def run_status(run: Path) -> RunStatus:
+    """Looks at a run. Nothing is verified, and no feature read: it takes a moment."""
+    root = next((run / name for name in ("store.h5", "plan.h5") if (run / name).exists()), None)
+    if root is None:
+        raise no_run(run)
+    with open_hdf5(root) as file:
+        rows, shard_rows = len(file["path"]), int(file.attrs["shard_rows"])
+        identity = json.loads(file.attrs["identity"])
+    done = done_shards(run)
+    shards = plan_shards(rows, shard_rows)
+    there = [shard for shard in shards if shard.index in done]
+    files = [shard_file(run, shard.index) for shard in there]
+    complete = root.name == "store.h5" and len(there) == len(shards)
+    rows_done, job = sum(map(len, there)), _at_work(run)
+    rate = _rate(run, there) if job else None
+    return RunStatus(
+        complete=complete,
+        rows=rows,
+        rows_done=rows_done,
+        shards=len(shards),
+        shards_done=len(there),
+        bad_images=sum(map(bad_images_in, [root] if complete else files)),
+        job=job,
+        images_per_second=rate,
+        seconds_left=(rows - rows_done) / rate if rate else None,
+        identity=identity,
+    )
+
+
+def _rate(run: Path, done: list[Shard]) -> float | None:
+    """Images/s of the shards that are younger than the plan, which a job writes as it begins.
+
+    All times are the file system's.
+    """
+    try:
+        began = (run / "plan.h5").stat().st_mtime
+    except FileNotFoundError:
+        return None
+    times = {shard: shard_file(run, shard.index).stat().st_mtime for shard in done}
+    fresh = {shard: at for shard, at in times.items() if at > began}
+    if not fresh:
+        return None
+    return sum(map(len, fresh)) / (max(fresh.values()) - began)
+
+
+def _at_work(run: Path) -> str:
+    """The job that has the folder, with its last sign of life if it is another machine's."""
+    for file, holder in holders(run).items():
+        runs = holder.runs()
+        silent_s = max(0.0, time.time() - last_sign(file))
+        if runs:
+            return str(holder)
+        if runs is None and silent_s < DEAD_AFTER_S:
+            return f"{holder}, last sign of life {duration(silent_s)} ago"
+    return ""
