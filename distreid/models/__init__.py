@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from distreid.errors import CheckpointError, OptionError
-from distreid.models import ft_net, osnet
+from distreid.models import ft_net, osnet, osnet_ain, pcb, resnet
 from distreid.models.architecture import Architecture, StateDict
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
@@ -20,11 +20,21 @@ MODELS: dict[str, Reader] = {
     "ft_net": ft_net.read,
     "ft_net_stride1": partial(ft_net.read, stride=1),
     "ft_net_stride2": partial(ft_net.read, stride=2),
-    "osnet_x0_25": lambda state, options: osnet.read("osnet_x0_25"),
-    "osnet_x0_5": lambda state, options: osnet.read("osnet_x0_5"),
-    "osnet_x0_75": lambda state, options: osnet.read("osnet_x0_75"),
-    "osnet_x1_0": lambda state, options: osnet.read("osnet_x1_0"),
+    "PCB": pcb.read_baseline,
+    **{name: partial(osnet.read, name) for name in osnet.NAMES},
+    **{name: partial(osnet_ain.read, name) for name in osnet_ain.NAMES},
+    **{name: partial(resnet.read, name) for name in resnet.NAMES},
+    **{name: partial(pcb.read, name) for name in pcb.PARTS},
 }
+
+RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
+    ft_net.recognise,
+    osnet.recognise,
+    osnet_ain.recognise,
+    pcb.recognise,
+    resnet.recognise,
+)
+"""Weights to a key of `MODELS`, or None. The first that knows them decides."""
 
 
 def find_model(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
@@ -38,10 +48,9 @@ def find_model(name: str, state: StateDict, options: Mapping[str, Any]) -> Archi
 
 def recognise(state: StateDict) -> str:
     """The name that fits the weights; CheckpointError if none does."""
-    if ft_net.recognise(state):
-        return "ft_net"
-    if osnet.recognise(state):
-        return osnet.name_of(state)
+    for recogniser in RECOGNISERS:
+        if name := recogniser(state):
+            return name
     first = ", ".join(list(state)[:3])
     raise CheckpointError(
         f"{len(state)} tensors of no known model ({first}, …); known are {', '.join(MODELS)}"

@@ -29,10 +29,17 @@ class Architecture:
     preprocess: Preprocess
     flip: bool
     """Whether the peer sums the features of the image and its mirror image."""
+    parts: int = 1
+    """With more than one, each part of the summed feature is normalised by itself. Feature d
+    belongs to part d % parts."""
     options: dict[str, Any] = field(default_factory=dict)
     """What else defines the network; part of a store's identity."""
     not_for_features: tuple[str, ...] = ()
     """Prefixes of parameters that the checkpoint may hold and the feature does not need."""
+    rename: Callable[[str], str] = str
+    """A parameter's name in the file to its name in the network."""
+    classes: int | None = None
+    """Persons that the file's classifier tells apart; None if it holds none."""
     fixed_size: bool = False
     """Whether the network takes only `preprocess.height` × `preprocess.width`."""
     notes: tuple[str, ...] = ()
@@ -41,3 +48,8 @@ class Architecture:
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""
         return {"name": self.name, "feature": self.feature} | self.options
+
+
+def rows_of(state: StateDict, key: str) -> int | None:
+    """The first dimension of a tensor, such as the classes of a classifier; None without it."""
+    return state[key].shape[0] if key in state else None

@@ -26,6 +26,8 @@ SAMPLE_FILE = Path(__file__).parent.parent / "sample" / "osnet_x0_25.pth.tar"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "weights")
 # What DataParallel, torch.compile and AveragedModel add to the names.
 PREFIXES = ("module.", "_orig_mod.")
+# What Swin saved with its weights in timm before 0.9, and every Swin computes for itself.
+RECOMPUTED = (".relative_position_index", ".relative_coords_table", ".attn_mask")
 KEYS_SHOWN = 8
 
 # torchreid saves `rank1` as numpy's float32. A scalar's own class and type, nothing that acts.
@@ -179,9 +181,13 @@ def _fit(
     network: nn.Module, state: dict[str, Tensor], architecture: Architecture
 ) -> tuple[int, tuple[str, ...]]:
     """Copies the weights; gives how many, and the names that were not needed."""
-    dropped = tuple(key for key in state if key.startswith(architecture.not_for_features))
+    dropped = tuple(
+        key
+        for key in state
+        if key.startswith(architecture.not_for_features) or key.endswith(RECOMPUTED)
+    )
     wanted = network.state_dict()
-    given = {key: value for key, value in state.items() if key not in dropped}
+    given = {architecture.rename(key): value for key, value in state.items() if key not in dropped}
     # Checkpoints older than torch 0.4.1 have no such counters, and eval mode reads none.
     missing = [
         key for key in wanted if key not in given and not key.endswith("num_batches_tracked")
