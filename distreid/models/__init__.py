@@ -10,7 +10,19 @@ from functools import partial
 from typing import Any
 
 from distreid.errors import CheckpointError, OptionError
-from distreid.models import ft_net, osnet, osnet_ain, pcb, resnet
+from distreid.models import (
+    densenet,
+    ft_net,
+    ft_net_backbones,
+    hacnn,
+    mlfn,
+    mobilenet,
+    osnet,
+    osnet_ain,
+    pcb,
+    resnet,
+    se_resnet,
+)
 from distreid.models.architecture import Architecture, StateDict
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
@@ -20,19 +32,33 @@ MODELS: dict[str, Reader] = {
     "ft_net": ft_net.read,
     "ft_net_stride1": partial(ft_net.read, stride=1),
     "ft_net_stride2": partial(ft_net.read, stride=2),
+    **{name: partial(ft_net_backbones.read, name) for name in ft_net_backbones.BODIES},
+    "ft_net_dense_stride1": partial(ft_net_backbones.read, "ft_net_dense", stride=1),
+    "ft_net_dense_stride2": partial(ft_net_backbones.read, "ft_net_dense", stride=2),
     "PCB": pcb.read_baseline,
     **{name: partial(osnet.read, name) for name in osnet.NAMES},
     **{name: partial(osnet_ain.read, name) for name in osnet_ain.NAMES},
     **{name: partial(resnet.read, name) for name in resnet.NAMES},
     **{name: partial(pcb.read, name) for name in pcb.PARTS},
+    **{name: partial(se_resnet.read, name) for name in se_resnet.NAMES},
+    **{name: partial(densenet.read, name) for name in densenet.NAMES},
+    **{name: partial(mobilenet.read, name) for name in mobilenet.WIDTHS},
+    "mlfn": mlfn.read,
+    "hacnn": hacnn.read,
 }
 
 RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
     ft_net.recognise,
+    ft_net_backbones.recognise,
     osnet.recognise,
     osnet_ain.recognise,
     pcb.recognise,
     resnet.recognise,
+    se_resnet.recognise,
+    densenet.recognise,
+    mobilenet.recognise,
+    mlfn.recognise,
+    hacnn.recognise,
 )
 """Weights to a key of `MODELS`, or None. The first that knows them decides."""
 
