@@ -6,6 +6,7 @@ To add a family, write its file and add its names here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from distreid.models import (
     densenet,
     ft_net,
     ft_net_backbones,
+    generic,
     hacnn,
     mlfn,
     mobilenet,
@@ -23,7 +25,7 @@ from distreid.models import (
     resnet,
     se_resnet,
 )
-from distreid.models.architecture import Architecture, StateDict
+from distreid.models.architecture import Architecture, Size, StateDict, resized
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
 """Weights, and the options saved beside them, to the architecture that they fit."""
@@ -63,13 +65,26 @@ RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
 """Weights to a key of `MODELS`, or None. The first that knows them decides."""
 
 
-def find_model(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
-    """The architecture by name, or with `auto` by what the weights look like."""
+def find_model(
+    name: str, state: StateDict, options: Mapping[str, Any], size: Size | None = None
+) -> Architecture:
+    """The architecture by name, or with `auto` by what the weights look like.
+
+    `size` is the input's, None for what the architecture says.
+    """
+    if ":" in name:
+        return generic.read(name, state, size)
     if name == "auto":
         name = recognise(state)
     if name not in MODELS:
         raise OptionError(f"--model {name}: not known; choose auto or one of {', '.join(MODELS)}")
-    return MODELS[name](state, options)
+    architecture = MODELS[name](state, options)
+    preprocess = architecture.preprocess
+    if size in (None, (preprocess.height, preprocess.width)):
+        return architecture
+    if architecture.fixed_size:
+        raise OptionError(f"--input-size: {name} takes {preprocess.height}x{preprocess.width} only")
+    return replace(architecture, preprocess=resized(preprocess, size))
 
 
 def recognise(state: StateDict) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from distreid.preprocess import Preprocess
 
 StateDict = Mapping[str, Tensor]
+Size = tuple[int, int]
+"""Height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +55,8 @@ class Architecture:
 def rows_of(state: StateDict, key: str) -> int | None:
     """The first dimension of a tensor, such as the classes of a classifier; None without it."""
     return state[key].shape[0] if key in state else None
+
+
+def resized(preprocess: Preprocess, size: Size) -> Preprocess:
+    """The same with another size of the input."""
+    return replace(preprocess, height=size[0], width=size[1])

@@ -7,13 +7,17 @@ from typing import Any
 from distreid.errors import CheckpointError
 
 
-def create(name: str, **arguments: Any) -> Any:
-    """timm's untrained network of that name, without a classifier; CheckpointError if timm
-    is not installed."""
+def timm_for(what: str) -> Any:
+    """The module; CheckpointError without it, which says that `what` needs it."""
     try:
         import timm
     except ImportError as error:
         raise CheckpointError(
-            f"its network is timm's {name}; install timm: pip install 'distreid[models]'"
+            f"{what} is one of timm's networks: pip install 'distreid[models]'"
         ) from error
-    return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+    return timm
+
+
+def create(name: str, **arguments: Any) -> Any:
+    """timm's untrained network of that name, without a classifier."""
+    return timm_for(name).create_model(name, pretrained=False, num_classes=0, **arguments)
