@@ -89,7 +89,7 @@ def load_model(checkpoint: str, name: str = "auto", size: Size | None = None) ->
     the file must be the network's, apart from classifiers; else CheckpointError lists them.
     `size` is the input's, None for what the architecture says.
     """
-    file = SAMPLE_FILE if checkpoint == SAMPLE else Path(checkpoint)
+    file = file_of(checkpoint)
     if name in MARKS:
         return _load_program(file, name, size)
     content = read_checkpoint(file)
@@ -106,6 +106,11 @@ def load_model(checkpoint: str, name: str = "auto", size: Size | None = None) ->
         loaded=loaded,
         dropped=dropped,
     )
+
+
+def file_of(checkpoint: str) -> Path:
+    """The file that `--checkpoint` names."""
+    return SAMPLE_FILE if checkpoint == SAMPLE else Path(checkpoint)
 
 
 def _load_program(file: Path, kind: str, size: Size | None) -> Model:
