@@ -20,9 +20,9 @@ class Architecture:
     """A network, and the way in which its own code tests it (the preset)."""
 
     name: str
-    """A name of `models.MODELS`."""
+    """A name of `models.MODELS`, one with a colon of `models.generic`, or a program's kind."""
     peer: str
-    """The project whose numbers the preset reproduces."""
+    """The project whose numbers the preset reproduces, or whose network it is."""
     build: Callable[[], nn.Module]
     """Makes the network without weights: (B, 3, H, W) float → (B, dim) features, in eval mode."""
     dim: int

@@ -90,13 +90,11 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
 
 def build(name: str) -> nn.Module:
     """An untrained network by torchreid's name, one of `NAMES`; the features as it tests them."""
+    fc = name.endswith("_fc512")
     base, _, ibn = name.removesuffix("_fc512").partition("_ibn_")
-    if base == name:
-        return resnet(name)  # type: ignore[no-any-return]
-    if ibn:
-        return resnet(base, ibn)  # type: ignore[no-any-return]
-    network = resnet(base, last_stride=1)
-    network.fc = fc_block(SHAPES[base][2])
+    network = resnet(base, ibn, last_stride=1 if fc else 2)
+    if fc:
+        network.fc = fc_block(SHAPES[base][2])
     return network  # type: ignore[no-any-return]
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import Tensor
 
 from distreid.errors import CheckpointError, OptionError
@@ -133,6 +134,12 @@ def test_another_input_size_is_taken_unless_the_network_has_one_only() -> None:
     assert find_model("hacnn", {}, {}, (160, 64)).preprocess.width == 64
     with pytest.raises(OptionError, match="--input-size: hacnn takes 160x64 only"):
         find_model("hacnn", {}, {}, (256, 128))
+
+
+def test_the_table_in_the_readme_is_that_of_the_code() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = text.partition("<!-- models -->")[2].partition("<!-- /models -->")[0]
+    assert block.strip() == models_table()
 
 
 def test_every_name_stands_in_the_table_of_models() -> None:
