@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distreid.evaluate import Labelled, Progress, Scores, no_progress, score_queries
+from distreid.evaluate import Scores
 from distreid.manifest import JUNK, NO_CAMERA
+from distreid.neighbours import Progress, no_progress
 from distreid.protocol import Protocol
+from distreid.ranking import Labelled, score_queries
 from distreid.similarity import score_blocks
 
 
@@ -53,7 +55,8 @@ def camera_pairs(
 ) -> CameraPairs:
     """Each query ranked against one gallery camera at a time, as `protocol` ranks.
 
-    Costs one matrix product over all cameras together. `progress` counts queries × cameras.
+    Costs one matrix product over all cameras together. `progress` counts the queries anew
+    for each camera.
     """
     known = set(query.camera_id.tolist()) | set(gallery.camera_id.tolist())
     cameras = sorted(known - {NO_CAMERA})

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import distreid
-from distreid.errors import CheckpointError, OptionError, StoreError, exit_status
+from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
-from distreid.options import LAYOUTS, add_extract_options, input_size
+from distreid.options import add_extract_options, add_layout_options, input_size
 from distreid.protocol import CHOICES, PRESETS, Protocol
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
@@ -99,10 +99,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("inspect", help="what data or a checkpoint would be taken for")
     command.add_argument("--data", metavar="DIR|CSV|sample")
-    command.add_argument("--layout", default="auto", choices=LAYOUTS)
+    add_layout_options(command)
     command.add_argument("--checkpoint", metavar="FILE|sample")
     command.add_argument("--model", default="auto", metavar="NAME")
     command.add_argument("--input-size", type=input_size, metavar="256x128")
+    _add_json(command)
     command.set_defaults(run=_inspect)
     return parser
 
@@ -230,11 +231,27 @@ def _status(parsed: argparse.Namespace) -> None:
 def _inspect(parsed: argparse.Namespace) -> None:
     if not (parsed.data or parsed.checkpoint):
         raise OptionError("inspect: give --data, --checkpoint or both")
+    if parsed.json and (parsed.checkpoint or not parsed.data):
+        raise OptionError("inspect --json is of --data alone")
     if parsed.data:
-        from distreid.datasets import describe, open_data
+        from distreid.datasets import open_data
+        from distreid.datasets.inspection import inspect
+        from distreid.datasets.summary import check_counts
 
-        manifest = open_data(parsed.data, parsed.layout)
-        print(f"{manifest.root}: {manifest.layout}", *describe(manifest), sep="\n  ")
+        manifest = open_data(
+            parsed.data,
+            parsed.layout,
+            parsed.multi_query,
+            split=parsed.split,
+            pattern=parsed.pattern,
+        )
+        found = inspect(manifest)
+        if parsed.json:
+            print(json.dumps(found.to_json(), indent=2, ensure_ascii=False))
+        else:
+            _print_lines(f"{manifest.root}: {manifest.layout}", found.lines())
+        if parsed.strict_counts:
+            check_counts(manifest)
     if parsed.checkpoint:
         _inspect_checkpoint(parsed)
 
@@ -252,6 +269,10 @@ def _inspect_checkpoint(parsed: argparse.Namespace) -> None:
         # What it holds may tell what it is.
         console.print(key_table(read_checkpoint(file_of(parsed.checkpoint)).state))
         raise
-    print(model.checkpoint.file)
+    print(printable(str(model.checkpoint.file)))
     console.print(model_table(model))
     console.print(key_table(model.checkpoint.state, model.dropped))
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    print(printable(title), *map(printable, lines), sep="\n  ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,63 +13,27 @@ from numpy.typing import NDArray
 
 from distreid.confidence import Confidence, QueryValues, bootstrap, query_values
 from distreid.errors import DataError
-from distreid.manifest import GALLERY, JUNK, MULTI_QUERY, NO_CAMERA, NO_PERSON, QUERY, Status
-from distreid.metrics import (
-    QueryScores,
-    Ranks,
-    cmc,
-    ranks_of_matches,
-    score_ranks,
-    single_shot_first_ranks,
+from distreid.manifest import (
+    GALLERY,
+    JUNK,
+    MULTI_QUERY,
+    NO_CAMERA,
+    NO_PERSON,
+    QUERY,
+    TRACKLET,
+    Status,
 )
+from distreid.metrics import QueryScores, Ranks, cmc
+from distreid.neighbours import Progress, no_progress
 from distreid.protocol import PRESETS, Protocol
-from distreid.rerank import RERANKINGS, expand, rerank_scores
-from distreid.similarity import COSINE, Features, Pieces, Similarity, map_blocks
+from distreid.ranking import Labelled, multi_query, score_queries
+from distreid.similarity import COSINE, Pieces, Similarity
 from distreid.store import FeatureStore
+from distreid.tracklets import first_rows, pool
 
-SINGLE_SHOT_DRAWS = 10  # as torchreid
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
-NO_ROWS: NDArray[np.intp] = np.array([], np.intp)
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
 SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
-
-Progress = Callable[[int], None]
-"""Called with the number of queries ranked since the last call."""
-
-
-def no_progress(queries: int) -> None:
-    """Nobody watches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Features with who and where; N rows."""
-
-    pieces: Pieces
-    """(N, D) in consecutive pieces, L2-normalised."""
-    norm: Features
-    """(N,) the norms before."""
-    person_id: NDArray[np.int64]
-    camera_id: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.person_id)
-
-    @property
-    def features(self) -> Features:
-        """(N, D) float32 in one array."""
-        return np.concatenate([np.asarray(piece, np.float32) for piece in self.pieces])
-
-    def only(self, wanted: NDArray[np.bool_]) -> Labelled:
-        """The rows wanted, (N,) bool; all of them without a copy."""
-        if wanted.all():
-            return self
-        return Labelled(
-            pieces=[self.features[wanted]],
-            norm=self.norm[wanted],
-            person_id=self.person_id[wanted],
-            camera_id=self.camera_id[wanted],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,113 +94,6 @@ class Evaluation:
             "counts": self.counts,
             "diagnosis": self.diagnosis,
         }
-
-
-def score_queries(
-    query: Labelled,
-    gallery: Labelled,
-    protocol: Protocol,
-    similarity: Similarity = COSINE,
-    progress: Progress = no_progress,
-) -> tuple[QueryScores, Ranks]:
-    """Ranks the gallery for each query; gives its scores, and its first rank or ranks.
-
-    Left out of a ranking: junk, and by the camera rule `cross` the rows of the query's own
-    person and camera. An unknown camera is like no other; an unknown person is no match.
-    The ranks are (Q,), or (Q, draws) on single-shot galleries; 0 where there is no match.
-    """
-    if (protocol.rerank, protocol.expand) != ("none", "none") and protocol.junk == "dropped":
-        gallery = gallery.only(gallery.person_id != JUNK)
-    ranker = _Ranker(query, gallery, protocol)
-    for ranked in _ranked_blocks(ranker, query, gallery, protocol, similarity):
-        progress(ranked)
-    return ranker.result()
-
-
-def _ranked_blocks(
-    ranker: _Ranker,
-    query: Labelled,
-    gallery: Labelled,
-    protocol: Protocol,
-    similarity: Similarity,
-) -> Iterator[int]:
-    """Has every query ranked; gives their number block by block."""
-    query_QD = query.features
-    if protocol.expand == "aqe":
-        query_QD, expanded_GD = expand(query_QD, gallery.features)
-        gallery = replace(gallery, pieces=[expanded_GD])
-    if protocol.rerank != "none":
-        how = RERANKINGS[protocol.rerank]
-        for first, scores_BG in rerank_scores(query_QD, gallery.features, how):
-            yield ranker.rank(first, scores_BG)
-        return
-    blocks = map_blocks(
-        ranker.rank,
-        query_QD,
-        gallery.pieces,
-        replace(similarity, name="cosine" if protocol.by_cosine else "euclidean"),
-        query_norm_Q=query.norm,
-        gallery_norm_G=gallery.norm,
-    )
-    for _, ranked in blocks:
-        yield ranked
-
-
-class _Ranker:
-    """Turns blocks of scores into the ranks of each query's matches; threads share one."""
-
-    def __init__(self, query: Labelled, gallery: Labelled, protocol: Protocol) -> None:
-        self.query, self.gallery, self.protocol = query, gallery, protocol
-        self.rows_of = _rows_by_person(gallery.person_id)
-        self.junk = self.rows_of.pop(JUNK, NO_ROWS)
-        self.rows_of.pop(NO_PERSON, None)
-        self.ranks: list[Ranks] = [np.array([], np.int64)] * len(query)
-        self.draws = SINGLE_SHOT_DRAWS if protocol.gallery_shots == "single" else 0
-        self.shot_ranks = np.zeros((len(query), self.draws), np.int64)
-
-    def rank(self, first: int, scores_BG: NDArray[np.floating[Any]]) -> int:
-        """Takes the scores of consecutive queries; gives how many they are."""
-        if np.isnan(scores_BG.min(initial=0)):
-            raise DataError(
-                f"queries {first} to {first + len(scores_BG) - 1}: a score is NaN; features must "
-                "be finite, extract them again"
-            )
-        for row, scores_G in enumerate(scores_BG, start=first):
-            matches, same_camera = self._matches(row)
-            if len(matches):
-                left_out = np.concatenate([self.junk, same_camera])
-                self.ranks[row] = ranks_of_matches(scores_G, matches, left_out)
-                if self.draws:
-                    self.shot_ranks[row] = self._shots(row, scores_G, matches)
-        return len(scores_BG)
-
-    def result(self) -> tuple[QueryScores, Ranks]:
-        """The scores of all queries, and the ranks that the CMC is made of."""
-        scores = score_ranks(self.ranks)
-        return scores, self.shot_ranks if self.draws else scores.first_rank
-
-    def _matches(self, row: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The gallery rows that match, and those that the camera rule leaves out."""
-        rows = self.rows_of.get(int(self.query.person_id[row]), NO_ROWS)
-        camera = self.query.camera_id[row]
-        if self.protocol.camera_rule == "none" or camera == NO_CAMERA:
-            return rows, NO_ROWS
-        is_same = self.gallery.camera_id[rows] == camera
-        return rows[~is_same], rows[is_same]
-
-    def _shots(
-        self, row: int, scores_G: NDArray[np.floating[Any]], matches: NDArray[np.intp]
-    ) -> Ranks:
-        person = int(self.query.person_id[row])
-        persons = self.rows_of | {person: matches}
-        return single_shot_first_ranks(
-            scores_G,
-            list(persons.values()),
-            list(persons).index(person),
-            self.draws,
-            # One generator for each query: the draws do not depend on who ranks it, or when.
-            np.random.default_rng([self.protocol.seed, row]),
-        )
 
 
 def summarise(
@@ -304,11 +161,6 @@ def side_by_side(store: FeatureStore) -> list[Protocol]:
     return [PRESETS[name] for name in names]
 
 
-def rankings(protocols: Sequence[Protocol]) -> int:
-    """How many times the gallery is ranked: protocols that rank alike share one ranking."""
-    return len(set(map(_ranking_of, protocols)))
-
-
 def cannot_evaluate(store: FeatureStore) -> str:
     """Why a store has no scores; empty if it has."""
     for split in (QUERY, GALLERY):
@@ -325,18 +177,29 @@ def cannot_evaluate(store: FeatureStore) -> str:
 
 
 def labelled(store: FeatureStore, split: str) -> Labelled:
-    """The rows of a split that can be used: readable, and of a query, with a person."""
+    """The rows of a split that can be used: readable, and of a query, with a person.
+
+    Where the data has tracklets, a row here is the mean of one."""
     rows = usable_rows(store, split)
+    if TRACKLET in store.manifest.extra:
+        features, norm = pool(store, _usable_images(store, split))
+        pieces: Pieces = [features]
+    else:
+        pieces, norm = store.pieces(rows), store.norm[rows]
     return Labelled(
-        pieces=store.pieces(rows),
-        norm=store.norm[rows],
+        pieces=pieces,
+        norm=norm,
         person_id=store.manifest.person_id[rows],
         camera_id=store.manifest.camera_id[rows],
     )
 
 
 def usable_rows(store: FeatureStore, split: str) -> NDArray[np.intp]:
-    """The manifest rows that `labelled` takes, in its order."""
+    """The manifest rows that `labelled` takes, in its order; of a tracklet, its first."""
+    return first_rows(store, _usable_images(store, split))
+
+
+def _usable_images(store: FeatureStore, split: str) -> NDArray[np.intp]:
     rows = store.manifest.rows(split)
     usable = store.status[rows] == Status.OK
     if split != GALLERY:
@@ -345,33 +208,12 @@ def usable_rows(store: FeatureStore, split: str) -> NDArray[np.intp]:
     return wanted
 
 
-def multi_query(query: Labelled, several: Labelled) -> Labelled:
-    """Each query's feature replaced by the mean of the multi-query features of its person and
-    camera, not normalised again, as Person_reID_baseline_pytorch does; the query's own
-    feature where there are none."""
-    features, others = query.features, several.features
-    for row in range(len(query)):
-        same = (several.person_id == query.person_id[row]) & (
-            several.camera_id == query.camera_id[row]
-        )
-        if same.any():
-            features[row] = others[same].mean(axis=0)
-    return replace(query, pieces=[features])
-
-
 def _ranking_of(protocol: Protocol) -> tuple[object, ...]:
     """Protocols that are equal in this share one ranking."""
     shots = (protocol.gallery_shots, protocol.seed if protocol.gallery_shots == "single" else 0)
     moved = (protocol.rerank, protocol.expand)
     junk = protocol.junk if moved != ("none", "none") else ""
     return protocol.by_cosine, protocol.camera_rule, protocol.query, shots, moved, junk
-
-
-def _rows_by_person(person_id: NDArray[np.int64]) -> dict[int, NDArray[np.intp]]:
-    """Person → its rows, ascending."""
-    order = np.argsort(person_id, kind="stable")
-    persons, starts = np.unique(person_id[order], return_index=True)
-    return dict(zip(persons.tolist(), np.split(order, starts[1:]), strict=len(persons) > 0))
 
 
 def _counts(

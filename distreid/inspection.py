@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from distreid.errors import printable
 from distreid.models.checkpoint import Model
 
 SHAPES_SHOWN = 2
@@ -31,7 +32,7 @@ def model_table(model: Model) -> Table:
     table.add_row("classes", classes)
     table.add_row("weights", f"{model.loaded} tensors, all that the network has")
     for note in model.checkpoint.notes:
-        table.add_row("", note)
+        table.add_row("", printable(note))
     for note in arch.notes or ("nothing",):
         table.add_row("not read off", note)
     return table
@@ -50,7 +51,7 @@ def key_table(state: Mapping[str, Tensor], dropped: tuple[str, ...] = ()) -> Tab
         shapes.pop("", None)  # of counters
         more = ", …" if len(shapes) > SHAPES_SHOWN else ""
         table.add_row(
-            prefix,
+            printable(prefix),
             f"{len(keys):,}",
             f"{sum(state[key].numel() for key in keys):,}",
             ", ".join(list(shapes)[:SHAPES_SHOWN]) + more,

@@ -23,6 +23,8 @@ GALLERY = "gallery"
 MULTI_QUERY = "multi-query"
 NO_SPLIT = ""
 
+TRACKLET = "tracklet"  # the extra column that says which rows make one feature
+
 
 class Status(enum.IntEnum):
     """What became of a row's image. A row that is not OK has NaN features."""

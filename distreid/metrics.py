@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,29 +20,39 @@ Floats = NDArray[np.float64]
 
 
 def ranks_of_matches(
-    scores_G: NDArray[np.floating[Any]],
-    match_rows: NDArray[np.intp],
-    left_out_rows: NDArray[np.intp],
+    scores_BG: NDArray[np.floating[Any]],
+    query_M: NDArray[np.intp],
+    row_M: NDArray[np.intp],
 ) -> Ranks:
-    """The ranks, from 1 and ascending, of the matches in a ranking of all other rows.
+    """(M,) ranks, from 1, of the M matches of B queries; each query's ascend.
 
-    A match's rank is 1 + the number of rows that outrank it. Only scores that reach the
-    lowest match's can, so only these are sorted, by value alone: no argsort, whose order
-    among ties would depend on the machine. The rows left out are few, and are subtracted.
+    `query_M`, which ascends, and `row_M` say which scores are matches. A NaN is left out of
+    its ranking. A match's rank is 1 + the number of rows that outrank it. Only scores that
+    reach the query's lowest match can, so only these are sorted, by value alone: no argsort,
+    whose order among ties would depend on the machine.
     """
-    own, left_out = scores_G[match_rows], scores_G[left_out_rows]
-    reaching = scores_G[scores_G >= own.min(initial=np.inf)]
-    reaching.sort()
-    at_least, above = reaching.searchsorted(own), reaching.searchsorted(own, side="right")
-    ranks: Ranks = len(reaching) + 1 - above
-    if len(left_out):
-        ranks -= (left_out > own[:, None]).sum(axis=1)
-    for place in (above - at_least > 1).nonzero()[0]:
-        row, score = match_rows[place], own[place]
-        ranks[place] += np.count_nonzero(scores_G[:row] == score)
-        ranks[place] -= np.count_nonzero(left_out[left_out_rows < row] == score)
-    ranks.sort()
-    return ranks
+    queries, rows = scores_BG.shape
+    own_M = scores_BG[query_M, row_M]
+    lowest_B = np.full(queries, np.inf, scores_BG.dtype)
+    np.minimum.at(lowest_B, query_M, own_M)
+    place_R = np.flatnonzero(scores_BG >= lowest_B[:, None])
+    reaching_R = scores_BG.ravel()[place_R]
+    limits = place_R.searchsorted(np.arange(queries + 1) * rows)
+    matches = query_M.searchsorted(np.arange(queries + 1)).tolist()
+    above_M = np.empty(len(own_M), np.int64)  # where the scores above a match's begin
+    for query, (start, stop) in enumerate(pairwise(limits.tolist())):
+        reaching_R[start:stop].sort()
+        own = slice(matches[query], matches[query + 1])
+        above_M[own] = start + reaching_R[start:stop].searchsorted(own_M[own], side="right")
+    ranks = limits[query_M + 1] + 1 - above_M
+    # A match is among the scores that reach it; one more of its value is a tie.
+    is_tie = (above_M - limits[query_M] > 1) & (reaching_R[above_M - 2] == own_M)
+    for match in is_tie.nonzero()[0]:
+        above_in_gallery = scores_BG[query_M[match], : row_M[match]]
+        ranks[match] += np.count_nonzero(above_in_gallery == own_M[match])
+    by_query = query_M * (rows + 1)
+    ascending: Ranks = np.sort(by_query + ranks) - by_query
+    return ascending
 
 
 def single_shot_first_ranks(

@@ -31,6 +31,10 @@ GROUP = 16  # columns of which the nearest is taken, to find how far the k neare
 SIGMAS = 8  # a rounding error that large has a probability below 1e-10
 
 
+def no_progress(step: str, done: int, total: int) -> None:
+    """Nobody watches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
     """Of each of N rows."""
@@ -77,7 +81,7 @@ def squared_distances(
     return distance_P
 
 
-def nearest(rows_ND: Features, k: int, progress: Progress | None = None) -> Neighbours:
+def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neighbours:
     """The k nearest rows of each row, itself among them; all N where k is larger.
 
     A matrix product gives every distance but for a rounding error of known size. Only the
@@ -109,8 +113,7 @@ def nearest(rows_ND: Features, k: int, progress: Progress | None = None) -> Neig
         farthest_B = distance_BN.amax(1) + norm_N[own] ** 2
         farthest_B[farthest_B <= slack_N[own]] = torch.inf
         found.farthest_N[own] = farthest_B.numpy()
-        if progress:
-            progress("neighbours", stop, count)
+        progress("neighbours", stop, count)
     return found
 
 

@@ -15,7 +15,14 @@ from typing import Any
 from distreid.errors import OptionError
 
 # Names of tables elsewhere, written out: those modules import torch. A test compares them.
-LAYOUTS = ("auto", "market1501", "layumi", "imagefolder", "folder", "csv")
+LAYOUTS = (
+    "auto", "market1501", "market1501_500k", "dukemtmcreid", "occluded_duke", "msmt17",
+    "cuhk03_detected", "cuhk03_labeled", "cuhk03_np_detected", "cuhk03_np_labeled",
+    "cuhk03_classic_detected", "cuhk03_classic_labeled",
+    "viper", "mars", "veri776", "vehicleid_small", "vehicleid_medium", "vehicleid_large",
+    "veriwild_small", "veriwild_medium", "veriwild_large", "layumi", "imagefolder", "folder",
+    "csv", "pattern",
+)  # fmt: skip
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 DTYPES = ("float32", "float16")
 DEVICES = ("auto", "cuda", "cpu")
@@ -32,6 +39,9 @@ class ExtractOptions:
     out: Path
     layout: str = "auto"
     multi_query: bool = False
+    split: int = 0
+    pattern: str = ""
+    strict_counts: bool = False
     model: str = "auto"
     input_size: tuple[int, int] | None = None
     """Height and width; None: as the model's own code has it."""
@@ -48,6 +58,8 @@ class ExtractOptions:
     shard_rows: int | None = None
     """None: by the number of rows, see `sampler.shard_rows_for`."""
     on_bad_image: str = "fail"
+    max_bad: int | None = None
+    """None: with `record`, any number of images may be bad."""
     evaluate: bool = True
     mat: bool = False
 
@@ -62,7 +74,14 @@ class ExtractOptions:
         ):
             if (value := getattr(self, name)) not in choices:
                 raise OptionError(f"{_flag(name)} {value}: choose one of {', '.join(choices)}")
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
+        if self.max_bad is not None and self.on_bad_image != "record":
+            raise OptionError("--max-bad: without --on-bad-image record, no image may be bad")
+        for name, least in (
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("shard_rows", 1),
+            ("max_bad", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OptionError(f"{_flag(name)} must be at least {least}, got {value}")
@@ -88,14 +107,7 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
         "the rest go; with an unfinished run of the same kind in it, that run is continued"
     )  # fmt: skip
-    what.add_argument(
-        "--layout", default="auto", choices=LAYOUTS, help="how the images are arranged "
-        "(default: recognise it and say so)"
-    )  # fmt: skip
-    what.add_argument(
-        "--multi-query", action="store_true", help="extract the multi-query images too, and "
-        "score with their means"
-    )  # fmt: skip
+    add_layout_options(what)
     how = parser.add_argument_group("how the features are computed")
     how.add_argument(
         "--model", default="auto", metavar="NAME", help="the architecture (default: read it off "
@@ -144,10 +156,38 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "record: keep the row with a status and NaN features, and leave it out of the scores "
         "(default: fail)"
     )  # fmt: skip
+    after.add_argument(
+        "--max-bad", type=int, metavar="N", help="with record: stop when more than N images of "
+        "the whole run cannot be read (default: any number)"
+    )  # fmt: skip
     after.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="no scores")
     after.add_argument(
         "--mat", action="store_true", help="write pytorch_result.mat too, for evaluate_gpu.py"
     )
+
+
+def add_layout_options(parser: argparse._ActionsContainer) -> None:
+    """Adds what says how `--data` is read."""
+    parser.add_argument(
+        "--layout", default="auto", choices=LAYOUTS, metavar="NAME", help="how the images are "
+        f"arranged: {', '.join(LAYOUTS)} (default: recognise it and say so)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--multi-query", action="store_true", help="extract the multi-query images too, and "
+        "score with their means"
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", type=int, default=0, metavar="N", help="which of a data set's random splits, "
+        "from 0 (VIPeR, VehicleID, classic CUHK03)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--pattern", default="", metavar="REGEX", help="how names tell person and camera, such "
+        r"as '(?P<person>\d+)_c(?P<camera>\d+)'; also a group split, or folders query, gallery"
+    )  # fmt: skip
+    parser.add_argument(
+        "--strict-counts", action="store_true", help="an error unless query and gallery have as "
+        "many images as was published"
+    )  # fmt: skip
 
 
 def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:

@@ -2,16 +2,17 @@
 
 The pixels are those of the peers' `PIL.Image.convert("RGB")` and `resize`, bit for bit.
 JPEGs are decoded by libjpeg-turbo through simplejpeg, which gives Pillow's pixels in a third
-of the time. The resize is Pillow's own: torch's uint8 resize is twice as fast, but keeps
-fewer bits of its weights, and at the borders it is now and then off by one level.
+of the time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,24 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from distreid import mat_images
 from distreid.errors import ImageError
+from distreid.resize import resize
 
 # The means and standard deviations of ImageNet, as torchvision documents them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# Pillow would also start Ghostscript for PostScript that is named .jpg: only what follows is tried.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+# Pillow's own limit, a third of a GB as RGB; the header is asked before memory is taken.
+MAX_PIXELS = 89_478_485
+TOO_LARGE = f"a decompression bomb: more than {MAX_PIXELS:,} pixels, which is the limit"
+# A file is read into memory: more than MAX_PIXELS of 16-bit RGBA take is no image.
+MAX_BYTES = 8 * MAX_PIXELS
 JPEG_MAGIC = b"\xff\xd8\xff"
 # Other colour spaces (CMYK, YCCK, Adobe RGB) go through Pillow: its conversion is the peers'.
 FAST_COLOURS = ("YCbCr", "Gray")
@@ -44,24 +54,23 @@ class Preprocess:
     """`bicubic` or `bilinear`, both with Pillow's antialias."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    exif_transpose: bool = False
+    """Whether a picture is turned as its EXIF orientation says. Of the peers, fast-reid does."""
 
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""
-        return asdict(self) | {"colour": "RGB", "exif_orientation": "ignored", "scale": "0..1"}
+        description = asdict(self)
+        turned = "applied" if description.pop("exif_transpose") else "ignored"
+        return description | {"colour": "RGB", "exif_orientation": turned, "scale": "0..1"}
 
-    def load(self, file: Path) -> Tensor:
-        """An image file as (3, height, width) uint8 RGB; ImageError without row or path."""
-        return self.resize(decode(read(file)))
+    def load(self, file: Path) -> NDArray[np.uint8]:
+        """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or
+        path."""
+        return decode(read(file), exif_transpose=self.exif_transpose)
 
-    def resize(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(h, w, 3) uint8 → (3, height, width) uint8."""
-        if pixels.shape[:2] != (self.height, self.width):
-            resized = Image.fromarray(pixels).resize((self.width, self.height), self._filter())
-            pixels = np.array(resized)
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def _filter(self) -> Image.Resampling:
-        return Image.Resampling[self.interpolation.upper()]
+    def resize(self, images: Iterable[NDArray[np.uint8]]) -> Tensor:
+        """N images (h, w, 3) → (N, 3, height, width) uint8."""
+        return resize(images, self.height, self.width, self.interpolation)
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 → float32, in torchvision's order of operations."""
@@ -71,40 +80,69 @@ class Preprocess:
 
 
 def read(file: Path) -> bytes:
-    """The bytes of a regular file; raises FileNotFoundError or ImageError."""
+    """The bytes of a regular file, or of an image in a .mat file; raises FileNotFoundError
+    or ImageError."""
+    if mat_images.in_mat(file):
+        return mat_images.read(file)
     # Without O_NONBLOCK, opening a pipe that happens to be named .jpg would wait for ever.
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
         with open(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            before = os.fstat(handle)
+            if not stat.S_ISREG(before.st_mode):
                 raise ImageError("not a regular file")
-            return stream.read()
+            if before.st_size > MAX_BYTES:
+                raise ImageError(f"{before.st_size:,} bytes, where {MAX_BYTES:,} are the limit")
+            data = stream.read(MAX_BYTES)
+            after = os.fstat(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise ImageError("it was changed while it was read")
+    return data
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """Image bytes → (h, w, 3) uint8 RGB; alpha is dropped, EXIF orientation ignored.
+def decode(data: bytes, *, exif_transpose: bool = False) -> NDArray[np.uint8]:
+    """Image bytes → (h, w, 3) uint8 RGB, of an animation the first picture; alpha is dropped.
 
-    Raises ImageError if Pillow cannot read the bytes either.
+    Raises ImageError if Pillow cannot read the bytes either, or for more than `MAX_PIXELS`.
     """
-    if data.startswith(JPEG_MAGIC):
+    if not data:
+        raise ImageError("the file is empty")
+    if data.startswith(JPEG_MAGIC) and not (exif_transpose and _may_be_turned(data)):
         try:
-            colour = simplejpeg.decode_jpeg_header(data)[2]
-            if colour in FAST_COLOURS:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            if colour in FAST_COLOURS and height * width <= MAX_PIXELS:
                 return simplejpeg.decode_jpeg(data, "RGB", strict=True)  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or unusual: Pillow's verdict counts, as it does for the peers
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb below twice its limit of pixels.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                return np.array(image.convert("RGB"))
-    except MemoryError:
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _pixels(image, exif_transpose)
+    except (MemoryError, ImageError):
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(TOO_LARGE) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"no image of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _pixels(image: Image.Image, exif_transpose: bool) -> NDArray[np.uint8]:
+    """An opened image as RGB. Its header is read, its pixels not yet."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(TOO_LARGE)
+    if exif_transpose:
+        with contextlib.suppress(Exception):  # as fast-reid does: a damaged EXIF turns nothing
+            image = ImageOps.exif_transpose(image)
+    return np.array(image.convert("RGB"))
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether Pillow could find an orientation: in EXIF, or in Adobe's XMP."""
+    return b"Exif\0\0" in jpeg or b"tiff:Orientation" in jpeg

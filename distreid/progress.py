@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -22,12 +23,18 @@ class ProgressReport:
     """
 
     def __init__(
-        self, console: Console, total: int, count: Callable[[], int], unit: str = "images"
+        self,
+        console: Console,
+        total: int,
+        count: Callable[[], int],
+        unit: str = "images",
+        title: str = "",
     ) -> None:
         self.console = console
         self.total = total
         self.count = count
         self.unit = unit
+        self.title = title
         self.started = time.monotonic()
         self.at_start = count()
         self._stop = threading.Event()
@@ -63,6 +70,7 @@ class ProgressReport:
 
     def _draw_bar(self) -> None:
         columns: list[ProgressColumn] = [
+            *([TextColumn(self.title)] if self.title else []),
             BarColumn(),
             TextColumn("{task.completed:,.0f} of {task.total:,.0f} " + self.unit),
             _Rate(self),
@@ -76,10 +84,37 @@ class ProgressReport:
     def _print_lines(self) -> None:
         while not self._stop.wait(LINE_INTERVAL_S):
             done = self.count()
-            self.console.print(
+            line = (
                 f"{done:,} of {self.total:,} {self.unit} ({done / self.total:.0%}), "
                 f"{self.describe(done)}"
             )
+            self.console.print(f"{self.title}: {line}" if self.title else line)
+
+
+class Steps:
+    """Shows one step of a work after another: a progress callback, called with the step's name,
+    how many rows are done, and of how many; a context to end the last one."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._step = ""
+        self._done = 0
+        self._shown = contextlib.ExitStack()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._shown.close()
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Takes note of a block; a new step, or one that starts again, is timed by itself."""
+        if step != self._step or done < self._done:
+            self._shown.close()
+            self._step, self._done = step, done
+            report = ProgressReport(self.console, total, lambda: self._done, "rows", title=step)
+            self._shown.enter_context(report)
+        self._done = done
 
 
 class _Rate(ProgressColumn):

@@ -25,15 +25,14 @@ from distreid.evaluate import (
     Scores,
     cannot_evaluate,
     evaluate,
-    rankings,
     side_by_side,
     usable_rows,
 )
 from distreid.files import publish, publish_text
 from distreid.manifest import GALLERY, MULTI_QUERY, QUERY, Status
-from distreid.progress import ProgressReport, duration
+from distreid.progress import Steps, duration
 from distreid.protocol import Protocol
-from distreid.rerank import RERANKINGS, estimate
+from distreid.rerank import RERANKINGS, estimate, expansion_bytes
 from distreid.similarity import COSINE, Similarity, memory_needed, seconds_needed
 from distreid.store import FeatureStore
 
@@ -54,7 +53,7 @@ def evaluate_aloud(
     if cannot_evaluate(store):
         return evaluate(store)  # which says why not
     protocols = protocols or side_by_side(store)
-    queries, rows = len(store.manifest.rows(QUERY)), len(store.manifest.rows(GALLERY))
+    queries, rows = len(usable_rows(store, QUERY)), len(usable_rows(store, GALLERY))
     need = memory_needed(queries, rows, similarity)
     seconds = seconds_needed(queries, rows, store.plan.dim)
     log.print(
@@ -67,13 +66,14 @@ def evaluate_aloud(
             f"re-ranking ({name}): about {duration(reranking.seconds)} more, "
             f"{decimal(reranking.bytes)} of memory beside the features"
         )
-    done = [0]
-
-    def count(more: int) -> None:
-        done[0] += more
-
-    with ProgressReport(log, queries * rankings(protocols), lambda: done[0], "queries"):
-        return evaluate(store, protocols, similarity, count)
+    if any(protocol.expand != "none" for protocol in protocols):
+        total = queries + rows
+        log.print(
+            f"expansion: {decimal(expansion_bytes(total, store.plan.dim))} of memory beside the "
+            "features"
+        )
+    with Steps(log) as steps:
+        return evaluate(store, protocols, similarity, steps)
 
 
 def score_table(evaluation: Evaluation) -> Group:

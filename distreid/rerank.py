@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,7 +27,8 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 
-from distreid.errors import OptionError, UserError
+from distreid.errors import OptionError
+from distreid.memory import check_memory
 from distreid.neighbours import (
     BLOCK_BYTES,
     Neighbours,
@@ -37,6 +37,7 @@ from distreid.neighbours import (
     blocks,
     joined,
     nearest,
+    no_progress,
     squared_distances,
 )
 from distreid.similarity import Features
@@ -98,7 +99,7 @@ def rerank(
     how: Reranking = ZHONG,
     *,
     memory_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[tuple[int, Features]]:
     """(first query, re-ranked distances (B, G) float32) for consecutive queries.
 
@@ -114,13 +115,8 @@ def rerank(
     queries, gallery = len(query_QD), len(gallery_GD)
     if queries and gallery:
         need = estimate(queries, gallery, query_QD.shape[1], how)
-        limit = available_memory() if memory_limit is None else memory_limit
-        if need.bytes > limit:
-            raise UserError(
-                f"re-ranking {queries:,} queries and {gallery:,} gallery rows needs about "
-                f"{need.bytes / 1e9:.1f} GB of memory, {limit / 1e9:.1f} GB can be had: "
-                "free some, or leave rows out"
-            )
+        what = f"re-ranking {queries:,} queries and {gallery:,} gallery rows"
+        check_memory(what, need.bytes, memory_limit)
     rows_ND = joined(query_QD, gallery_GD)
     return _distance_blocks(rows_ND, queries, how, progress)
 
@@ -131,7 +127,7 @@ def rerank_scores(
     how: Reranking = ZHONG,
     *,
     memory_limit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = no_progress,
 ) -> Iterator[tuple[int, Features]]:
     """The negated distances of `rerank`: ranked by descending score, as `score_blocks` is."""
     found = rerank(query_QD, gallery_GD, how, memory_limit=memory_limit, progress=progress)
@@ -144,7 +140,8 @@ def expand(
     *,
     k: int = 5,
     alpha: float = 3.0,
-    progress: Progress | None = None,
+    memory_limit: int | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Features, Features]:
     """Query and gallery features, each the mean of its k nearest, itself among them, over query
     and gallery together, weighted by cosine ** alpha; L2-normalised.
@@ -156,6 +153,8 @@ def expand(
     """
     if k < 1:
         raise OptionError(f"k = {k}: at least 1 is needed")
+    rows, dimensions = len(query_QD) + len(gallery_GD), query_QD.shape[1]
+    check_memory(f"expanding {rows:,} features", expansion_bytes(rows, dimensions), memory_limit)
     rows_ND = joined(query_QD, gallery_GD)
     expanded_ND = np.empty_like(rows_ND)
     if len(rows_ND):
@@ -189,27 +188,14 @@ def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG
     )
 
 
-def available_memory() -> int:
-    """Bytes that may be used without swapping: what the machine has left, or the process's
-    control group (version 2) where that is less: containers, SLURM. Linux."""
-    fields = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-    left = [1024 * int(field[1]) for field in fields if field[0] == "MemAvailable:"]
-    group = Path("/proc/self/cgroup").read_text().splitlines()[-1].split(":", 2)[2]
-    folder = Path("/sys/fs/cgroup" + group)
-    while folder.is_relative_to("/sys/fs/cgroup"):
-        try:
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = int(stat["inactive_file"]) + int(stat["active_file"])  # given up on demand
-            used = int((folder / "memory.current").read_text()) - cached
-            left.append(int((folder / "memory.max").read_text()) - used)
-        except (OSError, ValueError):  # none here, or the word max: no limit
-            pass
-        folder = folder.parent
-    return max(0, min(left))
+def expansion_bytes(rows: int, dimensions: int) -> int:
+    """Of memory that `expand` takes beside the features given: a copy of them and its result,
+    and what the search for neighbours holds."""
+    return 8 * rows * dimensions + 4 * min(BLOCK_BYTES, 4 * rows * rows)
 
 
 def _distance_blocks(
-    rows_ND: Features, queries: int, how: Reranking, progress: Progress | None
+    rows_ND: Features, queries: int, how: Reranking, progress: Progress
 ) -> Iterator[tuple[int, Features]]:
     """Builds the graph, then yields what `rerank` promises."""
     gallery = len(rows_ND) - queries
@@ -235,13 +221,9 @@ def _distance_blocks(
 
     for start, stop in blocks(queries, gallery):
         yield start, distances(start, stop)
-        if progress:
-            progress("distances", stop, queries)
 
 
-def _encoded(
-    rows_ND: Features, near: Neighbours, how: Reranking, progress: Progress | None
-) -> Sparse:
+def _encoded(rows_ND: Features, near: Neighbours, how: Reranking, progress: Progress) -> Sparse:
     """(N, N): of each row, the weights of its extended neighbours."""
     rank_NK, count = near.rank_NK, len(rows_ND)
     reciprocal_NN = _reciprocal(rank_NK)
@@ -262,8 +244,7 @@ def _encoded(
         weight_P = np.exp(-_distance(squared_P, near.farthest_N[row_P + start], how))
         weights_BN.data = (weight_P / np.bincount(row_P, weight_P)[row_P]).astype(np.float32)
         parts.append(weights_BN)
-        if progress:
-            progress("encoding", start + len(own_BN.indptr) - 1, count)
+        progress("encoding", start + len(own_BN.indptr) - 1, count)
     return sp.vstack(parts, format="csr")
 
 

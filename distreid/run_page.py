@@ -12,15 +12,16 @@ from rich.console import Console
 
 from distreid.breakdown import CameraPairs, camera_pairs, first_ranked, person_scores, worst_queries
 from distreid.calibrate import calibrate_run
-from distreid.datasets import describe
+from distreid.datasets.summary import describe
 from distreid.errors import OptionError
-from distreid.evaluate import Evaluation, Labelled, Scores, labelled, usable_rows
+from distreid.evaluate import Evaluation, Scores, labelled, usable_rows
 from distreid.files import publish_bytes, publish_text
 from distreid.manifest import GALLERY, QUERY
 from distreid.openset import EDGES_T
 from distreid.page import Page, Table, render_page
 from distreid.pictures import camera_pairs as draw_camera_pairs
 from distreid.pictures import cmc_curve, open_set_curves, score_histogram
+from distreid.ranking import Labelled
 from distreid.ranking_picture import RankedImage, RankedQuery, ranking_gallery
 from distreid.report import evaluate_aloud, headings, percent
 from distreid.store import FeatureStore

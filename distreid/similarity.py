@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,7 +108,7 @@ def score_blocks(
     The features are L2-normalised. `euclidean` wants their norms before.
     """
     return map_blocks(
-        lambda first, scores_BG: scores_BG,
+        lambda first, scores_BG: scores_BG.copy(),
         query_QD,
         gallery,
         similarity,
@@ -126,17 +127,24 @@ def map_blocks(
     gallery_norm_G: Features | None = None,
 ) -> Iterator[tuple[int, T]]:
     """(first query, work(first query, scores (B, G))) of each block of `score_blocks`, in order;
-    the work is done by the thread that computed the block, while it is in the cache."""
+    the work is done by the thread that computed the block, while it is in the cache, and may
+    overwrite it; the next block will."""
     pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
     rows = sum(map(len, pieces))
     size = block_rows(rows)
+    stops = np.cumsum([len(piece) for piece in pieces])
     on_device = _gallery_on_gpu(pieces, similarity) if similarity.device != "cpu" else []
+    own = threading.local()  # a thread's block: fresh memory for each costs a fifth of the time
 
     def block(first: int) -> T:
         query_BD = _tensor(query_QD[first : first + size], similarity)
+        if not hasattr(own, "scores"):
+            own.scores = torch.empty(size, rows, dtype=similarity.dtype, device=similarity.device)
+        scores_BG = own.scores[: len(query_BD)]
         tensors = on_device or (_tensor(piece, similarity) for piece in pieces)
-        parts = [query_BD @ piece_GD.T for piece_GD in tensors]
-        scores_BG = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).cpu()
+        for stop, piece_GD in zip(stops, tensors, strict=True):
+            torch.mm(query_BD, piece_GD.T, out=scores_BG[:, stop - len(piece_GD) : stop])
+        scores_BG = scores_BG.cpu()
         if similarity.name == "euclidean":
             assert query_norm_Q is not None and gallery_norm_G is not None
             _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)

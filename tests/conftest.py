@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ def draw(file: Path, seed: int) -> None:
     Image.fromarray(pixels).resize((64, 128)).save(file)
 
 
+def touch(root: Path, *names: str) -> Path:
+    """Empty files: the layouts look at names alone."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
 @pytest.fixture(scope="session")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 images in Market-1501's layout: 20 persons, 3 cameras, distractors, junk, litter."""
@@ -132,6 +141,20 @@ def run_command() -> Run:
         )
 
     return run
+
+
+@contextlib.contextmanager
+def little_memory(limit: int = 100_000_000) -> Iterator[None]:
+    """Fails if the process takes more than `limit` bytes at any moment of the context."""
+
+    def resident(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest
+    before = resident("VmRSS")
+    yield
+    assert resident("VmHWM") - before < limit
 
 
 def opened(png: bytes) -> Image.Image:

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.evaluate import Labelled, score_queries, summarise
+from distreid.evaluate import summarise
 from distreid.protocol import PRESETS
+from distreid.ranking import Labelled, score_queries
 from distreid.similarity import block_rows
 
 SIZES = {  # queries, gallery rows, dimensions, persons

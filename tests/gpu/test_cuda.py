@@ -51,7 +51,9 @@ def test_fp32_features_are_those_of_the_peers_own_code(
 ) -> None:
     golden = pack(name)
     model = load_model(str(golden.save(tmp_path)))
-    batch = torch.stack([model.architecture.preprocess.load(file) for file in golden.images])
+    batch = model.architecture.preprocess.resize(
+        map(model.architecture.preprocess.load, golden.images)
+    )
     ours = extractor(model)(batch)[0].numpy()
     theirs = golden.features
     assert (ours.astype(np.float64) * theirs).sum(axis=1).min() >= 0.99999
@@ -66,7 +68,7 @@ def test_faster_precisions_stay_near_fp32(precision: str) -> None:
 
     manifest = open_data("sample")
     files = [manifest.file(row) for row in range(32)]
-    batch = torch.stack([model.architecture.preprocess.load(file) for file in files])
+    batch = model.architecture.preprocess.resize(map(model.architecture.preprocess.load, files))
     exact, _ = extractor(model)(batch)
     fast, _ = extractor(load_model("sample"), precision)(batch)
     assert (exact * fast).sum(dim=1).min() > 0.999

@@ -58,6 +58,8 @@ def test_the_need_of_a_re_ranking_is_said_before(
     said = capsys.readouterr().err
     assert "scoring 60 queries × 90 images: about " in said
     assert "re-ranking (zhong): about " in said
+    assert cli.main(["evaluate", str(runs / "plain"), "--expand", "aqe"]) == 0
+    assert "expansion: " in capsys.readouterr().err
 
 
 def test_expansion_and_re_ranking_want_normalised_features(runs: Path, said: Said) -> None:

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from distreid.breakdown import camera_pairs, first_ranked, person_scores, worst_queries
-from distreid.evaluate import Labelled, score_queries, summarise
+from distreid.evaluate import summarise
 from distreid.protocol import PRESETS
+from distreid.ranking import Labelled, score_queries
 
 PROTOCOL = PRESETS["fastreid"]
 

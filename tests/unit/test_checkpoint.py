@@ -1,4 +1,13 @@
+import contextlib
+import io
 import os
+import pickle
+import resource
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,10 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Pack
+from conftest import Pack, little_memory
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from distreid.errors import CheckpointError, OptionError
+from distreid.models import checkpoint
 from distreid.models.checkpoint import load_model, read_checkpoint
 
 Packs = Callable[[str], Pack]
@@ -159,23 +171,197 @@ def test_a_model_that_is_not_the_one_named_lists_its_keys(osnet_file: Path) -> N
         load_model(str(osnet_file), "vgg")
 
 
-class Payload:
-    """Unpickling it would make a file."""
+class Call:
+    """Unpickling it would call a function."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.file}",)
+        return self.call
 
 
-def test_a_payload_is_refused_and_not_run(tmp_path: Path) -> None:
-    torch.save(
-        {"state_dict": {"a": torch.zeros(1)}, "x": Payload(tmp_path / "ran")}, tmp_path / "a"
-    )
-    with pytest.raises(CheckpointError, match=r"posix\.system.*not loaded"):
+SMALL = np.float32(0.5)
+SCALAR = np.float32(0).__reduce__()[0]
+ZERO = torch.zeros(1)
+
+
+@pytest.mark.parametrize("protocol", ["zip", "legacy", 0, 2, 4, 5])
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda payload: payload,
+        lambda payload: {"state_dict": {"a": ZERO, "b": payload}},
+        lambda payload: {"state_dict": {"a": ZERO}, "x": payload},
+        lambda payload: [ZERO, (payload,)],
+        lambda payload: {"a": ZERO, "rank1": Call(SCALAR, payload, b"1234")},
+        lambda payload: {"a": ZERO, "rank1": Call(np.dtype, payload)},
+        lambda payload: {"a": ZERO, "b": Call(torch._utils._rebuild_parameter, payload, False, {})},
+    ],
+    ids=["alone", "in the weights", "beside them", "in a list", "in a scalar", "type", "parameter"],
+)
+def test_a_payload_is_refused_and_not_run(
+    place: Callable[[Any], Any], protocol: str | int, tmp_path: Path
+) -> None:
+    content = place(Call(os.system, f"touch {tmp_path}/ran"))
+    if isinstance(protocol, int):
+        (tmp_path / "a").write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, tmp_path / "a", _use_new_zipfile_serialization=protocol == "zip")
+    with pytest.raises(CheckpointError, match=r"not loaded|not a checkpoint") as caught:
         load_model(str(tmp_path / "a"))
     assert not (tmp_path / "ran").exists()
+    assert "\n" not in str(caught.value)
+    if protocol in ("zip", "legacy"):
+        assert "holds posix.system, which loading would run" in str(caught.value)
+
+
+def test_python_in_an_opts_yaml_is_refused_and_not_run(pack: Packs, tmp_path: Path) -> None:
+    file = pack("person_reid_baseline_pytorch/ft_net_r50_s1_512").save(tmp_path)
+    for text in (
+        f"stride: !!python/object/apply:os.system ['touch {tmp_path}/ran']",
+        f"!!python/object/new:os.system ['touch {tmp_path}/ran']",
+        "stride: !!python/name:os.system",
+        "[" * 5000,
+        "stride: 2020-99-99",
+    ):
+        file.with_name("opts.yaml").write_text(text)
+        with pytest.raises(CheckpointError, match=r"opts\.yaml: not YAML"):
+            read_checkpoint(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_opts_yaml_that_is_a_pipe_does_not_hang(osnet_file: Path, tmp_path: Path) -> None:
+    shutil.copy(osnet_file, tmp_path / "a.pth")
+    os.mkfifo(tmp_path / "opts.yaml")
+    assert read_checkpoint(tmp_path / "a.pth").options == {}
+
+
+THE_STORAGE = "where the pickle refers to its storage"
+
+
+class Claim:
+    """A tensor that the pickle gives any number of elements."""
+
+    def __init__(self, elements: int) -> None:
+        self.elements = elements
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments: tuple[Any, ...] = (THE_STORAGE, 0, (self.elements,), (1,), False, OrderedDict())
+        return torch._utils._rebuild_tensor_v2, arguments
+
+
+class ClaimPickler(pickle.Pickler):
+    """Writes the storage of a Claim as torch.save writes storages."""
+
+    def __init__(self, stream: io.BytesIO, elements: int, legacy: bool) -> None:
+        super().__init__(stream, 2)
+        self.pid = ("storage", torch.FloatStorage, "0", "cpu", elements) + (None,) * legacy
+
+    def persistent_id(self, value: Any) -> Any:
+        return self.pid if value == THE_STORAGE else None
+
+
+def claimed(file: Path, elements: int, legacy: bool) -> None:
+    """A checkpoint of three numbers that says it has `elements`."""
+    stream = io.BytesIO()
+    if legacy:
+        sizes = {"short": 2, "int": 4, "long": 4}
+        about = {"protocol_version": 1001, "little_endian": True, "type_sizes": sizes}
+        for part in (torch.serialization.MAGIC_NUMBER, 1001, about):
+            pickle.dump(part, stream, 2)
+    ClaimPickler(stream, elements, legacy).dump({"a": Claim(elements)})
+    if legacy:
+        pickle.dump(["0"], stream, 2)
+        file.write_bytes(stream.getvalue() + struct.pack("<q", elements) + bytes(12))
+        return
+    rewritten({"a": torch.zeros(3)}, file, {"data.pkl": stream.getvalue()})
+
+
+def rewritten(content: Any, file: Path, records: dict[str, bytes]) -> None:
+    """What torch.save writes, with some records changed, and compressed."""
+    original = io.BytesIO()
+    torch.save(content, original)
+    with (
+        zipfile.ZipFile(original) as old,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, records.get(name.partition("/")[2], old.read(name)))
+
+
+HOSTILE = {
+    "10^15 in the header": lambda file: claimed(file, 10**15, legacy=False),
+    "10^9 in the header": lambda file: claimed(file, 10**9, legacy=False),
+    "10^15 in an old header": lambda file: claimed(file, 10**15, legacy=True),
+    "10^9 in an old header": lambda file: claimed(file, 10**9, legacy=True),
+    "fewer than none": lambda file: claimed(file, -5, legacy=True),
+    "a zip bomb": lambda file: rewritten({"a": ZERO}, file, {"data/0": bytes(1 << 28)}),
+    "a pickle bomb": lambda file: rewritten({"a": ZERO}, file, {"data.pkl": bytes(1 << 28)}),
+    "an array of bytes": lambda file: torch.save({"a": ZERO, "x": Call(bytearray, 10**10)}, file),
+    "one number, expanded": lambda file: torch.save({"a": ZERO.expand(10**6, 10**9)}, file),
+    "without numbers": lambda file: torch.save({"a": torch.empty(10**15, device="meta")}, file),
+    "sparse": lambda file: torch.save({"a": torch.zeros(4).to_sparse()}, file),
+    "quantised": lambda file: torch.save(
+        {"a": torch.quantize_per_tensor(ZERO, 0.1, 0, torch.qint8)}, file
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of torch, as it saves these
+@pytest.mark.parametrize("write", HOSTILE.values(), ids=HOSTILE)
+def test_what_a_file_claims_takes_no_memory(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.pth")
+    monkeypatch.setattr(checkpoint, "SPARE_BYTES", 1 << 26)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with little_memory(), pytest.raises(CheckpointError) as caught:
+        load_model(str(tmp_path / "a.pth"))
+    assert "\n" not in str(caught.value)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_a_scalar_of_numpy_is_passed_over_whatever_size_it_claims(tmp_path: Path) -> None:
+    torch.save({"a": ZERO, "x": Call(SCALAR, Call(np.dtype, "V2000000000"))}, tmp_path / "a")
+    with little_memory():
+        assert list(read_checkpoint(tmp_path / "a").state) == ["a"]
+
+
+def test_a_dictionary_that_contains_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="holds no tensor"):
+        read_checkpoint(tmp_path / "a")
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": ZERO, "module.a": ZERO + 1}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="two tensors are named a; save one network alone"):
+        read_checkpoint(tmp_path / "a")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["zip", "legacy"]),
+    st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=4)), max_size=8),
+    st.integers(0, 4000),
+)
+def test_damaged_checkpoints_load_or_are_refused(
+    kind: str, changes: list[tuple[int, bytes]], length: int
+) -> None:
+    stream = io.BytesIO()
+    content = {"state_dict": {"conv1.conv.weight": torch.ones(2, 3), "b": ZERO}, "rank1": SMALL}
+    torch.save(content, stream, _use_new_zipfile_serialization=kind == "zip")
+    data = bytearray(stream.getvalue())
+    for place, value in changes:
+        place %= len(data)
+        data[place : place + len(value)] = value
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(CheckpointError):
+        file = Path(folder) / "a.pth"
+        file.write_bytes(data[: length or None])
+        load_model(str(file))
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path: Path) -> None:

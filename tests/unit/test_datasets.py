@@ -1,20 +1,18 @@
+import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import draw
+from conftest import draw, touch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from distreid.datasets import describe, open_data
+from distreid.datasets import open_data
+from distreid.datasets.summary import describe
 from distreid.errors import DataError
 from distreid.manifest import NO_CAMERA, NO_PERSON
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
-    return root
 
 
 def test_market1501_reads_person_and_camera_from_the_names_and_sorts_them(tmp_path: Path) -> None:
@@ -184,6 +182,9 @@ def test_a_csv_of_paths_alone_is_enough(tmp_path: Path) -> None:
         ('path\n"a.jpg\n', "line 2: unexpected end of data"),
         (b"path\n\xff\xfe.jpg\n", "not UTF-8"),
         ("path\n", "the CSV has no row"),
+        ("path,.\na.jpg,1\n", "line 1: a column's name cannot be '.' or hold '/'"),
+        ("path,note\na.jpg," + "x" * 4097, "line 2: a field of more than 4,096 characters"),
+        ("path,person_id\na.jpg,9999999999999999999\n", "line 2: person_id is '9999"),
     ],
 )
 def test_a_broken_csv_names_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -207,3 +208,52 @@ def test_a_folder_that_cannot_be_listed_is_named(
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match="/b: Permission denied; check its permissions"):
         open_data(str(tmp_path))
+
+
+def test_a_path_of_a_csv_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    names = ["~/a.jpg", "$HOME/a.jpg", "*.jpg", "http://x.org/a.jpg", "file:///a.jpg", "../a.jpg"]
+    names += ["a.jpg; rm -rf", "`id`.jpg", "{0}%s.jpg", "a.jpg#b", " a.jpg ", "./a.jpg"]
+    manifest = open_data(csv_file(tmp_path, "path\n" + "\n".join(names)))
+    assert manifest.path.tolist() == [name.encode() for name in names]
+    assert [os.fspath(manifest.file(row)) for row in range(6)] == [
+        *(f"{tmp_path}/{name}" for name in names[:3]),
+        f"{tmp_path}/http:/x.org/a.jpg",  # pathlib's, the same file
+        f"{tmp_path}/file:/a.jpg",
+        f"{tmp_path}/../a.jpg",
+    ]
+
+
+def test_numbers_that_no_column_holds_are_no_person_and_no_camera(tmp_path: Path) -> None:
+    many = "9" * 30
+    touch(tmp_path, f"query/{many}_c1s1.jpg", f"query/0001_c{many}s1.jpg", "query/0001_c1s1.jpg")
+    touch(tmp_path, "bounding_box_test/0001_c2s1.jpg")
+    assert open_data(str(tmp_path)).path.shape == (2 + 1,)
+    assert open_data(str(tmp_path)).camera_id.max() < 2**63
+    touch(tmp_path / "folders", f"{many}/a.jpg", "1/a.jpg")
+    assert open_data(str(tmp_path / "folders")).person_id.tolist() == [0, 1]
+
+
+def test_of_two_links_to_one_folder_the_first_by_name_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, "z/x/1.jpg")
+    for name in "qmbwd":
+        (tmp_path / name).symlink_to("z")
+    assert open_data(str(tmp_path), "folder").path.tolist() == [b"b/x/1.jpg"]
+
+
+def test_a_folder_that_is_not_read_cannot_command_the_terminal(tmp_path: Path) -> None:
+    touch(tmp_path, "query/0001_c1s1.jpg", "bounding_box_test/0001_c2s1.jpg", "\x1b[2J\udcff/a.txt")
+    assert open_data(str(tmp_path)).notes == ("folders not read: \\x1b[2J\\udcff",)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(["path", "person_id", "camera_id", "split", "x", "."]), max_size=4),
+    st.lists(st.lists(st.text(max_size=6), max_size=4), max_size=4),
+    st.binary(max_size=3),
+)
+def test_any_csv_is_read_or_refused(header: list[str], rows: list[list[str]], end: bytes) -> None:
+    text = "\n".join(",".join(fields) for fields in [header, *rows])
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DataError):
+        manifest = open_data(csv_file(Path(folder), text.encode() + end), "csv")
+        assert 1 <= len(manifest) <= 1 + len(text.splitlines()) + len(end)

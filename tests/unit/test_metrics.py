@@ -14,13 +14,8 @@ from numpy.typing import NDArray
 
 from distreid import similarity
 from distreid.errors import DataError, OptionError
-from distreid.evaluate import (
-    Labelled,
-    Scores,
-    multi_query,
-    score_queries,
-    summarise,
-)
+from distreid.evaluate import Scores, summarise
+from distreid.manifest import JUNK, NO_PERSON
 from distreid.metrics import (
     cmc,
     ranks_of_matches,
@@ -28,6 +23,7 @@ from distreid.metrics import (
     single_shot_first_ranks,
 )
 from distreid.protocol import PRESETS, Protocol
+from distreid.ranking import Labelled, multi_query, score_queries
 from distreid.similarity import (
     Similarity,
     block_rows,
@@ -39,17 +35,19 @@ from distreid.similarity import (
 
 
 @given(
-    hnp.arrays(np.float32, 30, elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
-    hnp.arrays(np.bool_, 30),
+    hnp.arrays(np.float32, (3, 30), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])),
+    hnp.arrays(np.bool_, (3, 30)),
 )
 def test_ranks_are_those_of_a_stable_sort(
     scores: NDArray[np.float32], is_match: NDArray[np.bool_]
 ) -> None:
-    kept = [row for row in range(30) if row % 3 or is_match[row]]
-    left_out = np.array([row for row in range(30) if row not in kept], dtype=np.intp)
-    order = sorted(kept, key=lambda row: (-scores[row], row))
-    expected = [rank for rank, row in enumerate(order, start=1) if is_match[row]]
-    assert ranks_of_matches(scores, np.flatnonzero(is_match), left_out).tolist() == expected
+    kept = is_match | (np.arange(30) % 3 > 0)
+    expected = []
+    for scores_G, match_G, kept_G in zip(scores, is_match, kept, strict=True):
+        order = sorted(np.flatnonzero(kept_G), key=lambda row: (-scores_G[row], row))
+        expected += [rank for rank, row in enumerate(order, start=1) if match_G[row]]
+    without = np.where(kept, scores, np.float32(np.nan))
+    assert ranks_of_matches(without, *np.nonzero(is_match)).tolist() == expected
 
 
 def test_one_match_at_rank_two_scores_a_half_or_a_quarter() -> None:
@@ -265,12 +263,43 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
         assert ours[1].tobytes() == theirs.tobytes()
 
 
-def test_a_nan_feature_is_refused() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(("broken_query", "broken_gallery"), [(49, None), (None, 299)])
+def test_a_feature_that_is_not_finite_is_refused(
+    broken_query: int | None, broken_gallery: int | None, value: float
+) -> None:
     query, gallery, _, _ = scenario("s1_plain_50x300")
-    broken = gallery.features
-    broken[299, 3] = np.nan
-    with pytest.raises(DataError, match="queries 0 to 49: a score is NaN"):
-        score_queries(query, replace(gallery, pieces=[broken]), FASTREID)
+    features = query.features, gallery.features
+    for side, row in zip(features, (broken_query, broken_gallery), strict=True):
+        if row is not None:
+            side[row, 3] = value
+    with pytest.raises(DataError, match="queries 0 to 49: a score is not finite"):
+        score_queries(
+            replace(query, pieces=[features[0]]), replace(gallery, pieces=[features[1]]), FASTREID
+        )
+
+
+def people(*person_id: int) -> Labelled:
+    """Features that are less and less alike the first, of one person each."""
+    angles = np.linspace(0, 1, len(person_id), dtype=np.float32)
+    return Labelled(
+        pieces=[np.stack([np.cos(angles), np.sin(angles)], axis=1)],
+        norm=np.ones(len(person_id), np.float32),
+        person_id=np.array(person_id),
+        camera_id=np.full(len(person_id), -1),
+    )
+
+
+@pytest.mark.parametrize("nobody", [JUNK, NO_PERSON])
+def test_a_query_of_nobody_matches_nobody(nobody: int) -> None:
+    scores, _ = score_queries(people(nobody), people(nobody, nobody, 5), FASTREID)
+    assert scores.matches.tolist() == [0]
+
+
+def test_an_unknown_person_is_no_candidate_of_a_single_shot_gallery() -> None:
+    classic = replace(PRESETS["cuhk03-classic"], features="normalised")
+    _, first_ranks = score_queries(people(5), people(NO_PERSON, JUNK, 5, 6), classic)
+    assert first_ranks.tolist() == [[1] * first_ranks.size]
 
 
 SMALL = st.integers(1, 12)

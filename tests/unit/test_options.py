@@ -46,6 +46,8 @@ def test_the_names_written_out_for_the_help_are_those_of_the_tables() -> None:
         ({"scales": (1.0, float("nan"))}, "--scales 1.0,nan"),
         ({"scales": (0.0,)}, "--scales 0.0"),
         ({"precision": "int8"}, "--precision int8: choose one of fp32, tf32, bf16, fp16"),
+        ({"max_bad": 3}, "--max-bad: without --on-bad-image record, no image may be bad"),
+        ({"on_bad_image": "record", "max_bad": -1}, "--max-bad must be at least 0, got -1"),
         ({"on_bad_image": "skip"}, "--on-bad-image skip: choose one of fail, record"),
     ],
 )
@@ -74,3 +76,13 @@ def test_a_signal_is_not_taken_for_a_damaged_file() -> None:
         raise Stopped(signal.SIGTERM)
 
     assert exit_status(command) == 128 + signal.SIGTERM
+
+
+def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise OptionError("\x1b[2J\x1b]0;title\x07 \u202egpj.exe\u2028\n\r\udcff \u9b93 é")
+
+    assert exit_status(command) == 2
+    assert capsys.readouterr().err == (
+        "distreid: error: \\x1b[2J\\x1b]0;title\\x07 \\u202egpj.exe\\u2028\\n\\r\\udcff \u9b93 é\n"
+    )

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from distreid import progress
-from distreid.progress import ProgressReport, duration
+from distreid.progress import ProgressReport, Steps, duration
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,28 @@ def test_on_a_terminal_it_draws_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         done[0] = 100
         time.sleep(0.2)
     assert "100 of 100 images" in text.getvalue()
+
+
+def test_each_step_of_a_work_is_shown_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.05)
+    text = io.StringIO()
+    with Steps(Console(file=text, width=200)) as steps:
+        for step, done, total in (("neighbours", 5, 10), ("ranking", 1, 4), ("ranking", 2, 4)):
+            steps(step, done, total)
+            time.sleep(0.3)
+    said = text.getvalue().splitlines()
+    assert "neighbours: 5 of 10 rows (50%), starting" in said
+    assert any(line.startswith("ranking: 2 of 4 rows (50%), ") for line in said)
+    assert said.index("ranking: 1 of 4 rows (25%), starting") > said.index(
+        "neighbours: 5 of 10 rows (50%), starting"
+    )
+
+
+def test_a_step_that_starts_again_is_timed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.05)
+    text = io.StringIO()
+    with Steps(Console(file=text, width=200)) as steps:
+        steps("ranking", 4, 4)
+        steps("ranking", 1, 9)
+        time.sleep(0.3)
+    assert "ranking: 1 of 9 rows (11%), starting" in text.getvalue()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distreid import neighbours
 from distreid import rerank as module
 from distreid.errors import DataError, OptionError, UserError
+from distreid.memory import available_memory
 from distreid.metrics import score_ranks
 from distreid.neighbours import nearest
 from distreid.rerank import (
@@ -25,6 +26,7 @@ from distreid.rerank import (
     Reranking,
     estimate,
     expand,
+    expansion_bytes,
     rerank,
     rerank_scores,
 )
@@ -322,10 +324,18 @@ def test_work_that_does_not_fit_is_refused_before_it_starts() -> None:
         rerank(rows[:10], rows[10:], memory_limit=need)
 
 
+def test_an_expansion_that_does_not_fit_is_refused_before_it_starts() -> None:
+    rows = clustered(20, persons=2)
+    need = expansion_bytes(20, rows.shape[1])
+    with pytest.raises(UserError, match=r"expanding 20 features needs about 0\.\d GB"):
+        expand(rows[:10], rows[10:], memory_limit=need - 1)
+    assert len(expand(rows[:10], rows[10:], memory_limit=need)[0]) == 10
+
+
 def test_market_needs_less_than_a_gigabyte_and_msmt17_less_than_four() -> None:
     assert estimate(3_368, 15_913, 512).bytes < 1e9
     assert estimate(11_659, 82_161, 2048).bytes < 4e9
-    assert 0 < module.available_memory() < 1 << 50
+    assert 0 < available_memory() < 1 << 50
 
 
 @pytest.mark.parametrize("values", [{"k2": 0}, {"k1": 5, "k2": 6}, {"weight": 1.5}])
@@ -344,7 +354,7 @@ def test_progress_reaches_the_whole_of_each_part() -> None:
     blocks = rerank(rows[:10], rows[10:], progress=lambda *step: seen.append(step))
     assert seen == []
     list(blocks)
-    assert seen == [("neighbours", 60, 60), ("encoding", 60, 60), ("distances", 10, 10)]
+    assert seen == [("neighbours", 60, 60), ("encoding", 60, 60)]
 
 
 @pytest.mark.parametrize("spread", [1e-3, 1e-5])

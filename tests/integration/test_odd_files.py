@@ -1,0 +1,225 @@
+"""The real job on a folder with every odd file at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, draw
+from PIL import Image
+
+from distreid import extract
+from distreid.manifest import Status
+from distreid.store import FeatureStore
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+OK = {
+    b"a b 'c' \"d\".jpg",
+    b"two\nlines.jpg",
+    "snow\N{SNOWMAN}.jpg".encode(),
+    b"no utf-8 \xff.jpg",
+    b"\x1b[2J[red]x.jpg",
+    b"<script>x.jpg",
+    b"a png.jpg",
+    b"a gif.png",
+}
+BAD = {
+    b"bomb.png": Status.UNREADABLE,
+    b"empty.jpg": Status.UNREADABLE,
+    b"folder link.jpg": Status.UNREADABLE,
+    b"gone.jpg": Status.MISSING,
+    b"pipe.jpg": Status.UNREADABLE,
+    b"text.jpg": Status.UNREADABLE,
+    b"truncated\x1b]0;title\x07.jpg": Status.UNREADABLE,
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything in `OK` and `BAD`."""
+    top = os.fsencode(tmp_path_factory.mktemp("odd"))
+    place = {name: os.path.join(top, name) for name in OK | BAD.keys()}
+    draw(Path(os.fsdecode(top)) / "plain.jpg", 1)
+    for name in OK:
+        shutil.copy(os.path.join(top, b"plain.jpg"), place[name])
+    with Image.open(os.path.join(top, b"plain.jpg")) as image:
+        image.save(os.fsdecode(place[b"a png.jpg"]), "PNG")
+        image.save(os.fsdecode(place[b"a gif.png"]), "GIF", save_all=True, append_images=[image])
+        Image.new("1", (10_000, 9_000)).save(os.fsdecode(place[b"bomb.png"]), "PNG")
+    with open(os.path.join(top, b"plain.jpg"), "rb") as stream:
+        half = stream.read()[:1500]
+    for name, content in ((b"empty.jpg", b""), (b"text.jpg", b"hello")):
+        with open(place[name], "wb") as stream:
+            stream.write(content)
+    with open(place[b"truncated\x1b]0;title\x07.jpg"], "wb") as stream:
+        stream.write(half)
+    os.mkfifo(place[b"pipe.jpg"])
+    os.symlink(b"nowhere", place[b"gone.jpg"])
+    os.mkdir(os.path.join(top, b"folder"))
+    os.symlink(b"folder", place[b"folder link.jpg"])
+    return Path(os.fsdecode(top))
+
+
+def csv_of(odd: Path, folder: Path) -> Path:
+    """All of them but those whose names are no UTF-8, so that a folder is an image too."""
+    file = folder / "rows.csv"
+    names = sorted(name for name in OK | BAD.keys() if b"\xff" not in name)
+    quoted = [str(odd / name.decode()).replace('"', '""') for name in names]
+    file.write_text("path\n" + "".join(f'"{name}"\n' for name in quoted), newline="")
+    return file
+
+
+def job(run_command: Run, data: Path, checkpoint: Path, out: Path, *more: str) -> Any:
+    return run_command(
+        *(sys.executable, "-m", "distreid.extract", "--data", data, "--layout", "auto"),
+        *("--checkpoint", checkpoint, "--out", out, "--num-workers", "1", "--shard-rows", "4"),
+        *more,
+    )
+
+
+def test_every_odd_file_gets_its_status_and_no_name_reaches_the_terminal_as_it_is(
+    run_command: Run, odd: Path, osnet_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = job(run_command, csv_of(odd, tmp_path), osnet_file, out, "--on-bad-image", "record")
+    assert done.returncode == 0, done.stderr
+    store = FeatureStore.open(out)
+    statuses = {
+        os.path.basename(path): status
+        for path, status in zip(store.manifest.path.tolist(), store.status.tolist(), strict=True)
+    }
+    assert statuses == {name: Status.OK for name in OK if b"\xff" not in name} | BAD
+    good = np.isfinite(store.features(np.arange(len(statuses)))).all(axis=1)
+    assert good.tolist() == (store.status == Status.OK).tolist()
+    assert f"{len(BAD)} images could not be read" in done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
+    assert "\x07" not in done.stderr + done.stdout
+
+
+def test_a_folder_of_odd_files_keeps_names_that_are_no_utf8(
+    run_command: Run, odd: Path, osnet_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    (odd / "folder" / "[red]x.jpg").write_text("hello")
+    os.rename(
+        odd / "folder" / "[red]x.jpg", os.path.join(os.fsencode(odd), b"folder/\xff[red].jpg")
+    )
+    more = ("--on-bad-image", "record", "--layout", "folder")
+    done = job(run_command, odd, osnet_file, out, *more)
+    assert done.returncode == 0, done.stderr
+    paths = FeatureStore.open(out).manifest.path.tolist()
+    assert b"no utf-8 \xff.jpg" in paths
+    assert b"folder/\xff[red].jpg" in paths
+
+
+Here = Callable[..., str]
+
+
+@pytest.fixture
+def here(
+    osnet_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Here:
+    """Extracts `rows.csv` in this process, and gives the error's line, or nothing."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def go(*more: str) -> str:
+        line = ["--data", tmp_path / "rows.csv", "--checkpoint", osnet_file]
+        line += ["--out", tmp_path / "run", "--num-workers", "0", "--shard-rows", "4", *more]
+        status = extract.main([str(part) for part in line])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert status == (2 if "error" in said else 0)
+        return said if status else ""
+
+    return go
+
+
+def test_fail_stops_at_once_with_the_path(odd: Path, here: Here, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"path\n{odd}/plain.jpg\n{odd}/text.jpg\n{odd}/gone.jpg\n")
+    assert here() == (
+        f"distreid: error: row 1, {odd}/text.jpg: no image of a known kind (JPEG, PNG, PPM, BMP, "
+        "GIF, TIFF, WEBP); mend or remove it, or use --on-bad-image record"
+    )
+
+
+def test_max_bad_counts_the_whole_run_also_what_former_attempts_found(
+    odd: Path, here: Here, tmp_path: Path
+) -> None:
+    names = ["text.jpg", "plain.jpg", "plain.jpg", "plain.jpg"] * 3
+    (tmp_path / "rows.csv").write_text("path\n" + "".join(f"{odd}/{name}\n" for name in names))
+    out = tmp_path / "run"
+    record = ("--on-bad-image", "record", "--max-bad")
+    assert here(*record, "1") == (
+        f"distreid: error: {out}: 2 images could not be read, --max-bad allows 1; allow more and "
+        "run again to continue, or mend them and give another --out"
+    )
+    assert [file.name for file in (out / "shards").iterdir()] == ["000000.h5"]
+    assert "1 images could not be read, --max-bad allows 0" in here(*record, "0")
+    assert "1 images could not be read, --on-bad-image fail allows none" in here()
+    assert here(*record, "3") == ""
+    assert int((FeatureStore.open(out).status == Status.UNREADABLE).sum()) == 3
+    assert "3 images could not be read, --max-bad allows 2" in here(*record, "2")
+
+
+def test_max_bad_counts_over_all_ranks(
+    run_command: Run, odd: Path, osnet_file: Path, tmp_path: Path
+) -> None:
+    names = ["text.jpg", "plain.jpg"] * 2
+    (tmp_path / "rows.csv").write_text("path\n" + "".join(f"{odd}/{name}\n" for name in names))
+    done = run_command(
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("-m", "distreid.extract", "--data", tmp_path / "rows.csv", "--checkpoint", osnet_file),
+        *("--out", tmp_path / "run", "--num-workers", "0", "--shard-rows", "2"),
+        *("--on-bad-image", "record", "--max-bad", "1"),
+    )
+    assert done.returncode != 0
+    assert "2 images could not be read, --max-bad allows 1" in done.stderr
+    assert not (tmp_path / "run" / "store.h5").exists()
+
+
+def decoders(process: int) -> list[int]:
+    """The decoding processes of a job, by the name that torch gives them."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(n) for n in found if "data_worker" in Path(f"/proc/{n}/comm").read_text()]
+
+
+def test_a_killed_decoding_process_is_one_line_that_names_its_rows(
+    osnet_file: Path, tmp_path: Path
+) -> None:
+    Image.new("1", (8_000, 8_000)).save(tmp_path / "slow.png")  # it takes some 0.5 s each time
+    (tmp_path / "rows.csv").write_text("path\n" + "slow.png\n" * 8)
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distreid.extract", "--data", tmp_path / "rows.csv"),
+            *("--checkpoint", osnet_file, "--out", tmp_path / "run"),
+            *("--num-workers", "1", "--batch-size", "2"),
+        ],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        for _ in range(12_000):
+            if workers := decoders(running.pid):
+                break
+            time.sleep(0.01)
+        os.kill(workers[0], signal.SIGKILL)
+        _, said = running.communicate(timeout=120)
+    assert running.returncode == 2
+    assert "Traceback" not in said
+    last = said.splitlines()[-1]
+    assert last.startswith("distreid: error: rank 0 on ")
+    assert ": a decoding process died while it read rows 0 to 3 (DataLoader worker (pid" in last
+    assert last.endswith("else look at these images; run again to continue")

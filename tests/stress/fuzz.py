@@ -1,0 +1,215 @@
+"""Damaged and hostile files, made at random, through everything that reads what a user names.
+
+    python tests/stress/fuzz.py --minutes 5 [--seed 0] [--only images|checkpoints|csv|names]
+
+Each reader gets whole files with bytes changed, cut out, repeated, or put in from another file.
+Only the errors of distreid's tree may come out; the process may take 6 GB of address space
+(torch alone takes some 3), and no file more than 20 seconds. Ends with status 1 at the first
+file that breaks this, which is left beside its traceback, and else prints what was tried.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import functools
+import io
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+from PIL import Image
+
+from distreid.datasets import open_data
+from distreid.datasets.summary import describe
+from distreid.errors import DistreidError, printable
+from distreid.models.checkpoint import SAMPLE_FILE, load_model, read_checkpoint
+from distreid.preprocess import Preprocess
+
+ADDRESS_SPACE = 6 << 30
+LONGEST_S = 20
+IMAGE_KINDS = ("JPEG", "PNG", "GIF", "TIFF", "WEBP", "BMP", "PPM")
+MODES = ("RGB", "L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "F")
+TOKENS = (
+    *(b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xd8\xff\xc0", b"Exif\0\0", b"IHDR"),
+    *(b"cposix\nsystem\n", b"R.", b"PK\x03\x04", b"c__builtin__\nbytearray\n", b"9" * 20),
+    *(b'"', b",", b"\n", b"\r", b"../", b"~", b"$HOME", "\N{SNOWMAN}".encode(), b"-2", b"1e9"),
+)
+
+
+def images(draw: random.Random) -> bytes:
+    """A small image of any kind."""
+    pixels = np.random.default_rng(draw.randrange(1 << 30)).integers(0, 256, (32, 16, 3), np.uint8)
+    stream = io.BytesIO()
+    for _ in range(20):
+        kind, mode = draw.choice(IMAGE_KINDS), draw.choice(MODES)
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            image = Image.fromarray(pixels)
+            image = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+            exif = Image.Exif()
+            exif[0x0112] = draw.randrange(10)
+            image.save(stream, kind, exif=exif, progressive=draw.random() < 0.5)
+            break
+    return stream.getvalue()
+
+
+@functools.cache
+def sample_weights() -> dict[str, torch.Tensor]:
+    """Of the built-in checkpoint."""
+    return read_checkpoint(SAMPLE_FILE).state
+
+
+def checkpoints(draw: random.Random) -> bytes:
+    """A checkpoint of the sample's layers, some of other shapes, in either format."""
+    whole = sample_weights()
+    kept = len(whole) if draw.random() < 0.5 else draw.randrange(3, len(whole))
+    state = {name: whole[name] for name in draw.sample(sorted(whole), kept)}
+    for name in draw.sample(sorted(state), draw.randrange(4)):
+        shape = tuple(draw.choice((0, 1, 3, 16)) for _ in range(draw.randrange(5)))
+        state[name] = torch.zeros(shape, dtype=draw.choice((torch.float32, torch.int64)))
+    content = draw.choice((state, {"state_dict": state, "rank1": np.float32(0.5)}))
+    stream = io.BytesIO()
+    torch.save(content, stream, _use_new_zipfile_serialization=draw.random() < 0.5)
+    return stream.getvalue()
+
+
+def csv_files(draw: random.Random) -> bytes:
+    """A CSV with any columns."""
+    stream = io.StringIO()
+    table = csv.writer(stream)
+    columns = ["person_id", "camera_id", "split", "note"]
+    if draw.random() < 0.1:
+        columns += ["x/y", ".", "", "path"]
+    header = ["path", *draw.sample(columns, draw.randrange(4))]
+    table.writerow(header)
+    for _ in range(draw.randrange(5)):
+        table.writerow([draw.choice(("1", "1", "1", "-1", "query", "", "\x1b[2J")) for _ in header])
+    return stream.getvalue().encode()
+
+
+def names(draw: random.Random) -> bytes:
+    """The name of a file in a data set."""
+    return draw.choice(
+        (b"0001_c1s1_000151_00.jpg", b"-1_c2.png", b"0002_c3_f0046985.jpg", b"a.jpg")
+    )
+
+
+def damaged(data: bytes, other: bytes, draw: random.Random) -> bytes:
+    """The bytes with up to five changes."""
+    changed = bytearray(data)
+    for _ in range(draw.randrange(6)):
+        place, length = draw.randrange(len(changed) + 1), draw.randrange(1, 40)
+        what = draw.randrange(5)
+        if what == 0 and place < len(changed):
+            changed[place] ^= 1 << draw.randrange(8)
+        elif what == 1:
+            del changed[place : place + length]
+        elif what == 2:
+            changed[place:place] = changed[place : place + length]
+        elif what == 3:
+            token = draw.choice(TOKENS)
+            changed[place : place + len(token) * draw.randrange(2)] = token
+        else:
+            start = draw.randrange(len(other) + 1)
+            changed[place : place + length] = other[start : start + length]
+    return bytes(changed)
+
+
+def read_image(file: Path) -> None:
+    """As the loader does."""
+    for exif_transpose in (False, True):
+        Preprocess(exif_transpose=exif_transpose).load(file)
+
+
+def read_csv(file: Path) -> None:
+    """As the job does."""
+    manifest = open_data(str(file), "csv")
+    manifest.fingerprint()
+    describe(manifest)
+
+
+def read_name(file: Path) -> None:
+    """As a data set that has a file of the name that the file holds."""
+    name = file.read_bytes().replace(b"/", b"").replace(b"\0", b"")[:255]
+    with tempfile.TemporaryDirectory() as folder:
+        for part in ("query", "bounding_box_test"):
+            (Path(folder) / part).mkdir()
+            with contextlib.suppress(OSError):  # "", "." and ".." are no names
+                open(os.path.join(os.fsencode(folder), part.encode(), name), "wb").close()
+        for layout in ("market1501", "folder", "imagefolder"):
+            with contextlib.suppress(DistreidError):
+                for line in describe(open_data(folder, layout)):
+                    printable(line).encode()
+
+
+TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], object]]] = {
+    "images": (images, read_image),
+    "checkpoints": (checkpoints, lambda file: load_model(str(file))),
+    "csv": (csv_files, read_csv),
+    "names": (names, read_name),
+}
+
+
+def main() -> int:
+    """Runs until the time is over or something breaks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=TARGETS)
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    signal.signal(signal.SIGALRM, _too_long)
+    warnings.simplefilter("error")
+    until = time.monotonic() + 60 * options.minutes
+    outcomes: Counter[str] = Counter()
+    slowest = dict.fromkeys(TARGETS, 0.0)
+    number = 0
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() < until:
+            draw = random.Random(f"{options.seed} {number}")
+            target = options.only or list(TARGETS)[number % len(TARGETS)]
+            make, read = TARGETS[target]
+            file = Path(folder) / "fuzzed"
+            file.write_bytes(damaged(make(draw), make(draw), draw))
+            started = time.monotonic()
+            signal.alarm(LONGEST_S)
+            try:
+                read(file)
+                outcomes[f"{target} read"] += 1
+            except DistreidError:
+                outcomes[f"{target} refused"] += 1
+            except BaseException:
+                left = Path(f"fuzzed-{target}-{options.seed}-{number}")
+                left.write_bytes(file.read_bytes())
+                print(f"{left}: this file broke the reader of {target}", file=sys.stderr)
+                raise
+            finally:
+                signal.alarm(0)
+            slowest[target] = max(slowest[target], time.monotonic() - started)
+            number += 1
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{number:,} files, seed {options.seed}; at most {peak / 1e6:,.0f} MB")
+    for what, count in sorted(outcomes.items()):
+        print(f"  {what}: {count:,}")
+    print("  slowest: " + ", ".join(f"{name} {took:.2f} s" for name, took in slowest.items()))
+    return 0
+
+
+def _too_long(number: int, frame: FrameType | None) -> None:
+    raise TimeoutError(f"more than {LONGEST_S} s for one file")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
