@@ -101,6 +101,7 @@ class Extractor:
         check_precision(precision, device)
         self.preprocess = model.architecture.preprocess
         self.fixed_size = model.architecture.fixed_size
+        self.parts = model.architecture.parts
         self.augmentation = augmentation
         self.device = device
         self.dtype = PRECISIONS[precision]
@@ -130,6 +131,8 @@ class Extractor:
         inputs = self.preprocess.normalise(images_BCHW)
         views = self.augmentation.views(inputs, self.fixed_size)
         sum_BD = reduce(torch.add, map(self._forward, views))
+        if self.parts > 1:
+            sum_BD = normalise_parts(sum_BD, self.parts)
         # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
         norm_B = torch.linalg.vector_norm(sum_BD, dim=1)
         return sum_BD / norm_B[:, None], norm_B
@@ -139,6 +142,13 @@ class Extractor:
         with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
             features: Tensor = self.network(inputs_BCHW)
         return features.float()
+
+
+def normalise_parts(features_BD: Tensor, parts: int) -> Tensor:
+    """Every part to norm 1/√parts; column d belongs to part d % parts."""
+    features_BCP = features_BD.reshape(len(features_BD), -1, parts)
+    norm_B1P = torch.linalg.vector_norm(features_BCP, dim=1, keepdim=True)
+    return torch.flatten(features_BCP / (norm_B1P * math.sqrt(parts)), 1)
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from distreid.preprocess import Preprocess
 
 StateDict = Mapping[str, Tensor]
+Size = tuple[int, int]
+"""Height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +20,9 @@ class Architecture:
     """A network, and the way in which its own code tests it (the preset)."""
 
     name: str
-    """A name of `models.MODELS`."""
+    """A name of `models.MODELS`, one with a colon of `models.generic`, or a program's kind."""
     peer: str
-    """The project whose numbers the preset reproduces."""
+    """The project whose numbers the preset reproduces, or whose network it is."""
     build: Callable[[], nn.Module]
     """Makes the network without weights: (B, 3, H, W) float → (B, dim) features, in eval mode."""
     dim: int
@@ -29,10 +31,17 @@ class Architecture:
     preprocess: Preprocess
     flip: bool
     """Whether the peer sums the features of the image and its mirror image."""
+    parts: int = 1
+    """With more than one, each part of the summed feature is normalised by itself. Feature d
+    belongs to part d % parts."""
     options: dict[str, Any] = field(default_factory=dict)
     """What else defines the network; part of a store's identity."""
     not_for_features: tuple[str, ...] = ()
     """Prefixes of parameters that the checkpoint may hold and the feature does not need."""
+    rename: Callable[[str], str] = str
+    """A parameter's name in the file to its name in the network."""
+    classes: int | None = None
+    """Persons that the file's classifier tells apart; None if it holds none."""
     fixed_size: bool = False
     """Whether the network takes only `preprocess.height` × `preprocess.width`."""
     notes: tuple[str, ...] = ()
@@ -41,3 +50,13 @@ class Architecture:
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""
         return {"name": self.name, "feature": self.feature} | self.options
+
+
+def rows_of(state: StateDict, key: str) -> int | None:
+    """The first dimension of a tensor, such as the classes of a classifier; None without it."""
+    return state[key].shape[0] if key in state else None
+
+
+def resized(preprocess: Preprocess, size: Size) -> Preprocess:
+    """The same with another size of the input."""
+    return replace(preprocess, height=size[0], width=size[1])

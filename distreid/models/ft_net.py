@@ -6,108 +6,99 @@ The parameters carry that project's names: `model.*` is torchvision's ResNet-50,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
-from distreid.models.architecture import Architecture, StateDict
+from distreid.models.architecture import Architecture, StateDict, rows_of
+from distreid.models.resnet import resnet
 from distreid.preprocess import Preprocess
 
 POOLED_DIM = 2048
+LINEAR_NUM = 512  # that project's default
 STRIDES = (1, 2)
-
-
-class InstanceBatchNorm(nn.Module):
-    """Instance norm on the first half of the channels, batch norm on the rest.
-
-    IBN-a of Pan et al., ECCV 2018 (arXiv:1807.09441).
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        half = channels // 2
-        self.split = [half, channels - half]
-        self.IN = nn.InstanceNorm2d(half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - half)
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed, batched = torch.split(x, self.split, dim=1)
-        return torch.cat((self.IN(normed.contiguous()), self.BN(batched.contiguous())), dim=1)
 
 
 class ClassBlock(nn.Module):
     """Linear (unless `linear_num` is 0) and batch norm; dropout is the identity at test."""
 
-    def __init__(self, linear_num: int) -> None:
+    def __init__(self, pooled_dim: int, linear_num: int) -> None:
         super().__init__()
-        linear = [nn.Linear(POOLED_DIM, linear_num)] if linear_num else []
-        self.add_block = nn.Sequential(*linear, nn.BatchNorm1d(linear_num or POOLED_DIM))
+        linear = [nn.Linear(pooled_dim, linear_num)] if linear_num else []
+        self.add_block = nn.Sequential(*linear, nn.BatchNorm1d(linear_num or pooled_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.add_block(x)  # type: ignore[no-any-return]
 
 
-class FtNet(nn.Module):
-    """(N, 3, H, W) normalised images → (N, linear_num or 2048) features, not L2-normalised."""
+class Baseline(nn.Module):
+    """(N, 3, H, W) normalised images → (N, linear_num or pooled) features, not L2-normalised.
 
-    def __init__(self, stride: int, linear_num: int, ibn: bool) -> None:
+    `body` gives the pooled features, (N, pooled_dim).
+    """
+
+    def __init__(self, body: Callable[[], nn.Module], pooled_dim: int, linear_num: int) -> None:
         super().__init__()
-        self.model = torchvision.models.resnet50(weights=None)
-        self.model.fc = nn.Identity()
-        if stride == 1:
-            self.model.layer4[0].downsample[0].stride = (1, 1)
-            self.model.layer4[0].conv2.stride = (1, 1)
-        if ibn:
-            for layer in (self.model.layer1, self.model.layer2, self.model.layer3):
-                for block in layer:
-                    block.bn1 = InstanceBatchNorm(block.bn1.num_features)
-        self.classifier = ClassBlock(linear_num)
+        self.model = body()
+        self.classifier = ClassBlock(pooled_dim, linear_num)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.model(x))  # type: ignore[no-any-return]
 
 
-def recognise(state: StateDict) -> bool:
-    """Whether these are the weights of a plain ft_net."""
-    return "model.layer4.2.conv3.weight" in state and "classifier.add_block.0.weight" in state
+def linear_num_of(state: StateDict) -> int:
+    """The outputs of the linear layer before the batch norm, 0 if there is none."""
+    first = state.get("classifier.add_block.0.weight")
+    if first is None:
+        return LINEAR_NUM
+    return first.shape[0] if first.ndim == 2 else 0
 
 
-def read(state: StateDict, options: Mapping[str, Any], stride: int | None = None) -> Architecture:
-    """The architecture that the weights and the `opts.yaml` beside them tell.
+def stride_of(
+    options: Mapping[str, Any], stride: int | None, name: str
+) -> tuple[int, tuple[str, ...]]:
+    """The stride of the last stage, and what to say if it had to be guessed.
 
-    The shape of the weights does not depend on the stride of the last stage: it is
-    `stride` if given, else the file's word, else 2, which is that project's default.
+    The shape of the weights does not depend on it: it is `stride` if given, else the word of
+    opts.yaml, else 2, which is that project's default.
     """
-    notes: tuple[str, ...] = ()
     if stride is None:
         stride = options.get("stride")
     if stride is None:
-        stride = 2
-        notes = (
+        return 2, (
             "stride: not in the weights, and no opts.yaml beside them says it; taken as 2 "
-            "(--model ft_net_stride1 if it was trained with --stride 1)",
+            f"(--model {name}_stride1 if it was trained with --stride 1)",
         )
     if stride not in STRIDES:
-        raise CheckpointError(f"opts.yaml: stride is {stride!r}; ft_net has 1 or 2")
-    if "classifier.add_block.0.weight" not in state:
-        raise CheckpointError("no classifier.add_block.0.weight, which every ft_net has")
-    first = state["classifier.add_block.0.weight"]
-    linear_num = first.shape[0] if first.ndim == 2 else 0
+        raise CheckpointError(f"opts.yaml: stride is {stride!r}; {name} has 1 or 2")
+    return stride, ()
+
+
+def recognise(state: StateDict) -> str | None:
+    """`ft_net` if these are its weights."""
+    known = "model.layer4.2.conv3.weight" in state and "classifier.add_block.0.weight" in state
+    return "ft_net" if known else None
+
+
+def read(state: StateDict, options: Mapping[str, Any], stride: int | None = None) -> Architecture:
+    """The architecture that the weights and the `opts.yaml` beside them tell."""
+    stride, notes = stride_of(options, stride, "ft_net")
+    linear_num = linear_num_of(state)
     ibn = "model.layer1.0.bn1.IN.weight" in state
+    body = partial(resnet, "resnet50", "a" if ibn else "", stride)
     return Architecture(
         name="ft_net",
         peer="Person_reID_baseline_pytorch",
-        build=partial(FtNet, stride, linear_num, ibn),
+        build=partial(Baseline, body, POOLED_DIM, linear_num),
         dim=linear_num or POOLED_DIM,
         feature="pooled layer4, " + ("linear, " if linear_num else "") + "batch norm",
         preprocess=Preprocess(interpolation="bicubic"),
         flip=True,
         options={"stride": stride, "linear_num": linear_num, "ibn": ibn},
         not_for_features=("model.fc.", "classifier.classifier."),
+        classes=rows_of(state, "classifier.classifier.0.weight"),
         notes=notes,
     )
