@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import distreid
-from distreid.errors import OptionError, StoreError, exit_status
+from distreid.errors import OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
 from distreid.options import LAYOUTS, add_extract_options
 from distreid.protocol import CHOICES, PRESETS, Protocol
@@ -233,9 +233,13 @@ def _inspect(parsed: argparse.Namespace) -> None:
         from distreid.datasets import describe, open_data
 
         manifest = open_data(parsed.data, parsed.layout)
-        print(f"{manifest.root}: {manifest.layout}", *describe(manifest), sep="\n  ")
+        _print_lines(f"{manifest.root}: {manifest.layout}", describe(manifest))
     if parsed.checkpoint:
         from distreid.models.checkpoint import load_model
 
         model = load_model(parsed.checkpoint, parsed.model)
-        print(f"{model.checkpoint.file}:", *model.describe(), sep="\n  ")
+        _print_lines(f"{model.checkpoint.file}:", model.describe())
+
+
+def _print_lines(title: str, lines: Sequence[str]) -> None:
+    print(printable(title), *map(printable, lines), sep="\n  ")

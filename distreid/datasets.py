@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from distreid.errors import DataError
+from distreid.errors import DataError, printable
 from distreid.manifest import (
     DISTRACTOR,
     GALLERY,
@@ -43,8 +43,11 @@ IMAGE_SUFFIXES = (
     b".webp",
 )
 
+# Every row of a column takes as many bytes as its longest. Linux opens no longer path either.
+FIELD_LIMIT = 4096
+
 # torchreid: `([-\d]+)_c(\d)`. Duke's 0005_c2_f0046985.jpg fits too.
-MARKET_NAME = re.compile(rb"(-?\d+)_c(\d+)")
+MARKET_NAME = re.compile(rb"(-?\d{1,18})_c(\d{1,18})")  # of 18 digits, which int64 holds
 # Person_reID_baseline_pytorch: the first four characters, and the digit after the first "c".
 LAYUMI_NAME = re.compile(rb"(-1|\d{4})[^c]*c(\d)")
 
@@ -78,7 +81,7 @@ def imagefolder(root: Path, multi_query: bool = False) -> Manifest:
     paths = [path for path in paths if b"/" in path]
     names = [path.split(b"/")[0] for path in paths]
     classes = sorted(set(names))
-    if all(re.fullmatch(rb"-1|\d+", name) for name in classes):
+    if all(re.fullmatch(rb"-1|\d{1,18}", name) for name in classes):
         number = {name: int(name) for name in classes}
         how = "the numbers that the folders are named by"
     else:
@@ -245,7 +248,7 @@ def _named(
             raise DataError(f"{root / folder_name}: no image named like {example}; check --layout")
     others = [child.name for child in _subfolders(root) if child.name not in parts.values()]
     if others:
-        notes.append("folders not read: " + ", ".join(others))
+        notes.append("folders not read: " + ", ".join(map(printable, others)))
     return build_manifest(
         root=root,
         layout=layout,
@@ -306,8 +309,8 @@ def _csv_header(file: Path, header: list[str]) -> list[str]:
         raise DataError(f"{file}, line 1: no column named path; the header has {names}")
     if "" in names or len(set(names)) < len(names):
         raise DataError(f"{file}, line 1: every column needs a name of its own: {names}")
-    if bad := [name for name in names if "/" in name or "\0" in name]:
-        raise DataError(f"{file}, line 1: a column's name cannot hold '/': {bad}")
+    if bad := [name for name in names if "/" in name or "\0" in name or name == "."]:
+        raise DataError(f"{file}, line 1: a column's name cannot be '.' or hold '/': {bad}")
     return names
 
 
@@ -317,6 +320,8 @@ def _csv_check(file: Path, line: int, header: list[str], fields: list[str]) -> N
             f"{file}, line {line}: {len(fields)} fields, the header has {len(header)}; "
             "mend the line"
         )
+    if len(max(fields, key=len)) > FIELD_LIMIT:
+        raise DataError(f"{file}, line {line}: a field of more than {FIELD_LIMIT:,} characters")
     row = dict(zip(header, fields, strict=True))
     if not row["path"] or "\0" in "".join(fields):
         raise DataError(f"{file}, line {line}: the path is empty or holds a NUL; mend the line")

@@ -72,6 +72,17 @@ class StoreError(UserError):
     """The output folder cannot be used."""
 
 
+def printable(text: str) -> str:
+    """The text in one line: what cannot be seen becomes an escape.
+
+    A file's name may hold line breaks, control characters that command the terminal, those
+    that turn the direction of the text, and bytes that are no UTF-8.
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
 def exit_status(command: Callable[[], None]) -> int:
     """Runs a command and gives its exit status; an error of the tree is one line on stderr."""
     try:
@@ -82,8 +93,6 @@ def exit_status(command: Callable[[], None]) -> int:
     except FailedElsewhere:
         return EXIT_USER
     except UserError as error:
-        # A file's name may hold a line break.
-        line = str(error).replace("\n", "\\n").replace("\r", "\\r")
-        print(f"distreid: error: {line}", file=sys.stderr)
+        print(f"distreid: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USER
     return 0

@@ -26,12 +26,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 import distreid
+from distreid.bad_images import BadImages
 from distreid.datasets import describe, open_data
 from distreid.distributed import World, gather, main_first, on_main, process_group
-from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
+from distreid.errors import CheckpointError, OptionError, Stopped, StoreError, printable
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
-from distreid.loader import Batch, open_loader
+from distreid.loader import Batch, dead_workers_named, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
@@ -53,6 +54,7 @@ class Share:
     """What one rank has done, and where its time went, in seconds."""
 
     images: int = 0
+    batches: int = 0
     waiting: float = 0.0
     """For the next batch: what of reading, decoding and resizing the workers did not hide."""
     forward: float = 0.0
@@ -132,6 +134,7 @@ def _plan(job: _Job) -> list[Shard]:
         shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
     )
     todo = begin(options.out, plan)
+    _bad_images(options, plan).check()  # of former attempts
     total = len(plan.shards)
     if len(todo) < total:
         log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
@@ -143,7 +146,7 @@ def _plan(job: _Job) -> list[Shard]:
 def _shared_plan(job: _Job) -> Plan:
     """The plan that rank 0 wrote, as this rank sees it."""
     out, model = job.options.out, job.model
-    where = f"rank {job.world.rank} on {socket.gethostname()}"
+    where = _who(job.world)
     plan = existing_plan(out)
     if plan is None:
         raise StoreError(
@@ -197,22 +200,35 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
         pin_memory=job.device.type == "cuda",
     )
     share = Share()
+    bad_images = _bad_images(options, plan, share.failures)
     clock = time.monotonic()
-    for batch in loader:
-        job.check_signals()
-        if batch.failures and options.on_bad_image == "fail":
-            raise _image_error(plan, batch)
-        arrived = time.monotonic()
-        rows = _compute(extractor, batch, plan)
-        computed = time.monotonic()
-        writer.add(batch.rows, rows)
-        share.waiting += arrived - clock
-        share.forward += computed - arrived
-        clock = time.monotonic()
-        share.writing += clock - computed
-        share.images += len(batch.rows)
-        share.failures |= batch.failures
+    with dead_workers_named(_who(job.world), loader, lambda: share.batches):
+        for batch in loader:
+            job.check_signals()
+            bad_images.add(batch)
+            arrived = time.monotonic()
+            rows = _compute(extractor, batch, plan)
+            computed = time.monotonic()
+            writer.add(batch.rows, rows)
+            share.waiting += arrived - clock
+            share.forward += computed - arrived
+            clock = time.monotonic()
+            share.writing += clock - computed
+            share.images += len(batch.rows)
+            share.batches += 1
     return share
+
+
+def _bad_images(
+    options: ExtractOptions, plan: Plan, failures: dict[int, str] | None = None
+) -> BadImages:
+    return BadImages(
+        run=options.out,
+        plan=plan,
+        on_bad_image=options.on_bad_image,
+        max_bad=options.max_bad,
+        failures={} if failures is None else failures,
+    )
 
 
 def _compute(extractor: Extractor, batch: Batch, plan: Plan) -> Rows:
@@ -239,6 +255,7 @@ def _compute(extractor: Extractor, batch: Batch, plan: Plan) -> Rows:
 def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
     """Verifies the store, scores it, and says what was written."""
     started = time.monotonic()
+    _bad_images(options, plan).check()
     finish(options.out, plan)
     store = FeatureStore.open(options.out)
     took = duration(time.monotonic() - started)
@@ -256,7 +273,7 @@ def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
         written.append(write_metrics(store, evaluation))
         Console(highlight=False).print(score_table(evaluation))
     for file in written:
-        log.print(f"wrote  {escape(str(file))} ({decimal(file.stat().st_size)})")
+        log.print(f"wrote  {escape(printable(str(file)))} ({decimal(file.stat().st_size)})")
 
 
 def _report_shares(everyone: list[Share], plan: Plan, log: Console) -> None:
@@ -277,15 +294,16 @@ def _report_shares(everyone: list[Share], plan: Plan, log: Console) -> None:
     )
     failures = {row: why for share in everyone for row, why in share.failures.items()}
     for row in sorted(failures)[:FAILURES_SHOWN]:
-        log.print(escape(f"       row {row}, {plan.manifest.file(row)}: {failures[row]}"))
+        line = f"       row {row}, {plan.manifest.file(row)}: {failures[row]}"
+        log.print(escape(printable(line)))
     if len(failures) > FAILURES_SHOWN:
         log.print(f"       and {len(failures) - FAILURES_SHOWN:,} more images that cannot be read")
 
 
 def _section(log: Console, title: str, first: str, lines: list[str]) -> None:
-    log.print(f"[bold]{title:6}[/] {escape(first)}")
+    log.print(f"[bold]{title:6}[/] {escape(printable(first))}")
     for line in lines:
-        log.print(f"       {escape(line)}")
+        log.print(f"       {escape(printable(line))}")
 
 
 def _device(options: ExtractOptions, world: World) -> torch.device:
@@ -294,12 +312,8 @@ def _device(options: ExtractOptions, world: World) -> torch.device:
     return device
 
 
-def _image_error(plan: Plan, batch: Batch) -> ImageError:
-    row = min(batch.failures)
-    return ImageError(
-        f"row {row}, {plan.manifest.file(row)}: {batch.failures[row]}; mend or remove it, "
-        "or use --on-bad-image record"
-    )
+def _who(world: World) -> str:
+    return f"rank {world.rank} on {socket.gethostname()}"
 
 
 def _machine(world: World, device: torch.device) -> str:

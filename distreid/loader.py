@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from distreid.errors import ImageError
+from distreid.errors import DataError, ImageError
 from distreid.manifest import Manifest, Status
 from distreid.preprocess import Preprocess
 from distreid.sampler import ShardBatches, ShardSampler
+
+OUT_OF_MEMORY = "no memory is left to decode it"
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Batch:
     status_B: NDArray[np.uint8]
     """(B,) values of `Status`."""
     failures: dict[int, str]
-    """Row → why it could not be read."""
+    """Row → why it could not be read; `OUT_OF_MEMORY` is no fault of the image."""
 
     def pin_memory(self) -> Batch:
         """DataLoader's protocol for page-locked memory."""
@@ -55,6 +61,9 @@ class ImageRows(Dataset[Batch]):
             except ImageError as error:
                 status_B[place] = Status.UNREADABLE
                 failures[row] = str(error)
+            except MemoryError:
+                status_B[place] = Status.UNREADABLE
+                failures[row] = OUT_OF_MEMORY
         return Batch(rows, images_BCHW, status_B, failures)
 
 
@@ -76,3 +85,28 @@ def open_loader(
         num_workers=min(num_workers, len(batches)),
         pin_memory=pin_memory,
     )
+
+
+@contextlib.contextmanager
+def dead_workers_named(
+    who: str, loader: DataLoader[Batch], taken: Callable[[], int]
+) -> Iterator[None]:
+    """Turns the death of a worker, which torch raises anywhere in the main thread, to DataError.
+
+    It names the rows that were being read: those of the batches after the `taken` ones.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        ahead = loader.num_workers * (loader.prefetch_factor or 1)
+        reading = list(
+            itertools.islice(cast(ShardBatches, loader.sampler), taken(), taken() + ahead)
+        )
+        rows = f"rows {reading[0].start} to {reading[-1].stop - 1}" if reading else "the last rows"
+        reason = " ".join(str(error).split()).rstrip(". ")
+        raise DataError(
+            f"{who}: a decoding process died while it read {rows} ({reason}); if memory was full, "
+            "take fewer --num-workers, else look at these images; run again to continue"
+        ) from error

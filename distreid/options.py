@@ -46,6 +46,8 @@ class ExtractOptions:
     shard_rows: int | None = None
     """None: by the number of rows, see `sampler.shard_rows_for`."""
     on_bad_image: str = "fail"
+    max_bad: int | None = None
+    """None: with `record`, any number of images may be bad."""
     evaluate: bool = True
     mat: bool = False
 
@@ -60,7 +62,14 @@ class ExtractOptions:
         ):
             if (value := getattr(self, name)) not in choices:
                 raise OptionError(f"{_flag(name)} {value}: choose one of {', '.join(choices)}")
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("shard_rows", 1)):
+        if self.max_bad is not None and self.on_bad_image != "record":
+            raise OptionError("--max-bad: without --on-bad-image record, no image may be bad")
+        for name, least in (
+            ("batch_size", 1),
+            ("num_workers", 0),
+            ("shard_rows", 1),
+            ("max_bad", 0),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OptionError(f"{_flag(name)} must be at least {least}, got {value}")
@@ -134,6 +143,10 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "--on-bad-image", default="fail", choices=ON_BAD_IMAGE, help="fail: stop and name it. "
         "record: keep the row with a status and NaN features, and leave it out of the scores "
         "(default: fail)"
+    )  # fmt: skip
+    after.add_argument(
+        "--max-bad", type=int, metavar="N", help="with record: stop when more than N images of "
+        "the whole run cannot be read (default: any number)"
     )  # fmt: skip
     after.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="no scores")
     after.add_argument(

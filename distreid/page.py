@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from distreid.errors import printable
+
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 WIDE_PX = 1400  # a picture with more details than a phone is wide: it scrolls there
 
@@ -166,15 +168,8 @@ def _pairs(pairs: Mapping[str, str], kind: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Safe in an element and in a quoted attribute; what cannot be seen becomes an escape.
-
-    That covers bytes of a file name that are no UTF-8, line breaks, control characters, and
-    those that turn the direction of the text.
-    """
-    seen = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in value
-    )
-    return html.escape(seen)
+    """Safe in an element and in a quoted attribute."""
+    return html.escape(printable(value))
 
 
 def _join(parts: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ fewer bits of its weights, and at the borders it is now and then off by one leve
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
@@ -20,7 +21,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from distreid.errors import ImageError
@@ -29,6 +30,13 @@ from distreid.errors import ImageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# Pillow would also start Ghostscript for PostScript that is named .jpg: only what follows is tried.
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+# Pillow's own limit, a third of a GB as RGB; the header is asked before memory is taken.
+MAX_PIXELS = 89_478_485
+TOO_LARGE = f"a decompression bomb: more than {MAX_PIXELS:,} pixels, which is the limit"
+# A file is read into memory: more than MAX_PIXELS of 16-bit RGBA take is no image.
+MAX_BYTES = 8 * MAX_PIXELS
 JPEG_MAGIC = b"\xff\xd8\xff"
 # Other colour spaces (CMYK, YCCK, Adobe RGB) go through Pillow: its conversion is the peers'.
 FAST_COLOURS = ("YCbCr", "Gray")
@@ -44,14 +52,18 @@ class Preprocess:
     """`bicubic` or `bilinear`, both with Pillow's antialias."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    exif_transpose: bool = False
+    """Whether a picture is turned as its EXIF orientation says. Of the peers, fast-reid does."""
 
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""
-        return asdict(self) | {"colour": "RGB", "exif_orientation": "ignored", "scale": "0..1"}
+        description = asdict(self)
+        turned = "applied" if description.pop("exif_transpose") else "ignored"
+        return description | {"colour": "RGB", "exif_orientation": turned, "scale": "0..1"}
 
     def load(self, file: Path) -> Tensor:
         """An image file as (3, height, width) uint8 RGB; ImageError without row or path."""
-        return self.resize(decode(read(file)))
+        return self.resize(decode(read(file), exif_transpose=self.exif_transpose))
 
     def resize(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(h, w, 3) uint8 → (3, height, width) uint8."""
@@ -76,35 +88,61 @@ def read(file: Path) -> bytes:
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
         with open(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
+            before = os.fstat(handle)
+            if not stat.S_ISREG(before.st_mode):
                 raise ImageError("not a regular file")
-            return stream.read()
+            if before.st_size > MAX_BYTES:
+                raise ImageError(f"{before.st_size:,} bytes, where {MAX_BYTES:,} are the limit")
+            data = stream.read(MAX_BYTES)
+            after = os.fstat(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise ImageError("it was changed while it was read")
+    return data
 
 
-def decode(data: bytes) -> NDArray[np.uint8]:
-    """Image bytes → (h, w, 3) uint8 RGB; alpha is dropped, EXIF orientation ignored.
+def decode(data: bytes, *, exif_transpose: bool = False) -> NDArray[np.uint8]:
+    """Image bytes → (h, w, 3) uint8 RGB, of an animation the first picture; alpha is dropped.
 
-    Raises ImageError if Pillow cannot read the bytes either.
+    Raises ImageError if Pillow cannot read the bytes either, or for more than `MAX_PIXELS`.
     """
-    if data.startswith(JPEG_MAGIC):
+    if not data:
+        raise ImageError("the file is empty")
+    if data.startswith(JPEG_MAGIC) and not (exif_transpose and _may_be_turned(data)):
         try:
-            colour = simplejpeg.decode_jpeg_header(data)[2]
-            if colour in FAST_COLOURS:
+            height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
+            if colour in FAST_COLOURS and height * width <= MAX_PIXELS:
                 return simplejpeg.decode_jpeg(data, "RGB", strict=True)  # type: ignore[no-any-return]
         except ValueError:
             pass  # damaged, or unusual: Pillow's verdict counts, as it does for the peers
     try:
         with warnings.catch_warnings():
-            # Pillow only warns of a decompression bomb below twice its limit of pixels.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                return np.array(image.convert("RGB"))
-    except MemoryError:
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _pixels(image, exif_transpose)
+    except (MemoryError, ImageError):
         raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(TOO_LARGE) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"no image of a known kind ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _pixels(image: Image.Image, exif_transpose: bool) -> NDArray[np.uint8]:
+    """An opened image as RGB. Its header is read, its pixels not yet."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(TOO_LARGE)
+    if exif_transpose:
+        with contextlib.suppress(Exception):  # as fast-reid does: a damaged EXIF turns nothing
+            image = ImageOps.exif_transpose(image)
+    return np.array(image.convert("RGB"))
+
+
+def _may_be_turned(jpeg: bytes) -> bool:
+    """Whether Pillow could find an orientation: in EXIF, or in Adobe's XMP."""
+    return b"Exif\0\0" in jpeg or b"tiff:Orientation" in jpeg

@@ -6,11 +6,13 @@ import contextlib
 import hashlib
 import pickle
 import re
+import resource
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -28,16 +30,29 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "weight
 PREFIXES = ("module.", "_orig_mod.")
 # What Swin saved with its weights in timm before 0.9, and every Swin computes for itself.
 RECOMPUTED = (".relative_position_index", ".relative_coords_table", ".attn_mask")
+MAX_WRAPPERS = 8  # a file can hold a dictionary that contains itself
 KEYS_SHOWN = 8
 
-# torchreid saves `rank1` as numpy's float32. A scalar's own class and type, nothing that acts.
-_scalar = np.float32(0).__reduce__()[0]  # numpy._core.multiarray.scalar
+# What loading may take beside the tensors, which are at most the file and once more its pickle.
+SPARE_BYTES = 1 << 30
+MAX_OPTIONS_BYTES = 1 << 20
+
+
+class Ignored:
+    """Stands for numpy's scalars, such as torchreid's `rank1`: takes anything, keeps nothing."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# Not numpy's own functions: a file could have them make an item of any size.
 NUMPY_SCALARS: list[Any] = [
-    _scalar,
-    (_scalar, "numpy.core.multiarray.scalar"),  # numpy 1's name for it
-    (_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")),
+    (Ignored, "numpy.core.multiarray.scalar"),  # numpy 1's name for it
+    (Ignored, "numpy._core.multiarray.scalar"),
+    (Ignored, "numpy.dtype"),
 ]
 
 
@@ -113,8 +128,8 @@ def read_checkpoint(file: Path) -> Checkpoint:
         content = _load(file)
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror or error}") from error
-    notes = []
-    while isinstance(content, dict):
+    notes: list[str] = []
+    while isinstance(content, dict) and len(notes) < MAX_WRAPPERS:
         inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
         if inner is None:
             break
@@ -131,7 +146,11 @@ def read_checkpoint(file: Path) -> Checkpoint:
         while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
             stripped.add(prefix)
             name = name.removeprefix(prefix)
-        state[name.replace("._orig_mod.", ".")] = value
+        name = name.replace("._orig_mod.", ".")
+        if name in state:
+            raise CheckpointError(f"{file}: two tensors are named {name}; save one network alone")
+        _check_tensor(file, name, value)
+        state[name] = value
     if not state:
         raise CheckpointError(f"{file}: holds no tensor; save model.state_dict()")
     notes += [f"prefix {prefix!r} stripped" for prefix in sorted(stripped)]
@@ -149,9 +168,28 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _check_tensor(file: Path, name: str, tensor: Tensor) -> None:
+    """Numbers on the CPU, one for each element, and no more than the file can hold."""
+    plain = (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_nested
+    )
+    if not plain or tensor.nbytes > file.stat().st_size:
+        kind = f"{tuple(tensor.shape)} of {tensor.dtype}" if plain else "of a special kind"
+        raise CheckpointError(f"{file}: {name} is {kind}, not the numbers that the file has")
+
+
 def _load(file: Path) -> Any:
     try:
-        with torch.serialization.safe_globals(NUMPY_SCALARS):
+        with (
+            _memory_bounded(2 * file.stat().st_size + SPARE_BYTES),
+            torch.serialization.safe_globals(NUMPY_SCALARS),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
@@ -163,18 +201,44 @@ def _load(file: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # damaged archives raise nearly anything
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            raise CheckpointError(
+                f"{file}: loading takes far more memory than the file has bytes, or than is free; "
+                "save model.state_dict() alone"
+            ) from error
         raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from error
 
 
 def _options_beside(file: Path) -> dict[str, Any]:
     beside = file.with_name("opts.yaml")
-    options = {}
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            options = yaml.safe_load(beside.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{beside}: not YAML; mend it or take it away") from error
+    if not beside.is_file():
+        return {}
+    try:
+        with beside.open(encoding="utf-8") as stream:
+            options = yaml.safe_load(stream.read(MAX_OPTIONS_BYTES))
+    except OSError as error:
+        raise CheckpointError(f"{beside}: {error.strerror or error}; take it away") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of dates and numbers
+        raise CheckpointError(f"{beside}: not YAML; mend it or take it away") from error
     return options if isinstance(options, dict) else {}
+
+
+@contextlib.contextmanager
+def _memory_bounded(more: int) -> Iterator[None]:
+    """Within it, this process gets a MemoryError once it takes that many bytes more.
+
+    What a pickle may build without running code can still be of any size.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + more
+    if soft != resource.RLIM_INFINITY:
+        limit = min(limit, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _fit(

@@ -145,7 +145,7 @@ def test_a_corrupt_image_stops_the_job_with_its_row_and_path(
     (images / "1.jpg").write_bytes(b"no image")
     assert run() == 2
     error = said(capsys)
-    assert error.startswith(f"row 1, {images}/1.jpg: cannot identify image file")
+    assert error.startswith(f"row 1, {images}/1.jpg: no image of a known kind")
     assert error.endswith("mend or remove it, or use --on-bad-image record")
     assert not (tmp_path / "run" / "store.h5").exists()
 
