@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from distreid.errors import CheckpointError, OptionError
-from distreid.models import ft_net, osnet, osnet_ain, pcb, resnet
+from distreid.models import clipreid, fastreid, ft_net, osnet, osnet_ain, pcb, resnet, transreid
 from distreid.models.architecture import Architecture, StateDict
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
@@ -25,6 +25,17 @@ MODELS: dict[str, Reader] = {
     **{name: partial(osnet_ain.read, name) for name in osnet_ain.NAMES},
     **{name: partial(resnet.read, name) for name in resnet.NAMES},
     **{name: partial(pcb.read, name) for name in pcb.PARTS},
+    "fastreid": fastreid.read,
+    **{
+        f"fastreid_{name}": partial(fastreid.read, recipe=name, max_pool="ceil")
+        for name in fastreid.RECIPES
+    },
+    **{
+        f"fastreid_{name}_v0": partial(fastreid.read, recipe=name, max_pool="padded")
+        for name in fastreid.RECIPES
+    },
+    "transreid": transreid.read,
+    "clipreid": clipreid.read,
 }
 
 RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
@@ -33,6 +44,9 @@ RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
     osnet_ain.recognise,
     pcb.recognise,
     resnet.recognise,
+    fastreid.recognise,
+    transreid.recognise,
+    clipreid.recognise,
 )
 """Weights to a key of `MODELS`, or None. The first that knows them decides."""
 

@@ -19,7 +19,13 @@ CPU = torch.device("cpu")
 PLAIN = Augmentation(flip=False)
 GOLDEN_MODELS = sorted(
     f"{folder.parent.name}/{folder.name}"
-    for project in ("torchreid", "person_reid_baseline_pytorch")
+    for project in (
+        "torchreid",
+        "person_reid_baseline_pytorch",
+        "fastreid",
+        "transreid",
+        "clipreid",
+    )
     for folder in (GOLDEN / project).iterdir()
 )
 
@@ -49,7 +55,7 @@ def test_features_are_those_of_the_peers_own_code(pack: Packs, tmp_path: Path, n
         scale_mode="compound" if multi_scale else "independent",
     )
     batch = torch.stack([model.architecture.preprocess.load(file) for file in golden.images])
-    ours = extractor(model, augmentation)(batch)[0].numpy()
+    ours = extractor(model, augmentation)(batch, golden.cameras)[0].numpy()
     theirs = golden.features
     cosine = (ours.astype(np.float64) * theirs).sum(axis=1)
     assert cosine.min() >= 0.99999
