@@ -31,10 +31,9 @@ from distreid.models.peer_config import settings, size_of
 from distreid.models.vit import ClassToken, count_of, size_and_stride
 from distreid.preprocess import Preprocess
 
-PEER = "fast-reid"
 # By the blocks of layer3.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
-RESNESTS = {6: "resnest50d", 23: "resnest101e"}
+RESNESTS = {6: "resnest50d", 23: "resnest101e", 36: "resnest200e"}
 # fast-reid's names of poolings that give the same feature, of this and of its first version.
 POOLS = {
     AVERAGE: AVERAGE,
@@ -43,6 +42,7 @@ POOLS = {
     "fastavgpool": AVERAGE,
     GEM: GEM,
     "gempool": GEM,
+    LEARNED: LEARNED,
 }
 OLD_REDUCTION = (
     "a head of fast-reid 0.1.1, which reduced its features by other layers than fast-reid 1 does "
@@ -94,55 +94,41 @@ def read(
         return _read_vit(state, options)
     mgn = any(key.startswith("b1_head.") for key in state)
     head = "b1_head" if mgn else "heads"
-    if f"{head}.bnneck.weight" in state and (mgn or f"{head}.bottleneck.0.weight" in state):
+    reduced = _reduced(state, head)
+    if (mgn or "heads.bnneck.weight" in state) and bool(reduced) != mgn:
         raise CheckpointError(OLD_REDUCTION)
     body, ibn = _body(state, mgn)
     non_local = _non_local(state)
     learned = f"{head}.pool_layer.p" in state
     guess = "mgn" if mgn else "sbs" if learned else "agw" if non_local else "bot"
-    chosen = RECIPES[recipe or guess]
-    wanted: dict[str, Any] = {"INPUT.SIZE_TEST": chosen.size, "MODEL.BACKBONE.LAST_STRIDE": 1}
-    if not learned:
-        wanted["MODEL.HEADS.POOL_LAYER"] = chosen.pool
-    said, notes = settings({} if recipe else options, wanted)
-    height, width = size_of(said["INPUT.SIZE_TEST"])
-    old = "heads.bnneck.weight" in state or "heads.classifier.weight" in state
-    if body in RESNESTS.values():
-        max_pool = PADDED
+    said, notes = _unsaid({} if recipe else options, RECIPES[recipe or guess], learned)
     description = {
         "body": body,
         "ibn": ibn,
         "last_stride": said["MODEL.BACKBONE.LAST_STRIDE"],
-        "max_pool": max_pool or (PADDED if old else CEIL),
-        "pool": LEARNED if learned else _pool(said["MODEL.HEADS.POOL_LAYER"]),
-        "reduced": _reduced(state, head),
+        "max_pool": _max_pool(state, body, max_pool),
+        "pool": _pool(said["MODEL.HEADS.POOL_LAYER"]),
+        "reduced": reduced,
         "mgn": mgn,
     }
-    reduced = description["reduced"]
-    return Architecture(
-        name="fastreid",
-        peer=PEER,
+    whole = "layer4 pooled as a whole, in halves and in thirds" if mgn else "pooled layer4"
+    return _architecture(
+        state,
+        head=head,
         build=partial(build, non_local, **description),
         dim=len(MGN_HEADS) * reduced if mgn else reduced or BODY_DIM,
-        feature="layer4 pooled as a whole, in halves and in thirds, reduced, batch norm"
-        if mgn
-        else "pooled layer4, " + ("reduced, " if reduced else "") + "batch norm",
-        preprocess=_preprocess(height, width),
-        flip=False,
+        feature=f"{whole}, {'reduced, ' if reduced else ''}batch norm",
+        preprocess=_preprocess(*size_of(said["INPUT.SIZE_TEST"])),
         options=description,
-        not_for_features=NOT_FOR_FEATURES,
-        rename=lambda key: key.replace("heads.bnneck.", "heads.bottleneck.0."),
-        classes=rows_of(state, f"{head}.weight") or rows_of(state, f"{head}.classifier.weight"),
-        notes=() if recipe else (*_taken_for(guess, description), *notes),
+        notes=() if recipe else (_taken_for(guess, description), *notes),
     )
 
 
 def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     _, tokens, dim = state["backbone.pos_embed"].shape
     height, width, stride = size_and_stride(tokens, options)
-    return Architecture(
-        name="fastreid",
-        peer=PEER,
+    return _architecture(
+        state,
         build=lambda: Baseline(
             ClassToken(dim=dim, tokens=tokens, stride=stride),
             Head(nn.Unflatten(1, (dim, 1, 1)), dim),
@@ -150,12 +136,20 @@ def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
         dim=dim,
         feature="class token, layer norm, batch norm",
         preprocess=_preprocess(height, width, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        flip=False,
         options={"body": "vit", "stride": stride},
+        fixed_size=True,
+    )
+
+
+def _architecture(state: StateDict, head: str = "heads", **particulars: Any) -> Architecture:
+    return Architecture(
+        name="fastreid",
+        peer="fast-reid",
+        flip=False,
         not_for_features=NOT_FOR_FEATURES,
         rename=lambda key: key.replace("heads.bnneck.", "heads.bottleneck.0."),
-        classes=rows_of(state, "heads.weight") or rows_of(state, "heads.classifier.weight"),
-        fixed_size=True,
+        classes=rows_of(state, f"{head}.weight") or rows_of(state, "heads.classifier.weight"),
+        **particulars,
     )
 
 
@@ -197,6 +191,17 @@ def _reduced(state: StateDict, head: str) -> int:
     return first.shape[0] if first is not None and first.ndim == 4 else 0
 
 
+def _unsaid(
+    options: Mapping[str, Any], recipe: Recipe, learned: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the weights do not tell: by config.yaml, else by the recipe, and what to say then."""
+    wanted: dict[str, Any] = {"INPUT.SIZE_TEST": recipe.size, "MODEL.BACKBONE.LAST_STRIDE": 1}
+    if not learned:
+        wanted["MODEL.HEADS.POOL_LAYER"] = recipe.pool
+    said, notes = settings(options, wanted)
+    return {"MODEL.HEADS.POOL_LAYER": LEARNED} | said, notes
+
+
 def _pool(name: str) -> str:
     if name not in POOLS:
         raise CheckpointError(
@@ -205,17 +210,23 @@ def _pool(name: str) -> str:
     return POOLS[name]
 
 
-def _taken_for(guess: str, description: Mapping[str, Any]) -> tuple[str, ...]:
+def _max_pool(state: StateDict, body: str, chosen: str) -> str:
+    """ResNeSt's always pads. Else as chosen, or as the names of the weights tell the version."""
+    old = "heads.bnneck.weight" in state or "heads.classifier.weight" in state
+    if body in RESNESTS.values():
+        return PADDED
+    return chosen or (PADDED if old else CEIL)
+
+
+def _taken_for(guess: str, description: Mapping[str, Any]) -> str:
     """What was guessed, and the names of `--model` that say otherwise."""
     names = ", ".join(f"fastreid_{name}" for name in RECIPES)
-    recipe = f"taken for the recipe {guess}; --model {names} say otherwise"
+    recipe = f"taken for the recipe {guess} (--model {names} say otherwise)"
     if description["body"] in RESNESTS.values():
-        return (recipe,)
-    if description["max_pool"] == CEIL:
-        return (
-            f"{recipe}, with _v0 after the name for the max pooling of fast-reid 0.1.1, which "
-            "made the files of its model zoo",
-        )
+        return recipe
+    if description["max_pool"] == PADDED:
+        return f"{recipe}; its max pooling pads, by the names of the weights, as in fast-reid 0.1.1"
     return (
-        f"{recipe}, also of the max pooling: names of parameters as in fast-reid 0.1.1, so it pads",
+        f"{recipe}; with _v0 after the name, its max pooling pads, as in fast-reid 0.1.1, which "
+        "made the files of the model zoo"
     )

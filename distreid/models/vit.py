@@ -119,12 +119,13 @@ def size_and_stride(tokens: int, options: Mapping[str, Any]) -> tuple[int, int, 
 def known_cameras(embeddings: int | None, square: bool) -> tuple[int | None, tuple[str, ...]]:
     """How many of the embeddings are cameras' by number, and what to say if nobody knows.
 
-    Square inputs are of vehicles. Theirs may be cameras times viewpoints.
+    Square inputs are of vehicles. With more than VeRi-776's cameras, they are of cameras times
+    viewpoints.
     """
-    if not square or embeddings in (None, VERI_CAMERAS):
+    if not square or embeddings is None or embeddings <= VERI_CAMERAS:
         return embeddings, ()
     return 0, (
-        f"{embeddings} embeddings of a square input, so of vehicles: they may be of viewpoints, "
+        f"{embeddings} embeddings at a square input, so of cameras times viewpoints of vehicles, "
         "which no list of images has (--camera-embedding mean or none goes without)",
     )
 

@@ -133,8 +133,8 @@ def test_without_an_embedding_a_vit_is_the_one_that_has_none() -> None:
     assert not torch.equal(with_cameras(images, torch.tensor([0, 1])), none)
 
 
-@pytest.mark.parametrize(("tokens", "rows", "known"), [(129, 6, 6), (257, 20, 20), (257, 160, 0)])
-def test_the_cameras_of_a_square_input_are_known_only_if_they_are_veris(
+@pytest.mark.parametrize(("tokens", "rows", "known"), [(129, 30, 30), (257, 20, 20), (257, 160, 0)])
+def test_more_embeddings_of_a_square_input_than_veri_has_cameras_are_of_viewpoints_too(
     tokens: int, rows: int, known: int
 ) -> None:
     state = with_tokens(JPM, tokens) | {"base.sie_embed": torch.empty(rows, 1, 768, device="meta")}
