@@ -114,33 +114,42 @@ class Extractor:
         if self.pool:
             torch.set_num_threads(1)
 
-    def __call__(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images_BCHW: Tensor, cameras_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) uint8 → (B, dim) float32 of norm 1, and (B,) the norms before; on the CPU.
 
+        `cameras_B` is for a network with embeddings of cameras: see `Architecture.cameras`.
         A feature of norm 0 has no direction and comes out as NaN.
         """
         if self.pool:
-            parts = self.pool.map(self._features, torch.split(images_BCHW, CPU_ROWS))
-            features, norms = zip(*parts, strict=True)
+            images = torch.split(images_BCHW, CPU_ROWS)
+            cameras = (
+                [None] * len(images) if cameras_B is None else torch.split(cameras_B, CPU_ROWS)
+            )
+            features, norms = zip(*self.pool.map(self._features, images, cameras), strict=True)
             return torch.cat(features), torch.cat(norms)
-        features_BD, norm_B = self._features(images_BCHW.to(self.device, non_blocking=True))
+        images_BCHW = images_BCHW.to(self.device, non_blocking=True)
+        cameras_B = None if cameras_B is None else cameras_B.to(self.device)
+        features_BD, norm_B = self._features(images_BCHW, cameras_B)
         return features_BD.cpu(), norm_B.cpu()
 
     @torch.inference_mode()
-    def _features(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def _features(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> tuple[Tensor, Tensor]:
         inputs = self.preprocess.normalise(images_BCHW)
         views = self.augmentation.views(inputs, self.fixed_size)
-        sum_BD = reduce(torch.add, map(self._forward, views))
+        sum_BD = reduce(torch.add, (self._forward(view, cameras_B) for view in views))
         if self.parts > 1:
             sum_BD = normalise_parts(sum_BD, self.parts)
         # Not F.normalize: it would turn a feature of norm 0 into zeros that look like one.
         norm_B = torch.linalg.vector_norm(sum_BD, dim=1)
         return sum_BD / norm_B[:, None], norm_B
 
-    def _forward(self, inputs_BCHW: Tensor) -> Tensor:
+    def _forward(self, inputs_BCHW: Tensor, cameras_B: Tensor | None) -> Tensor:
         half = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
-            features: Tensor = self.network(inputs_BCHW)
+            arguments = (inputs_BCHW,) if cameras_B is None else (inputs_BCHW, cameras_B)
+            features: Tensor = self.network(*arguments)
         return features.float()
 
 

@@ -24,9 +24,11 @@ import torchvision
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
+from torch import Tensor
 
 import distreid
 from distreid.bad_images import BadImages
+from distreid.cameras import camera_indices, cost
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts, describe
 from distreid.distributed import World, gather, main_first, on_main, process_group
@@ -121,18 +123,21 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     if options.strict_counts:
         check_counts(manifest)
     architecture, augmentation = model.architecture, job.augmentation
+    cameras = camera_indices(manifest, architecture, options.camera_embedding)
     tta = "image and mirror image" if augmentation.flip else "image alone"
     if augmentation.scales != (1.0,):
         tta += f", {augmentation.scale_mode} scales {options.scales}"
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
-    _section(log, "model", str(model.checkpoint.file), model.describe())
+    warnings = [] if cameras is None else cost(architecture, options.camera_embedding)
+    _section(log, "model", str(model.checkpoint.file), model.describe() + warnings)
     _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
     plan = Plan(
         manifest=manifest,
         identity={
             "manifest": manifest.fingerprint(),
             "weights": model.checkpoint.sha256,
-            "model": architecture.identity(),
+            "model": architecture.identity()
+            | ({} if cameras is None else {"camera_embedding": options.camera_embedding}),
             "preprocess": architecture.preprocess.identity(),
             "augmentation": augmentation.identity(),
             "precision": options.precision,
@@ -215,6 +220,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
         num_workers=min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers,
         pin_memory=job.device.type == "cuda",
     )
+    cameras = camera_indices(plan.manifest, job.model.architecture, options.camera_embedding)
     share = Share()
     bad_images = _bad_images(options, plan, share.failures)
     clock = time.monotonic()
@@ -223,7 +229,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
             job.check_signals()
             bad_images.add(batch)
             arrived = time.monotonic()
-            rows = _compute(extractor, batch, plan)
+            rows = _compute(extractor, batch, cameras, plan)
             computed = time.monotonic()
             writer.add(batch.rows, rows)
             share.waiting += arrived - clock
@@ -247,10 +253,11 @@ def _bad_images(
     )
 
 
-def _compute(extractor: Extractor, batch: Batch, plan: Plan) -> Rows:
+def _compute(extractor: Extractor, batch: Batch, cameras: Tensor | None, plan: Plan) -> Rows:
     """A batch's rows: NaN where there was no image, and finite elsewhere."""
+    cameras_B = None if cameras is None else cameras[batch.rows.start : batch.rows.stop]
     try:
-        features_BD, norm_B = (tensor.numpy() for tensor in extractor(batch.images_BCHW))
+        features_BD, norm_B = (t.numpy() for t in extractor(batch.images_BCHW, cameras_B))
     except torch.OutOfMemoryError as error:
         raise OptionError(
             f"--batch-size {len(batch.rows)}: the GPU's memory is full; take a smaller one "

@@ -28,6 +28,7 @@ DTYPES = ("float32", "float16")
 DEVICES = ("auto", "cuda", "cpu")
 ON_BAD_IMAGE = ("fail", "record")
 SCALE_MODES = ("independent", "compound")
+CAMERA_EMBEDDINGS = ("auto", "mean", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class ExtractOptions:
     """None: as the model's own code does."""
     scales: tuple[float, ...] = (1.0,)
     scale_mode: str = "independent"
+    camera_embedding: str = "auto"
     precision: str = "fp32"
     dtype: str = "float32"
     device: str = "auto"
@@ -71,6 +73,7 @@ class ExtractOptions:
             ("device", DEVICES),
             ("on_bad_image", ON_BAD_IMAGE),
             ("scale_mode", SCALE_MODES),
+            ("camera_embedding", CAMERA_EMBEDDINGS),
         ):
             if (value := getattr(self, name)) not in choices:
                 raise OptionError(f"{_flag(name)} {value}: choose one of {', '.join(choices)}")
@@ -131,6 +134,12 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "--scale-mode", default="independent", choices=SCALE_MODES, help="compound: each scale "
         "enlarges the previous result, as Person_reID_baseline_pytorch --ms does "
         "(default: independent)"
+    )  # fmt: skip
+    how.add_argument(
+        "--camera-embedding", default="auto", choices=CAMERA_EMBEDDINGS, help="for a network that "
+        "has an embedding of each camera it was trained with. auto: that of the image's camera, "
+        "which must be one of them. mean: that of all cameras, for every image. none: no embedding "
+        "(default: auto)"
     )  # fmt: skip
     how.add_argument(
         "--precision", default="fp32", choices=PRECISIONS, help="of the forward pass "

@@ -54,6 +54,9 @@ class Preprocess:
     """`bicubic` or `bilinear`, both with Pillow's antialias."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    scale: str = "0..1"
+    """What is normalised: `0..1`, or `0..255` with mean and std as much larger, as fast-reid
+    does. The formula is the same, but not the last bits, which instance norm magnifies."""
     exif_transpose: bool = False
     """Whether a picture is turned as its EXIF orientation says. Of the peers, fast-reid does."""
 
@@ -61,7 +64,7 @@ class Preprocess:
         """The description that a store carries."""
         description = asdict(self)
         turned = "applied" if description.pop("exif_transpose") else "ignored"
-        return description | {"colour": "RGB", "exif_orientation": turned, "scale": "0..1"}
+        return description | {"colour": "RGB", "exif_orientation": turned}
 
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or
@@ -73,10 +76,14 @@ class Preprocess:
         return resize(images, self.height, self.width, self.interpolation)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 → float32, in torchvision's order of operations."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std)
+        """(B, 3, H, W) uint8 → float32, in the peer's order of operations."""
+        factor = 255 if self.scale == "0..255" else 1
+        mean, std = (
+            torch.tensor([value * factor for value in values], device=images.device).view(3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        pixels = images.float() if self.scale == "0..255" else images.float().div_(255)
+        return pixels.sub_(mean).div_(std)
 
 
 def read(file: Path) -> bytes:

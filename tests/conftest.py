@@ -53,6 +53,14 @@ class Pack:
         with np.load(self.folder / "features.npz") as arrays:
             return [GOLDEN / "images" / str(name) for name in arrays["names"]]
 
+    @property
+    def cameras(self) -> Tensor | None:
+        """The cameras' numbers from 0, if the peer's network took them."""
+        if "used (side information" not in self.spec.get("camera_labels", ""):
+            return None
+        with np.load(self.folder / "features.npz") as arrays:
+            return torch.from_numpy(arrays["camids"].astype(np.int64))
+
     def save(self, folder: Path) -> Path:
         """The checkpoint as the peer writes it, with its opts.yaml if it has one."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,6 +73,8 @@ class Pack:
                 "rank1": np.float32(0.9),
                 "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]},
             }
+        elif self.spec["checkpoint"]["wrapping"].startswith("{'model'"):
+            content = {"model": content, "epoch": 60}
         torch.save(content, file)
         if "options" in self.spec:
             options = {k: v for k, v in self.spec["options"].items() if k != "ms"}

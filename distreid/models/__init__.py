@@ -12,7 +12,9 @@ from typing import Any
 
 from distreid.errors import CheckpointError, OptionError
 from distreid.models import (
+    clipreid,
     densenet,
+    fastreid,
     ft_net,
     ft_net_backbones,
     generic,
@@ -24,6 +26,7 @@ from distreid.models import (
     pcb,
     resnet,
     se_resnet,
+    transreid,
 )
 from distreid.models.architecture import Architecture, Size, StateDict, resized
 
@@ -47,6 +50,17 @@ MODELS: dict[str, Reader] = {
     **{name: partial(mobilenet.read, name) for name in mobilenet.WIDTHS},
     "mlfn": mlfn.read,
     "hacnn": hacnn.read,
+    "fastreid": fastreid.read,
+    **{
+        f"fastreid_{name}": partial(fastreid.read, recipe=name, max_pool="ceil")
+        for name in fastreid.RECIPES
+    },
+    **{
+        f"fastreid_{name}_v0": partial(fastreid.read, recipe=name, max_pool="padded")
+        for name in fastreid.RECIPES
+    },
+    "transreid": transreid.read,
+    "clipreid": clipreid.read,
 }
 
 RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
@@ -61,6 +75,9 @@ RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
     mobilenet.recognise,
     mlfn.recognise,
     hacnn.recognise,
+    fastreid.recognise,
+    transreid.recognise,
+    clipreid.recognise,
 )
 """Weights to a key of `MODELS`, or None. The first that knows them decides."""
 

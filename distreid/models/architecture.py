@@ -14,6 +14,9 @@ StateDict = Mapping[str, Tensor]
 Size = tuple[int, int]
 """Height and width."""
 
+# Instead of a camera's embedding: the mean of all cameras', and no embedding.
+MEAN_CAMERA, NO_CAMERA = -2, -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -42,6 +45,10 @@ class Architecture:
     """A parameter's name in the file to its name in the network."""
     classes: int | None = None
     """Persons that the file's classifier tells apart; None if it holds none."""
+    cameras: int | None = None
+    """The cameras that the network has an embedding of, by `camera_id` 1 and up; 0 if nobody knows
+    which is whose. It takes (B,) int64 too: 0 for camera 1, or `MEAN_CAMERA`, or `NO_CAMERA`.
+    None: it takes none."""
     fixed_size: bool = False
     """Whether the network takes only `preprocess.height` × `preprocess.width`."""
     notes: tuple[str, ...] = ()

@@ -32,6 +32,8 @@ PREFIXES = ("module.", "_orig_mod.")
 # What Swin saved with its weights in timm before 0.9, and every Swin computes for itself.
 RECOMPUTED = (".relative_position_index", ".relative_coords_table", ".attn_mask")
 MAX_WRAPPERS = 8  # a file can hold a dictionary that contains itself
+# What training programs write beside the weights: Person_reID_baseline_pytorch, and fast-reid.
+OPTIONS = ("opts.yaml", "config.yaml")
 KEYS_SHOWN = 8
 
 # What loading may take beside the tensors, which are at most the file and once more its pickle.
@@ -66,7 +68,7 @@ class Checkpoint:
     """Of the file's bytes, hex."""
     state: dict[str, Tensor]
     options: dict[str, Any] = field(default_factory=dict)
-    """What the `opts.yaml` beside the file says; empty if there is none."""
+    """What the files of `OPTIONS` beside the file say; empty if there are none."""
     notes: tuple[str, ...] = ()
     """What was unwrapped and stripped."""
 
@@ -91,6 +93,7 @@ class Model:
             f"{arch.name}{f' ({options})' if options else ''} of {arch.peer}",
             f"feature: {arch.feature}; {arch.dim} dimensions",
             f"input: {pre.height}×{pre.width}, {pre.interpolation}",
+            *([f"cameras: an embedding of each of {arch.cameras}"] if arch.cameras else []),
             f"{self.loaded} tensors loaded, all that the network has"
             + (f"; not needed: {_some(self.dropped)}" if self.dropped else ""),
         ]
@@ -174,9 +177,11 @@ def read_checkpoint(file: Path) -> Checkpoint:
     if not state:
         raise CheckpointError(f"{file}: holds no tensor; save model.state_dict()")
     notes += [f"prefix {prefix!r} stripped" for prefix in sorted(stripped)]
-    options = _options_beside(file)
-    if options:
-        notes.append("options read from opts.yaml beside it")
+    options: dict[str, Any] = {}
+    for name in OPTIONS:
+        if found := _options_in(file.with_name(name)):
+            options |= found
+            notes.append(f"options read from {name} beside it")
     return Checkpoint(file=file, sha256=sha256, state=state, options=options, notes=tuple(notes))
 
 
@@ -239,8 +244,7 @@ def _load(file: Path) -> Any:
         raise CheckpointError(f"{file}: not a checkpoint, or a damaged one") from error
 
 
-def _options_beside(file: Path) -> dict[str, Any]:
-    beside = file.with_name("opts.yaml")
+def _options_in(beside: Path) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     try:

@@ -20,7 +20,14 @@ CPU = torch.device("cpu")
 PLAIN = Augmentation(flip=False)
 GOLDEN_MODELS = sorted(
     f"{folder.parent.name}/{folder.name}"
-    for project in ("torchreid", "person_reid_baseline_pytorch", "roboflow_reid")
+    for project in (
+        "torchreid",
+        "person_reid_baseline_pytorch",
+        "fastreid",
+        "transreid",
+        "clipreid",
+        "roboflow_reid",
+    )
     for folder in (GOLDEN / project).iterdir()
 )
 
@@ -53,7 +60,8 @@ def test_features_are_those_of_the_peers_own_code(pack: Packs, tmp_path: Path, n
     some = slice(None, None, 5 if large else 1)
     preprocess = model.architecture.preprocess
     batch = preprocess.resize(map(preprocess.load, golden.images[some]))
-    ours = extractor(model, augmentation)(batch)[0].numpy()
+    cameras = None if golden.cameras is None else golden.cameras[some]
+    ours = extractor(model, augmentation)(batch, cameras)[0].numpy()
     theirs = golden.features[some]
     cosine = (ours.astype(np.float64) * theirs).sum(axis=1)
     assert cosine.min() >= 0.99999

@@ -1,0 +1,232 @@
+"""fast-reid (He et al., arXiv:2006.02631): BoT, AGW, SBS and MGN.
+
+Bodies are ResNets, ResNeSts and a ViT, with instance norm (ibn) and non-local blocks where the
+weights have them. Whatever NECK_FEAT says, fast-reid tests with the feature after the batch norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from distreid.errors import CheckpointError
+from distreid.models.architecture import Architecture, StateDict, rows_of
+from distreid.models.fastreid_network import (
+    AVERAGE,
+    BODY_DIM,
+    CEIL,
+    GEM,
+    LEARNED,
+    MGN_HEADS,
+    PADDED,
+    Baseline,
+    Head,
+    build,
+)
+from distreid.models.peer_config import settings, size_of
+from distreid.models.vit import ClassToken, count_of, size_and_stride
+from distreid.preprocess import Preprocess
+
+# By the blocks of layer3.
+RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+RESNESTS = {6: "resnest50d", 23: "resnest101e", 36: "resnest200e"}
+# fast-reid's names of poolings that give the same feature, of this and of its first version.
+POOLS = {
+    AVERAGE: AVERAGE,
+    "FastGlobalAvgPool": AVERAGE,
+    "avgpool": AVERAGE,
+    "fastavgpool": AVERAGE,
+    GEM: GEM,
+    "gempool": GEM,
+    LEARNED: LEARNED,
+}
+OLD_REDUCTION = (
+    "a head of fast-reid 0.1.1, which reduced its features by other layers than fast-reid 1 does "
+    "(MGN's is such a one): its features cannot be reproduced; take a file of fast-reid 1"
+)
+# Class weights, and the colours that old files hold and fast-reid no longer reads.
+NOT_FOR_FEATURES = (
+    "heads.weight",
+    "heads.classifier.",
+    *(f"{name}_head.weight" for name in MGN_HEADS),
+    "pixel_mean",
+    "pixel_std",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What fast-reid's configurations of that name have, and the weights do not tell."""
+
+    size: tuple[int, int]
+    pool: str
+
+
+RECIPES = {
+    "bot": Recipe((256, 128), AVERAGE),
+    "agw": Recipe((256, 128), GEM),
+    "sbs": Recipe((384, 128), GEM),
+    "mgn": Recipe((384, 128), GEM),
+}
+
+
+def recognise(state: StateDict) -> str | None:
+    """`fastreid` if these are weights of it."""
+    mgn = any(key.startswith("b1_head.") for key in state)
+    heads = any(key.startswith("heads.") for key in state)
+    body = "backbone.layer4.0.conv1.weight" in state or "backbone.cls_token" in state
+    return "fastreid" if mgn or (body and heads) else None
+
+
+def read(
+    state: StateDict, options: Mapping[str, Any], recipe: str = "", max_pool: str = ""
+) -> Architecture:
+    """The architecture that the weights, and the `config.yaml` beside them, tell.
+
+    What they do not tell is guessed and said, unless it is given: `recipe`, a key of `RECIPES`,
+    and `max_pool`, `ceil` or `padded`.
+    """
+    if "backbone.cls_token" in state:
+        return _read_vit(state, options)
+    mgn = any(key.startswith("b1_head.") for key in state)
+    head = "b1_head" if mgn else "heads"
+    reduced = _reduced(state, head)
+    if (mgn or "heads.bnneck.weight" in state) and bool(reduced) != mgn:
+        raise CheckpointError(OLD_REDUCTION)
+    body, ibn = _body(state, mgn)
+    non_local = _non_local(state)
+    learned = f"{head}.pool_layer.p" in state
+    guess = "mgn" if mgn else "sbs" if learned else "agw" if non_local else "bot"
+    said, notes = _unsaid({} if recipe else options, RECIPES[recipe or guess], learned)
+    description = {
+        "body": body,
+        "ibn": ibn,
+        "last_stride": said["MODEL.BACKBONE.LAST_STRIDE"],
+        "max_pool": _max_pool(state, body, max_pool),
+        "pool": _pool(said["MODEL.HEADS.POOL_LAYER"]),
+        "reduced": reduced,
+        "mgn": mgn,
+    }
+    whole = "layer4 pooled as a whole, in halves and in thirds" if mgn else "pooled layer4"
+    return _architecture(
+        state,
+        head=head,
+        build=partial(build, non_local, **description),
+        dim=len(MGN_HEADS) * reduced if mgn else reduced or BODY_DIM,
+        feature=f"{whole}, {'reduced, ' if reduced else ''}batch norm",
+        preprocess=_preprocess(*size_of(said["INPUT.SIZE_TEST"])),
+        options=description,
+        notes=() if recipe else (_taken_for(guess, description), *notes),
+    )
+
+
+def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
+    _, tokens, dim = state["backbone.pos_embed"].shape
+    height, width, stride = size_and_stride(tokens, options)
+    return _architecture(
+        state,
+        build=lambda: Baseline(
+            ClassToken(dim=dim, tokens=tokens, stride=stride),
+            Head(nn.Unflatten(1, (dim, 1, 1)), dim),
+        ),
+        dim=dim,
+        feature="class token, layer norm, batch norm",
+        preprocess=_preprocess(height, width, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        options={"body": "vit", "stride": stride},
+        fixed_size=True,
+    )
+
+
+def _architecture(state: StateDict, head: str = "heads", **particulars: Any) -> Architecture:
+    return Architecture(
+        name="fastreid",
+        peer="fast-reid",
+        flip=False,
+        not_for_features=NOT_FOR_FEATURES,
+        rename=lambda key: key.replace("heads.bnneck.", "heads.bottleneck.0."),
+        classes=rows_of(state, f"{head}.weight") or rows_of(state, "heads.classifier.weight"),
+        **particulars,
+    )
+
+
+def _preprocess(height: int, width: int, **colours: Any) -> Preprocess:
+    return Preprocess(
+        height=height,
+        width=width,
+        interpolation="bicubic",
+        exif_transpose=True,
+        scale="0..255",
+        **colours,
+    )
+
+
+def _body(state: StateDict, mgn: bool) -> tuple[str, bool]:
+    """timm's or torchvision's name of the body, and whether it has instance norm."""
+    blocks = 1 + count_of(state, "b1.0.") if mgn else count_of(state, "backbone.layer3.")
+    bodies = RESNESTS if "backbone.conv1.0.weight" in state else RESNETS
+    if blocks not in bodies:
+        known = ", ".join((*RESNETS.values(), *RESNESTS.values()))
+        raise CheckpointError(f"a body with {blocks} blocks in its third stage; known are {known}")
+    first = "backbone.4.0" if mgn else "backbone.layer1.0"
+    return bodies[blocks], f"{first}.bn1.IN.weight" in state
+
+
+def _non_local(state: StateDict) -> dict[str, tuple[int, int]]:
+    """How many non-local blocks follow a stage, and their inner channels, by fast-reid's names."""
+    names = [f"NL_{stage}" for stage in range(1, 5)]
+    return {
+        name: (count_of(state, f"backbone.{name}."), state[f"backbone.{name}.0.g.weight"].shape[0])
+        for name in names
+        if f"backbone.{name}.0.g.weight" in state
+    }
+
+
+def _reduced(state: StateDict, head: str) -> int:
+    """The channels that the head reduces the map to; 0 if it does not."""
+    first = state.get(f"{head}.bottleneck.0.weight")
+    return first.shape[0] if first is not None and first.ndim == 4 else 0
+
+
+def _unsaid(
+    options: Mapping[str, Any], recipe: Recipe, learned: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the weights do not tell: by config.yaml, else by the recipe, and what to say then."""
+    wanted: dict[str, Any] = {"INPUT.SIZE_TEST": recipe.size, "MODEL.BACKBONE.LAST_STRIDE": 1}
+    if not learned:
+        wanted["MODEL.HEADS.POOL_LAYER"] = recipe.pool
+    said, notes = settings(options, wanted)
+    return {"MODEL.HEADS.POOL_LAYER": LEARNED} | said, notes
+
+
+def _pool(name: str) -> str:
+    if name not in POOLS:
+        raise CheckpointError(
+            f"config.yaml: MODEL.HEADS.POOL_LAYER is {name}; known are {', '.join(POOLS)}"
+        )
+    return POOLS[name]
+
+
+def _max_pool(state: StateDict, body: str, chosen: str) -> str:
+    """ResNeSt's always pads. Else as chosen, or as the names of the weights tell the version."""
+    old = "heads.bnneck.weight" in state or "heads.classifier.weight" in state
+    if body in RESNESTS.values():
+        return PADDED
+    return chosen or (PADDED if old else CEIL)
+
+
+def _taken_for(guess: str, description: Mapping[str, Any]) -> str:
+    """What was guessed, and the names of `--model` that say otherwise."""
+    names = ", ".join(f"fastreid_{name}" for name in RECIPES)
+    recipe = f"taken for the recipe {guess} (--model {names} say otherwise)"
+    if description["body"] in RESNESTS.values():
+        return recipe
+    if description["max_pool"] == PADDED:
+        return f"{recipe}; its max pooling pads, by the names of the weights, as in fast-reid 0.1.1"
+    return (
+        f"{recipe}; with _v0 after the name, its max pooling pads, as in fast-reid 0.1.1, which "
+        "made the files of the model zoo"
+    )

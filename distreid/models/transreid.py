@@ -1,0 +1,111 @@
+"""TransReID (He et al., ICCV 2021, arXiv:2102.04378): ViT and DeiT, with cameras (SIE) and parts
+(JPM) where the weights have them.
+
+The parameters carry TransReID's names, but for the `base.` of most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distreid.errors import CheckpointError
+from distreid.models.architecture import Architecture, StateDict, rows_of
+from distreid.models.peer_config import settings
+from distreid.models.vit import (
+    BLOCKS,
+    ClassToken,
+    LayerNorm,
+    ViT,
+    known_cameras,
+    size_and_stride,
+    vit_block,
+)
+from distreid.preprocess import Preprocess
+
+PARTS = 4
+GROUPS = 2
+SHIFT, SHIFT_OF_VEHICLES = 5, 8
+
+
+class Jigsaw(ViT):
+    """The jigsaw patch module (JPM): (B, 3, H, W) → (B, 5 · dim), the class token of the whole and
+    a quarter of that of each of four parts, whose patches come from all over the image."""
+
+    def __init__(self, *, dim: int, shift: int, **arguments: Any) -> None:
+        super().__init__(dim=dim, blocks=BLOCKS - 1, **arguments)
+        self.shift = shift
+        self.b1 = nn.Sequential(vit_block(dim, norm_layer=LayerNorm), LayerNorm(dim))
+        self.b2 = nn.Sequential(vit_block(dim, norm_layer=LayerNorm), LayerNorm(dim))
+
+    def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
+        tokens = super().forward(images_BCHW, cameras_B)
+        first, patches = tokens[:, :1], tokens[:, 1:]
+        length = patches.shape[1] // PARTS  # what is left over belongs to no part
+        parts = torch.split(shuffle(patches, self.shift), length, dim=1)[:PARTS]
+        local = [self.b2(torch.cat((first, part), dim=1))[:, 0] / PARTS for part in parts]
+        return torch.cat((self.b1(tokens)[:, 0], *local), dim=1)
+
+
+def shuffle(patches_BPD: Tensor, shift: int) -> Tensor:
+    """Rolls the patches, and takes them in turn from the first and from the second half.
+
+    An odd number is made even by the last but one patch, once more, as TransReID does.
+    """
+    rolled = patches_BPD.roll(1 - shift, dims=1)
+    if rolled.shape[1] % GROUPS:
+        rolled = torch.cat((rolled, rolled[:, -2:-1]), dim=1)
+    halves = rolled.reshape(len(rolled), GROUPS, -1, rolled.shape[2])
+    return halves.transpose(1, 2).flatten(1, 2)
+
+
+def recognise(state: StateDict) -> str | None:
+    """`transreid` if these are weights of it."""
+    return "transreid" if {"base.cls_token", "base.pos_embed"} <= set(state) else None
+
+
+def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
+    """The architecture that the weights, and a `config.yaml` beside them, tell."""
+    _, tokens, dim = state["base.pos_embed"].shape
+    height, width, stride = size_and_stride(tokens, options)
+    parts, sie = "b1.0.norm1.weight" in state, rows_of(state, "base.sie_embed")
+    cameras, camera_notes = known_cameras(sie, square=height == width)
+    wanted: dict[str, Any] = {"TEST.NECK_FEAT": "before"}
+    if parts:
+        wanted["MODEL.SHIFT_NUM"] = SHIFT_OF_VEHICLES if height == width else SHIFT
+    if sie:
+        wanted["MODEL.SIE_COE"] = 3.0
+    said, notes = settings(options, wanted)
+    if said["TEST.NECK_FEAT"] != "before":
+        raise CheckpointError("config.yaml: TEST.NECK_FEAT is not before, as TransReID's all have")
+    arguments = {"dim": dim, "tokens": tokens, "stride": stride}
+    chosen = {"cameras": sie, "coefficient": said.get("MODEL.SIE_COE", 0.0)} if sie else {}
+    shift = {"shift": said["MODEL.SHIFT_NUM"]} if parts else {}
+    network = partial(Jigsaw, **shift) if parts else ClassToken
+    return Architecture(
+        name="transreid",
+        peer="TransReID",
+        build=partial(network, **arguments, **chosen),
+        dim=dim * (1 + PARTS) if parts else dim,
+        feature="class token of the whole, and of 4 parts a quarter" if parts else "class token",
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            interpolation="bilinear",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+        ),
+        flip=False,
+        options={"stride": stride} | chosen | shift,
+        not_for_features=("classifier", "bottleneck", "base.fc.")
+        + ((f"base.blocks.{BLOCKS - 1}.", "base.norm.") if parts else ()),
+        rename=lambda key: key.removeprefix("base."),
+        classes=rows_of(state, "classifier.weight"),
+        cameras=cameras,
+        fixed_size=True,
+        notes=(*notes, *camera_notes),
+    )

@@ -1,0 +1,139 @@
+"""The vision transformer of fast-reid and TransReID: timm's blocks between tokens of their own.
+
+timm's own class is not used, because its patches do not overlap, and because cameras and
+TransReID's parts need what lies between the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distreid.errors import CheckpointError
+from distreid.models.architecture import StateDict
+from distreid.models.peer_config import settings, size_of
+
+PATCH = 16
+HEAD_DIM = 64
+BLOCKS = 12
+# Heights and widths of the peers' configurations, and the strides between their patches.
+SIZES = ((256, 128), (384, 128), (256, 256), (224, 224))
+STRIDES = (16, 12, 11)
+VERI_CAMERAS = 20
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class ViT(nn.Module):
+    """(B, 3, H, W) normalised images → (B, 1 + patches, dim) tokens, the class token first.
+
+    With `cameras`, the side information embeddings (SIE) of He et al., ICCV 2021
+    (arXiv:2102.04378), times `coefficient`, are added to every token.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        tokens: int,
+        stride: int,
+        blocks: int = BLOCKS,
+        cameras: int = 0,
+        coefficient: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.coefficient = coefficient
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride)})
+        if cameras:
+            self.sie_embed = nn.Parameter(torch.zeros(cameras, 1, dim))
+        self.blocks = nn.Sequential(*(vit_block(dim, norm_layer=LayerNorm) for _ in range(blocks)))
+
+    def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
+        patches = self.patch_embed["proj"](images_BCHW).flatten(2).transpose(1, 2)
+        first = self.cls_token.expand(len(patches), -1, -1)
+        tokens = torch.cat((first, patches), dim=1) + self.pos_embed
+        if cameras_B is not None:
+            tokens = tokens + self.coefficient * of_camera(self.sie_embed, cameras_B)
+        return self.blocks(tokens)  # type: ignore[no-any-return]
+
+
+class ClassToken(ViT):
+    """(B, 3, H, W) normalised images → (B, dim): the class token after a last layer norm."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.norm = LayerNorm(arguments["dim"])
+
+    def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
+        return self.norm(super().forward(images_BCHW, cameras_B)[:, 0])  # type: ignore[no-any-return]
+
+
+def of_camera(table: Tensor, cameras_B: Tensor) -> Tensor:
+    """The rows of the table; their mean for `MEAN_CAMERA`, zeros for `NO_CAMERA`."""
+    # These are -2 and -1, which count from the end.
+    rows = torch.cat((table, table.mean(0, keepdim=True), torch.zeros_like(table[:1])))
+    return rows[cameras_B]
+
+
+def vit_block(dim: int, **arguments: Any) -> nn.Module:
+    """timm's transformer block."""
+    block: nn.Module = timm_part("timm.models.vision_transformer").Block(
+        dim, dim // HEAD_DIM, qkv_bias=True, **arguments
+    )
+    return block
+
+
+def timm_part(module: str) -> Any:
+    """A module of timm; CheckpointError if timm is not installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise CheckpointError(
+            "its network is made of timm's parts; install timm: pip install 'distreid[models]'"
+        ) from error
+
+
+def size_and_stride(tokens: int, options: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Height, width and stride by the number of position embeddings; no two give the same.
+
+    A size of `config.yaml` that is not of `SIZES` is tried too. CheckpointError if none fits.
+    """
+    wanted = settings(options, {"INPUT.SIZE_TEST": SIZES[0]})[0]["INPUT.SIZE_TEST"]
+    for height, width in (size_of(wanted), *SIZES):
+        for stride in STRIDES:
+            if tokens == 1 + _steps(height, stride) * _steps(width, stride):
+                return height, width, stride
+    sizes = ", ".join(f"{height}×{width}" for height, width in SIZES)
+    raise CheckpointError(
+        f"{tokens} position embeddings fit no stride of {STRIDES} at {sizes}; put the "
+        "configuration beside it as config.yaml, with INPUT.SIZE_TEST"
+    )
+
+
+def known_cameras(embeddings: int | None, square: bool) -> tuple[int | None, tuple[str, ...]]:
+    """How many of the embeddings are cameras' by number, and what to say if nobody knows.
+
+    Square inputs are of vehicles. With more than VeRi-776's cameras, they are of cameras times
+    viewpoints.
+    """
+    if not square or embeddings is None or embeddings <= VERI_CAMERAS:
+        return embeddings, ()
+    return 0, (
+        f"{embeddings} embeddings at a square input, so of cameras times viewpoints of vehicles, "
+        "which no list of images has (--camera-embedding mean or none goes without)",
+    )
+
+
+def count_of(state: StateDict, prefix: str) -> int:
+    """How many modules are numbered after the prefix."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _steps(side: int, stride: int) -> int:
+    return (side - PATCH) // stride + 1

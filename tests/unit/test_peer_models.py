@@ -1,0 +1,279 @@
+"""What is read off the checkpoints of fast-reid, TransReID and CLIP-ReID, without their weights."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import GOLDEN, Pack
+from torch import Tensor, nn
+
+from distreid.errors import CheckpointError
+from distreid.models import find_model
+from distreid.models.architecture import MEAN_CAMERA, NO_CAMERA, Architecture
+from distreid.models.checkpoint import load_model, read_checkpoint
+from distreid.models.fastreid_network import GeM
+from distreid.models.transreid import shuffle
+from distreid.models.vit import SIZES, STRIDES, ViT, of_camera, size_and_stride
+
+AGW = "fastreid/AGW_R50"
+BOT = "fastreid/bagtricks_R50-ibn"
+SBS = "fastreid/sbs_R50-ibn"
+MGN = "fastreid/mgn_R50-ibn"
+JPM = "transreid/vit_transreid_stride12"
+DEIT = "transreid/deit_small"
+
+
+def shapes(pack: str) -> dict[str, Tensor]:
+    """The names and shapes of a golden pack, without numbers."""
+    spec = json.loads((GOLDEN / pack / "spec.json").read_text())
+    entries = spec["checkpoint"]["entries"]
+    return {entry[0]: torch.empty(entry[1], device="meta") for entry in entries}
+
+
+def network_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        state = architecture.build().state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def fits(architecture: Architecture, state: dict[str, Tensor]) -> bool:
+    given = {
+        architecture.rename(key): tuple(value.shape)
+        for key, value in state.items()
+        if not key.startswith(architecture.not_for_features)
+    }
+    return given == network_shapes(architecture)
+
+
+def with_tokens(pack: str, tokens: int) -> dict[str, Tensor]:
+    """The pack's shapes with so many position embeddings, and SIE rows of 6 cameras."""
+    state = shapes(pack)
+    dim = state["base.pos_embed"].shape[2]
+    state["base.pos_embed"] = torch.empty(1, tokens, dim, device="meta")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (129, (256, 128, 16)),
+        (211, (256, 128, 12)),
+        (243, (256, 128, 11)),
+        (193, (384, 128, 16)),
+        (311, (384, 128, 12)),
+        (257, (256, 256, 16)),
+        (442, (256, 256, 12)),
+    ],
+)
+def test_size_and_stride_follow_from_the_number_of_position_embeddings(
+    tokens: int, expected: tuple[int, int, int]
+) -> None:
+    assert size_and_stride(tokens, {}) == expected
+
+
+def test_no_two_sizes_and_strides_have_the_same_number_of_position_embeddings() -> None:
+    counts = [
+        ((height - 16) // stride + 1) * ((width - 16) // stride + 1)
+        for height, width in SIZES
+        for stride in STRIDES
+    ]
+    assert len(set(counts)) == len(counts)
+
+
+def test_another_size_comes_from_config_yaml_and_without_it_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="82 position embeddings fit no stride"):
+        size_and_stride(82, {})
+    assert size_and_stride(82, {"INPUT": {"SIZE_TEST": [144, 144]}}) == (144, 144, 16)
+
+
+@pytest.mark.parametrize("tokens", [129, 211, 243, 193, 311, 257, 442])
+@pytest.mark.parametrize("pack", [DEIT, JPM])
+def test_transreid_fits_at_every_size_and_stride(pack: str, tokens: int) -> None:
+    state = with_tokens(pack, tokens)
+    architecture = find_model("auto", state, {})
+    assert architecture.fixed_size
+    assert fits(architecture, state)
+    vehicles = architecture.preprocess.height == architecture.preprocess.width
+    assert architecture.options.get("shift") == (None if pack == DEIT else 8 if vehicles else 5)
+
+
+def test_the_parts_shuffle_is_a_roll_and_two_halves_in_turn() -> None:
+    rolled_and_dealt = shuffle(torch.arange(6.0).view(1, 6, 1), shift=3)
+    assert rolled_and_dealt.flatten().tolist() == [2, 5, 3, 0, 4, 1]
+    # Odd: 1 2 3 4 0, and the last but one once more.
+    assert shuffle(torch.arange(5.0).view(1, 5, 1), shift=2).flatten().tolist() == [
+        1,
+        4,
+        2,
+        0,
+        3,
+        4,
+    ]
+
+
+def test_a_camera_has_its_row_and_the_mean_and_nothing_stand_in_for_it() -> None:
+    table = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    rows = of_camera(table, torch.tensor([1, MEAN_CAMERA, NO_CAMERA, 0]))
+    assert rows.tolist() == [[3, 6], [2, 4], [0, 0], [1, 2]]
+
+
+def test_without_an_embedding_a_vit_is_the_one_that_has_none() -> None:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {"dim": 64, "tokens": 5, "stride": 16, "blocks": 1}
+    plain = ViT(**settings).eval()
+    with_cameras = ViT(**settings, cameras=3, coefficient=3.0).eval()
+    with_cameras.load_state_dict(plain.state_dict() | {"sie_embed": torch.randn(3, 1, 64)})
+    images = torch.randn(2, 3, 32, 32)
+    none = with_cameras(images, torch.full((2,), NO_CAMERA))
+    assert torch.equal(none, plain(images))
+    assert not torch.equal(with_cameras(images, torch.tensor([0, 1])), none)
+
+
+@pytest.mark.parametrize(("tokens", "rows", "known"), [(129, 30, 30), (257, 20, 20), (257, 160, 0)])
+def test_more_embeddings_of_a_square_input_than_veri_has_cameras_are_of_viewpoints_too(
+    tokens: int, rows: int, known: int
+) -> None:
+    state = with_tokens(JPM, tokens) | {"base.sie_embed": torch.empty(rows, 1, 768, device="meta")}
+    architecture = find_model("auto", state, {})
+    assert architecture.cameras == known
+    assert fits(architecture, state)
+    assert any("viewpoints" in note for note in architecture.notes) == (known == 0)
+
+
+def test_config_yaml_beside_the_weights_says_what_they_do_not_tell(tmp_path: Path) -> None:
+    config = {"MODEL": {"SIE_COE": 2, "SHIFT_NUM": 7}, "TEST": {"NECK_FEAT": "before"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "a.pth")
+    content = read_checkpoint(tmp_path / "a.pth")
+    assert "options read from config.yaml beside it" in content.notes
+    architecture = find_model("auto", shapes(JPM), content.options)
+    assert architecture.options["coefficient"] == 2.0
+    assert architecture.options["shift"] == 7
+    assert architecture.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("pack", "config", "message"),
+    [
+        (JPM, {"MODEL": {"SIE_COE": "much"}}, "MODEL.SIE_COE is 'much', not such as 3.0"),
+        (DEIT, {"TEST": {"NECK_FEAT": "after"}}, "NECK_FEAT is not before"),
+        ("clipreid/rn50", {"TEST": {"NECK_FEAT": "after"}}, "NECK_FEAT is not before"),
+        (BOT, {"INPUT": {"SIZE_TEST": [256]}}, "not height and width"),
+        (BOT, {"MODEL": {"HEADS": {"POOL_LAYER": "Max"}}}, "POOL_LAYER is Max; known are"),
+    ],
+)
+def test_a_config_yaml_that_cannot_be_followed_is_refused(
+    pack: str, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        find_model("auto", shapes(pack), config)
+
+
+def recipe(architecture: Architecture) -> tuple[int, str, str]:
+    options = architecture.options
+    return architecture.preprocess.height, options["pool"], options["max_pool"]
+
+
+@pytest.mark.parametrize(
+    ("pack", "name", "expected"),
+    [
+        (BOT, "auto", (256, "GlobalAvgPool", "ceil")),
+        (BOT, "fastreid_agw", (256, "GeneralizedMeanPooling", "ceil")),
+        (BOT, "fastreid_bot_v0", (256, "GlobalAvgPool", "padded")),
+        (AGW, "auto", (256, "GeneralizedMeanPooling", "ceil")),
+        (AGW, "fastreid_bot", (256, "GlobalAvgPool", "ceil")),
+        (SBS, "auto", (384, "GeneralizedMeanPoolingP", "ceil")),
+        (SBS, "fastreid_agw_v0", (256, "GeneralizedMeanPoolingP", "padded")),
+        (MGN, "auto", (384, "GeneralizedMeanPoolingP", "ceil")),
+        ("fastreid/bagtricks_S50", "fastreid_bot", (256, "GlobalAvgPool", "padded")),
+    ],
+)
+def test_fastreids_recipe_is_guessed_and_said_or_named(
+    pack: str, name: str, expected: tuple[int, str, str]
+) -> None:
+    architecture = find_model(name, shapes(pack), {})
+    assert recipe(architecture) == expected
+    assert fits(architecture, shapes(pack))
+    assert bool(architecture.notes) == (name == "auto")
+
+
+def test_fastreids_own_config_yaml_decides_over_the_guess() -> None:
+    config = {
+        "INPUT": {"SIZE_TEST": [256, 256]},
+        "MODEL": {"BACKBONE": {"LAST_STRIDE": 2}, "HEADS": {"POOL_LAYER": "gempool"}},
+    }
+    architecture = find_model("auto", shapes(BOT), config)
+    assert recipe(architecture) == (256, "GeneralizedMeanPooling", "ceil")
+    assert architecture.preprocess.width == 256
+    assert architecture.options["last_stride"] == 2
+
+
+def test_the_max_pooling_is_that_of_the_version() -> None:
+    pools = {}
+    for name in ("fastreid_bot", "fastreid_bot_v0"):
+        with torch.device("meta"):
+            network = find_model(name, shapes(BOT), {}).build()
+        pool = network.get_submodule("backbone.maxpool")
+        assert isinstance(pool, nn.MaxPool2d)
+        pools[name] = pool.ceil_mode, pool.padding
+    assert pools == {"fastreid_bot": (True, 0), "fastreid_bot_v0": (False, 1)}
+
+
+def test_resnet101_and_its_nine_non_local_blocks_are_counted() -> None:
+    state = shapes(AGW)
+    for block in range(6, 23):
+        like = {k: v for k, v in state.items() if k.startswith("backbone.layer3.5.")}
+        state |= {k.replace("layer3.5.", f"layer3.{block}."): v for k, v in like.items()}
+    for block in range(3, 9):
+        like = {k: v for k, v in state.items() if k.startswith("backbone.NL_3.0.")}
+        state |= {k.replace("NL_3.0.", f"NL_3.{block}."): v for k, v in like.items()}
+    architecture = find_model("auto", state, {})
+    assert architecture.options["body"] == "resnet101"
+    assert fits(architecture, state)
+
+
+def old_names(key: str) -> str:
+    return key.replace("heads.bottleneck.0.", "heads.bnneck.").replace(
+        "heads.weight", "heads.classifier.weight"
+    )
+
+
+def test_names_of_fastreid_0_1_1_load_and_pad_the_max_pooling(tmp_path: Path) -> None:
+    state = Pack(GOLDEN / BOT).state
+    old = {old_names(key): value for key, value in state.items()}
+    old["pixel_mean"] = torch.zeros(1, 3, 1, 1)
+    torch.save({"model": old}, tmp_path / "a.pth")
+    model = load_model(str(tmp_path / "a.pth"))
+    assert model.architecture.options["max_pool"] == "padded"
+    assert model.architecture.classes == 751
+    loaded = model.network.state_dict()["heads.bottleneck.0.running_var"]
+    assert torch.equal(loaded, state["heads.bottleneck.0.running_var"])
+
+
+def test_the_mgn_of_fastreid_0_1_1_is_refused_with_an_explanation() -> None:
+    state = shapes(MGN)
+    old = {k: v for k, v in state.items() if "_head." not in k}
+    old |= {"b1_head.bnneck.weight": torch.empty(256, device="meta")}
+    with pytest.raises(CheckpointError, match=r"fast-reid 0\.1\.1.*cannot be reproduced"):
+        find_model("auto", old, {})
+
+
+def test_gem_of_1_is_the_average_and_of_much_the_maximum() -> None:
+    x = torch.rand(2, 3, 4, 4) + 0.1
+    pool = GeM(learned=True)
+    for p, expected in ((1.0, x.mean((2, 3))), (200.0, x.amax((2, 3)))):
+        pool.p = nn.Parameter(torch.tensor([p]))
+        torch.testing.assert_close(
+            pool(x.double())[:, :, 0, 0].float(), expected, rtol=0.02, atol=0
+        )
+
+
+def test_a_network_of_timms_parts_says_so_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+    architecture = find_model("auto", shapes(DEIT), {})
+    with pytest.raises(CheckpointError, match=r"pip install 'distreid\[models\]'"):
+        architecture.build()
