@@ -27,7 +27,7 @@ from rich.markup import escape
 
 import distreid
 from distreid.datasets import describe, open_data
-from distreid.distributed import World, gather, main_first, on_main, process_group
+from distreid.distributed import Group, World, process_group
 from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
@@ -67,7 +67,7 @@ class _Job:
     """What every step of a rank's work needs."""
 
     options: ExtractOptions
-    world: World
+    group: Group
     device: torch.device
     model: Model
     log: Console
@@ -88,17 +88,18 @@ class _Job:
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
-    with _signals_stop() as check_signals, process_group(world):
-        device = main_first(world, lambda: _device(options, world))
-        log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
-        model = main_first(world, lambda: load_model(options.checkpoint, options.model))
-        job = _Job(options, world, device, model, log, check_signals)
-        todo = on_main(world, lambda: _plan(job))
-        plan = _shared_plan(job)
-        everyone = _extract(job, plan, todo)
-    if world.is_main:
-        _report_shares(everyone, plan, log)
-        _finish(options, plan, log)
+    with _signals_stop() as check_signals:
+        with process_group(world) as group:
+            device = group.main_first(lambda: _device(options, world))
+            log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
+            model = group.main_first(lambda: load_model(options.checkpoint, options.model))
+            job = _Job(options, group, device, model, log, check_signals)
+            todo = group.on_main(lambda: _plan(job))
+            plan = _shared_plan(job)
+            everyone = _extract(job, plan, todo)
+        if world.is_main:
+            _report_shares(everyone, plan, log)
+            _finish(options, plan, log)
 
 
 def _plan(job: _Job) -> list[Shard]:
@@ -135,7 +136,7 @@ def _plan(job: _Job) -> list[Shard]:
     total = len(plan.shards)
     if len(todo) < total:
         log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
-    if 0 < len(todo) < job.world.world_size:
+    if 0 < len(todo) < job.group.world.world_size:
         log.print(f"       {len(todo)} shards to do: some processes have no work")
     return todo
 
@@ -143,7 +144,7 @@ def _plan(job: _Job) -> list[Shard]:
 def _shared_plan(job: _Job) -> Plan:
     """The plan that rank 0 wrote, as this rank sees it."""
     out, model = job.options.out, job.model
-    where = f"rank {job.world.rank} on {socket.gethostname()}"
+    where = f"rank {job.group.world.rank} on {socket.gethostname()}"
     plan = existing_plan(out)
     if plan is None:
         raise StoreError(
@@ -159,7 +160,7 @@ def _shared_plan(job: _Job) -> Plan:
 
 def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
-    world, out = job.world, job.options.out
+    world, out = job.group.world, job.options.out
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
     writer = ShardWriter(out, plan)
     done_before = len(plan.manifest) - sum(map(len, todo))
@@ -174,13 +175,13 @@ def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
     )
     with show or contextlib.nullcontext():
         share = _extract_share(job, plan, sampler, writer)
-        return gather(world, share)
+        return job.group.gather(share)
 
 
 def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWriter) -> Share:
     """The loop: no message to another rank, no file but this rank's shards."""
     options = job.options
-    cores = max(1, _cores() // job.world.local_world_size)
+    cores = max(1, _cores() // job.group.world.local_world_size)
     extractor = Extractor(
         job.model,
         job.augmentation,
@@ -200,6 +201,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
     clock = time.monotonic()
     for batch in loader:
         job.check_signals()
+        job.group.check()
         if batch.failures and options.on_bad_image == "fail":
             raise _image_error(plan, batch)
         arrived = time.monotonic()
@@ -212,6 +214,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
         share.writing += clock - computed
         share.images += len(batch.rows)
         share.failures |= batch.failures
+        job.group.reached(batch.rows[-1])
     return share
 
 
@@ -320,7 +323,7 @@ def _provenance(job: _Job) -> dict[str, Any]:
         "python": platform.python_version(),
         # A path may be no UTF-8, which the store's texts are.
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
-        "machine": _machine(job.world, job.device),
+        "machine": _machine(job.group.world, job.device),
         "batch_size": job.options.batch_size,
         "versions": {name: _version(module) for name, module in modules.items()},
     }
@@ -353,6 +356,9 @@ def _signals_stop() -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
     try:
         yield check
+    except Exception:
+        check()  # what a worker process says that got the signal too
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
