@@ -190,16 +190,20 @@ class Line:
                     answer.set_exception(error)
             if self._store and time.monotonic() >= due:
                 due = time.monotonic() + BEAT_S
-                self._lost = self._lost or self._watch()
+                lost = self._watch()  # goes on while this rank ends: the others listen
+                self._lost = self._lost or lost
 
     def _watch(self) -> UserError | None:
         watched = self.peers if self.rank == 0 else self.peers[:1]
-        if self._launcher not in (None, os.getppid()):
-            return LaunchError(f"torchrun on {socket.gethostname()} has ended; {AGAIN}")
+        gone = None
         try:
             self._beat(watched)
         except RuntimeError as error:
-            return _store_is_gone(error)
+            gone = _store_is_gone(error)
+        if self._launcher not in (None, os.getppid()):
+            return LaunchError(f"torchrun on {socket.gethostname()} has ended; {AGAIN}")
+        if gone:
+            return gone
         if any(peer.ended in (FAILED, STOPPED) for peer in watched):
             return FailedElsewhere("another rank has ended")
         silent = (peer for peer in watched if peer.silent(SILENCE_BEATS, self._beats))
