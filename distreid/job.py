@@ -26,6 +26,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 import distreid
+from distreid.agreement import check_files, shared_plan
 from distreid.datasets import describe, open_data
 from distreid.distributed import Group, World, process_group
 from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
@@ -40,7 +41,7 @@ from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import Shard, ShardSampler, shard_rows_for
 from distreid.shards import Rows, ShardWriter, done_shards
-from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
+from distreid.store import FORMAT, FeatureStore, begin, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -142,19 +143,14 @@ def _plan(job: _Job) -> list[Shard]:
 
 
 def _shared_plan(job: _Job) -> Plan:
-    """The plan that rank 0 wrote, as this rank sees it."""
-    out, model = job.options.out, job.model
-    where = f"rank {job.group.world.rank} on {socket.gethostname()}"
-    plan = existing_plan(out)
-    if plan is None:
+    """The plan that rank 0 wrote, once all ranks have found that they see what it saw."""
+    plan = shared_plan(job.group, job.options.out)
+    if plan.identity["weights"] != job.model.checkpoint.sha256:
+        where = f"rank {job.group.world.rank} on {socket.gethostname()}"
         raise StoreError(
-            f"{out}: {where} does not see the plan that rank 0 wrote; "
-            "--out must be a folder that all hosts share"
+            f"{job.model.checkpoint.file}: {where} sees another file than rank 0 under this name"
         )
-    if plan.identity["weights"] != model.checkpoint.sha256:
-        raise StoreError(
-            f"{model.checkpoint.file}: {where} sees another file than rank 0 under this name"
-        )
+    check_files(job.group, plan.manifest)
     return plan
 
 

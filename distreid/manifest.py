@@ -23,6 +23,8 @@ GALLERY = "gallery"
 MULTI_QUERY = "multi-query"
 NO_SPLIT = ""
 
+HASHED_AT_ONCE = 1 << 16  # rows: as Python objects they take more memory than as columns
+
 
 class Status(enum.IntEnum):
     """What became of a row's image. A row that is not OK has NaN features."""
@@ -100,7 +102,8 @@ class Manifest:
                 # The width of a fixed-length column is no property of its rows.
                 lengths = np.char.str_len(column).astype("<i8")  # type: ignore[arg-type]
                 digest.update(lengths.tobytes())
-                digest.update(b"".join(column.tolist()))
+                for start in range(0, len(column), HASHED_AT_ONCE):
+                    digest.update(b"".join(column[start : start + HASHED_AT_ONCE].tolist()))
             else:
                 digest.update(column.astype("<i8").tobytes())
         return digest.hexdigest()
