@@ -141,9 +141,11 @@ def process_group(world: World) -> Iterator[Group]:
     if not world.has_group:
         yield Group(world, None)
         return
-    line = Line(world.rank, world.world_size)
+    # Of a rank that a shell or srun started nothing is known about its parent.
+    torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    line = Line(world.rank, world.world_size, torchrun)
     try:
-        line.join(lambda: _connect(world), os.getppid() if _torchrun() else None)
+        line.join(lambda: _connect(world))
         yield Group(world, line)
     except Stopped as stopped:
         line.part(STOPPED, wait=True)
@@ -163,7 +165,3 @@ def _connect(world: World) -> dist.Store:
         wait_for_workers=False,
         timeout=timedelta(seconds=ROLL_CALL_S),
     )
-
-
-def _torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ

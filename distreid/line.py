@@ -77,9 +77,12 @@ class Peer:
 
 
 class Line:
-    """The connection of one rank. Made, `join`ed, and left with `part`."""
+    """The connection of one rank. Made, `join`ed, and left with `part`.
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    `launcher` is the process that started this one and is to outlive it, if there is such.
+    """
+
+    def __init__(self, rank: int, world_size: int, launcher: int | None = None) -> None:
         self.rank = rank
         self.peers = [Peer(r) for r in range(world_size)]
         self.row = -1
@@ -89,18 +92,14 @@ class Line:
         self._ended = ""
         self._lost: UserError | None = None
         self._answered = time.monotonic()
-        self._launcher: int | None = None
+        self._launcher = launcher
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], futures.Future[Any]] | None]
         self._calls = queue.SimpleQueue()
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def join(self, connect: Callable[[], dist.Store], launcher: int | None) -> None:
-        """Waits until all ranks are here; LaunchError names those that do not come.
-
-        `launcher` is the process that is to outlive this one, if there is such.
-        """
+    def join(self, connect: Callable[[], dist.Store]) -> None:
+        """Waits until all ranks are here; LaunchError names those that do not come."""
         self._ask(lambda: self._roll_call(connect()), 3 * ROLL_CALL_S)
-        self._launcher = launcher
 
     def send(self, key: str, value: object) -> None:
         """Leaves a value for whoever asks for the key."""
@@ -124,6 +123,7 @@ class Line:
 
         FailedElsewhere if that rank, or rank 0, says why; LaunchError otherwise.
         """
+        self._check_launcher()
         if time.monotonic() - self._answered > SILENCE_BEATS * BEAT_S:
             # Unless the whole job was suspended: then the thread answers.
             self._ask(lambda: None, PARTING_BEATS * BEAT_S)
@@ -168,12 +168,19 @@ class Line:
         """Has the thread do it, and waits for it."""
         answer: futures.Future[T] = futures.Future()
         self._calls.put((work, answer))
-        try:
-            return answer.result(SILENCE_BEATS * BEAT_S if limit_s is None else limit_s)
-        except futures.TimeoutError as error:
-            raise LaunchError(f"rank 0's host does not answer any more; {AGAIN}") from error
-        except RuntimeError as error:
-            raise _store_is_gone(error) from error
+        deadline = time.monotonic() + (SILENCE_BEATS * BEAT_S if limit_s is None else limit_s)
+        while time.monotonic() < deadline:
+            try:
+                return answer.result(BEAT_S)
+            except futures.TimeoutError:
+                self._check_launcher()
+            except RuntimeError as error:
+                raise _store_is_gone(error) from error
+        raise LaunchError(f"rank 0's host does not answer any more; {AGAIN}")
+
+    def _check_launcher(self) -> None:
+        if self._launcher not in (None, os.getppid()):
+            raise LaunchError(f"torchrun on {socket.gethostname()} has ended; {AGAIN}")
 
     # What follows runs in the thread.
 
@@ -195,15 +202,10 @@ class Line:
 
     def _watch(self) -> UserError | None:
         watched = self.peers if self.rank == 0 else self.peers[:1]
-        gone = None
         try:
             self._beat(watched)
         except RuntimeError as error:
-            gone = _store_is_gone(error)
-        if self._launcher not in (None, os.getppid()):
-            return LaunchError(f"torchrun on {socket.gethostname()} has ended; {AGAIN}")
-        if gone:
-            return gone
+            return _store_is_gone(error)
         if any(peer.ended in (FAILED, STOPPED) for peer in watched):
             return FailedElsewhere("another rank has ended")
         silent = (peer for peer in watched if peer.silent(SILENCE_BEATS, self._beats))

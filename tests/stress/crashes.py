@@ -51,27 +51,17 @@ class Crashes:
     published: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Inode and time of every shard: a shard that is written again has others."""
 
-    def start(self, processes: int) -> subprocess.Popen[bytes]:
-        """The job, as a user starts it, in a session of its own."""
+    def start(self, processes: int, *launcher: str) -> subprocess.Popen[bytes]:
+        """The job, as a user starts it, in a session of its own; 0 processes: no torchrun."""
         self.attempts += 1
-        options = [
-            str(self.script),
-            "--data",
-            "sample",
-            "--checkpoint",
-            "sample",
-            "--out",
-            str(self.run),
-        ]
+        torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", *launcher]
+        options = ["--data", "sample", "--checkpoint", "sample", "--out", str(self.run)]
         options += ["--num-workers", "1", "--shard-rows", "15", "--batch-size", "8"]
         # A log for each attempt, for whoever has to look.
         log = self.run.with_name(f"{self.run.name}.{self.attempts}.log")
         with log.open("wb") as stderr:
             return subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "torch.distributed.run"),
-                    *(f"--nproc_per_node={processes}", str(self.script), *options),
-                ],
+                [sys.executable, *(torchrun if processes else []), str(self.script), *options],
                 env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
