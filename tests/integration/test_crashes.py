@@ -35,10 +35,6 @@ def reference(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def shards(run: Path) -> int:
-    return len(list((run / "shards").glob("*.h5"))) if (run / "shards").is_dir() else 0
-
-
 def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not true():
@@ -55,9 +51,9 @@ def test_killed_on_3_processes_and_on_1_and_finished_on_2_it_has_the_same_bytes(
 ) -> None:
     crashes = Crashes(tmp_path / "run", script, random.Random(0))
     for processes, target in ((3, "one rank"), (1, "everything"), (2, "torchrun")):
-        enough = shards(crashes.run) + 4
+        enough = crashes.shards() + 4
         job = crashes.start(processes)
-        wait_until(lambda enough=enough: shards(crashes.run) >= enough)  # type: ignore[misc]
+        wait_until(lambda enough=enough: crashes.shards() >= enough)  # type: ignore[misc]
         assert crashes.disturb(job, target, 0)
         wait_for_none(crashes.run)
         crashes.check_published()
@@ -78,7 +74,7 @@ def test_torchrun_restarts_a_rank_that_died_and_the_job_completes_by_itself(
 ) -> None:
     crashes = Crashes(tmp_path / "run", script, random.Random(0))
     job = crashes.start(2, "--max-restarts=3")
-    wait_until(lambda: shards(crashes.run) >= 4)
+    wait_until(lambda: crashes.shards() >= 4)
     os.kill(children(job.pid)[1], signal.SIGKILL)
     assert job.wait(120) == 0
     assert differences(crashes.run, reference) == []
@@ -91,7 +87,7 @@ def test_a_signal_to_the_whole_process_group_is_one_line(
     # A terminal's Ctrl-C and SLURM's signals reach the decoding processes too.
     crashes = Crashes(tmp_path / "run", script, random.Random(0))
     job = crashes.start(0)
-    wait_until(lambda: shards(crashes.run) >= 2)
+    wait_until(lambda: crashes.shards() >= 2)
     os.killpg(job.pid, number)
     assert job.wait(60) == 128 + number
     log = (tmp_path / "run.1.log").read_text()

@@ -2,9 +2,9 @@
 
     python tests/stress/crashes.py [--kills 100] [--seed 0] [--keep DIR]
 
-One job of 45 shards is run over and over, each time on 1 to 4 processes, and killed by SIGKILL
-after a random time: one rank, all ranks, torchrun, or everything at once. Once it has survived
-to its end it is begun anew, until the kills are used up. Each end is compared with what one
+One job of 46 shards is run over and over, each time on 1 to 4 processes, and killed by SIGKILL
+at a random time, after its start or after its first new shard: one rank, all ranks, torchrun, or
+everything at once. Once it has survived to its end it is begun anew, until the kills are used up. Each end is compared with what one
 process wrote that was never disturbed, and no shard may have been written twice. Exit status 1
 if anything differs.
 """
@@ -68,8 +68,14 @@ class Crashes:
                 start_new_session=True,
             )
 
-    def disturb(self, job: subprocess.Popen[bytes], target: str, after_s: float) -> bool:
-        """Waits, then kills; gives whether the job was still there to be killed."""
+    def disturb(
+        self, job: subprocess.Popen[bytes], target: str, after_s: float, *, working: bool = False
+    ) -> bool:
+        """Waits, if wished first for a new shard, then kills; gives whether the job was still
+        there to be killed."""
+        before = self.shards()
+        while working and job.poll() is None and self.shards() == before:
+            time.sleep(0.02)
         try:
             job.wait(after_s)
         except subprocess.TimeoutExpired:
@@ -88,6 +94,10 @@ class Crashes:
         self.kills += 1
         job.wait()
         return True
+
+    def shards(self) -> int:
+        """How many are complete."""
+        return len(list((self.run / "shards").glob("*.h5")))
 
     def check_published(self) -> None:
         """AssertionError if a complete shard was written again."""
@@ -167,17 +177,18 @@ def main() -> int:
         while not finished:
             processes = draw.randint(1, 4)
             job = crashes.start(processes)
-            target, after_s = draw.choice(TARGETS), draw.uniform(0, 25)
+            target, working = draw.choice(TARGETS), draw.random() < 0.75
+            after_s = draw.uniform(0, 5 if working else 10)
             wanted = kills + crashes.kills < given.kills
-            killed = wanted and crashes.disturb(job, target, after_s)
+            killed = wanted and crashes.disturb(job, target, after_s, working=working)
             finished = job.wait() == 0
             assert killed or finished, f"failed by itself: see {folder}"
             wait_for_none(crashes.run)
-            if (crashes.run / "shards").is_dir():
-                crashes.check_published()
+            crashes.check_published()
             print(
                 f"run {runs}, attempt {crashes.attempts}: {processes} processes, "
-                f"{'finished' if finished else f'{target} killed after {after_s:.1f} s'}, "
+                f"{'finished' if finished else f'{target} killed after {after_s:.1f} s'}"
+                f"{' of work' if working and not finished else ''}, "
                 f"{len(crashes.published)} shards",
                 flush=True,
             )
