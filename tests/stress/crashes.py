@@ -4,9 +4,9 @@
 
 One job of 46 shards is run over and over, each time on 1 to 4 processes, and killed by SIGKILL
 at a random time, after its start or after its first new shard: one rank, all ranks, torchrun, or
-everything at once. Once it has survived to its end it is begun anew, until the kills are used up. Each end is compared with what one
-process wrote that was never disturbed, and no shard may have been written twice. Exit status 1
-if anything differs.
+everything at once. Once it has survived to its end it is begun anew, until the kills are used up.
+Each end is compared with what one process wrote that was never disturbed, and no shard may have
+been written twice. Exit status 1 if anything differs.
 """
 
 from __future__ import annotations
