@@ -46,15 +46,15 @@ def shared_plan(group: Group, run: Path) -> Plan:
 def _mark(group: Group, run: Path) -> Iterator[Path]:
     """A file of a name that was never there before, made by rank 0, until all have looked."""
 
-    def leave() -> Path:
-        mark = run / f"{secrets.token_hex(8)}.tmp"  # `begin` removes what a killed job leaves
+    def leave() -> str:
+        name = f"{secrets.token_hex(8)}.tmp"  # `begin` removes what a killed job leaves
         try:
-            mark.touch()
+            (run / name).touch()
         except OSError as error:
-            raise StoreError(f"{mark}: {error.strerror}; make room, or check the folder") from error
-        return mark
+            raise StoreError(f"{run}: {error.strerror}; make room, or check --out") from error
+        return name
 
-    mark = group.on_main(leave)
+    mark = run / group.on_main(leave)
     try:
         yield mark
     finally:

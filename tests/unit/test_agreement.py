@@ -18,7 +18,7 @@ from distreid.manifest import Manifest, build_manifest
 from distreid.plan import Plan
 from distreid.store import begin
 
-Look = Callable[[Group, Path], object]
+Look = Callable[[Group, Path], None]
 
 
 def manifest_in(folder: Path) -> Manifest:
@@ -26,12 +26,12 @@ def manifest_in(folder: Path) -> Manifest:
     return build_manifest(root=folder, layout="folder", path=paths)
 
 
-def look_at_run(group: Group, folder: Path) -> object:
-    return shared_plan(group, folder / "run")
+def look_at_run(group: Group, folder: Path) -> None:
+    shared_plan(group, folder / "run")
 
 
-def look_at_images(group: Group, folder: Path) -> object:
-    return check_files(group, manifest_in(folder))
+def look_at_images(group: Group, folder: Path) -> None:
+    check_files(group, manifest_in(folder))
 
 
 def _rank(rank: int, port: int, look: Look, folder: Path, said: mp.SimpleQueue[str]) -> None:
