@@ -25,6 +25,8 @@ T = TypeVar("T")
 # torchrun sets all of them; RANK and the others without an address mean nothing.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+STORE_ANSWERS_S = 30.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -158,10 +160,12 @@ def process_group(world: World) -> Iterator[Group]:
 
 def _connect(world: World) -> dist.Store:
     """torchrun's own store, or else one that rank 0 opens."""
+    torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=world.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        is_master=world.is_main and not torchruns,
         wait_for_workers=False,
-        timeout=timedelta(seconds=ROLL_CALL_S),
+        # torchrun's is there before the ranks are: if not, torchrun was killed meanwhile.
+        timeout=timedelta(seconds=STORE_ANSWERS_S if torchruns else ROLL_CALL_S),
     )
