@@ -1,7 +1,9 @@
-"""The only reader of the rank's environment; the process group; small messages.
+"""The only reader of the rank's environment; the ranks as a group; small messages.
 
-Features never travel between processes: they meet as files. What is exchanged is the
-plan at the start and a summary at the end, a few kilobytes, over gloo, on GPUs too.
+Features never travel between processes: they meet as files. What is exchanged is the plan at
+the start and a summary at the end, a few kilobytes, through the key-value store that torchrun
+has already. No collective: it would wait for a dead rank, deaf to signals, and under gloo
+torchrun could not restart the ranks (torch 2.14 finds the addresses of the dead ones again).
 """
 
 from __future__ import annotations
@@ -11,19 +13,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch.distributed as dist
+from torch import distributed as dist
 
-from distreid.errors import FailedElsewhere, LaunchError
+from distreid.errors import LaunchError, Stopped
+from distreid.line import DONE, FAILED, ROLL_CALL_S, STOPPED, Line
 
 T = TypeVar("T")
 
 # torchrun sets all of them; RANK and the others without an address mean nothing.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# The ranks meet at the end when the slowest has written its last shard. gloo notices a dead
-# process at once by its closed connection; this bounds the wait for one that is cut off.
-TIMEOUT = timedelta(hours=12)
+
+STORE_ANSWERS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class World:
     local_rank: int = 0
     local_world_size: int = 1
     has_group: bool = False
-    """Whether torchrun started it; then there is a process group, be it of one process."""
+    """Whether torchrun started it; then there is a group, be it of one process."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
@@ -79,73 +81,91 @@ class World:
         return self.rank == 0
 
 
+class Group:
+    """The ranks of the job together; of one process without a launcher."""
+
+    def __init__(self, world: World, line: Line | None) -> None:
+        self.world = world
+        self._line = line
+        self._calls = 0
+
+    def check(self) -> None:
+        """Raises if another rank has ended; cheap enough for every batch."""
+        if self._line:
+            self._line.check()
+
+    def reached(self, row: int) -> None:
+        """Lets the others know the last row that this rank has computed."""
+        if self._line:
+            self._line.row = row
+
+    def on_main(self, work: Callable[[], T]) -> T:
+        """Does the work on rank 0 and gives its result to every rank.
+
+        If it raises, rank 0 raises that, and the others FailedElsewhere.
+        """
+        if not self._line:
+            return work()
+        key = self._next("main")
+        if self.world.is_main:
+            result = work()
+            self._line.send(key, result)
+            return result
+        return self._line.receive([key])[0]  # type: ignore[no-any-return]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, by rank, on every rank; waits until all have come here."""
+        if not self._line:
+            return [value]
+        line, key = self._line, self._next("gather")
+        keys = [f"{key}/{rank}" for rank in range(self.world.world_size)]
+        line.send(keys[self.world.rank], value)
+        return self.on_main(lambda: line.receive(keys))
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """Does the work on rank 0, and if it succeeds there, on every other rank for itself.
+
+        So a mistake that every rank would find is reported once.
+        """
+        results: list[T] = []
+        self.on_main(lambda: results.append(work()))
+        return results[0] if results else work()
+
+    def _next(self, name: str) -> str:
+        """A key that is the same on every rank: all make the same calls in the same order."""
+        self._calls += 1
+        return f"{name}/{self._calls}"
+
+
 @contextlib.contextmanager
-def process_group(world: World) -> Iterator[None]:
-    """The process group while the job runs; none without torchrun."""
+def process_group(world: World) -> Iterator[Group]:
+    """The other ranks while the job runs, which learn how this one ends."""
     if not world.has_group:
-        yield
+        yield Group(world, None)
         return
-    dist.init_process_group("gloo", rank=world.rank, world_size=world.world_size, timeout=TIMEOUT)
+    # Of a rank that a shell or srun started nothing is known about its parent.
+    torchrun = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    line = Line(world.rank, world.world_size, torchrun)
     try:
-        yield
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _peers_alive() -> Iterator[None]:
-    """gloo reports a process that died as a RuntimeError of several lines."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise LaunchError(
-            f"another process of the job has ended ({str(error).splitlines()[0][:120]}); "
-            "see its message, then run the same command again to continue"
-        ) from error
-
-
-def on_main(world: World, work: Callable[[], T]) -> T:
-    """Does the work on rank 0 and gives its result to every rank.
-
-    If it raises, rank 0 raises that, and the others FailedElsewhere.
-    """
-    if not world.has_group:
-        return work()
-    if not world.is_main:
-        message: list[Any] = [None]
-        with _peers_alive():
-            dist.broadcast_object_list(message, src=0)
-        if message[0] is None:
-            raise FailedElsewhere("rank 0 failed")
-        return message[0][0]  # type: ignore[no-any-return]
-    try:
-        result = work()
+        line.join(lambda: _connect(world))
+        yield Group(world, line)
+    except Stopped as stopped:
+        line.part(STOPPED, wait=True)
+        raise Stopped(stopped.signal_number, line.lost(), aloud=line.speaks()) from None
     except BaseException:
-        dist.broadcast_object_list([None], src=0)
+        line.part(FAILED, wait=world.is_main)
         raise
-    with _peers_alive():
-        dist.broadcast_object_list([(result,)], src=0)
-    return result
+    line.part(DONE, wait=world.is_main)
 
 
-def gather(world: World, value: T) -> list[T]:
-    """Every rank's value, by rank, on every rank; waits until all have come here."""
-    if not world.has_group:
-        return [value]
-    values: list[Any] = [None] * world.world_size
-    with _peers_alive():
-        dist.all_gather_object(values, value)
-    return values
-
-
-def main_first(world: World, work: Callable[[], T]) -> T:
-    """Does the work on rank 0, and if it succeeds there, on every other rank for itself.
-
-    So a mistake that every rank would find is reported once.
-    """
-    if not world.is_main:
-        on_main(world, work)
-        return work()
-    results: list[T] = []
-    on_main(world, lambda: results.append(work()))
-    return results[0]
+def _connect(world: World) -> dist.Store:
+    """torchrun's own store, or else one that rank 0 opens."""
+    torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=world.is_main and not torchruns,
+        wait_for_workers=False,
+        # torchrun's is there before the ranks are: if not, torchrun was killed meanwhile.
+        timeout=timedelta(seconds=STORE_ANSWERS_S if torchruns else ROLL_CALL_S),
+    )

@@ -4,7 +4,7 @@
     └── UserError            the user can mend it: exit status 2, no traceback
         ├── OptionError      an option's value, or two options that exclude each other
         ├── LaunchError      the environment that torchrun or the user set for this process
-        ├── FailedElsewhere  rank 0 failed and has said why; the others end without a word
+        ├── FailedElsewhere  another rank failed and has said why; this one ends without a word
         ├── DataError        the images, a folder layout, a CSV manifest
         │   └── ImageError   one image: its row and path
         ├── CheckpointError  the checkpoint file, or a model that does not fit it
@@ -32,12 +32,14 @@ class Stopped(BaseException):
     """A signal asked the job to end. No Exception, as KeyboardInterrupt is none: it can come
     anywhere, also where the faults of damaged files are caught."""
 
-    def __init__(self, signal_number: int) -> None:
+    def __init__(self, signal_number: int, why: str | None = None, *, aloud: bool = True) -> None:
+        name = signal.Signals(signal_number).name
         super().__init__(
-            f"stopped by {signal.Signals(signal_number).name}; "
-            "run the same command again to continue"
+            f"stopped by {name}{f': {why}' if why else ''}; run the same command again to continue"
         )
         self.signal_number = signal_number
+        self.aloud = aloud
+        """Whether it is this process that tells the user, for all of the job."""
 
 
 class UserError(DistreidError):
@@ -53,7 +55,7 @@ class LaunchError(UserError):
 
 
 class FailedElsewhere(UserError):
-    """Rank 0 failed, and has said why."""
+    """Another rank failed, and has said why."""
 
 
 class DataError(UserError):
@@ -87,8 +89,11 @@ def exit_status(command: Callable[[], None]) -> int:
     """Runs a command and gives its exit status; an error of the tree is one line on stderr."""
     try:
         command()
-    except Stopped as stopped:
-        print(f"distreid: {stopped}", file=sys.stderr)
+    except (Stopped, KeyboardInterrupt) as end:
+        # Python's own exception comes while torch is still being imported.
+        stopped = end if isinstance(end, Stopped) else Stopped(signal.SIGINT)
+        if stopped.aloud:
+            print(f"distreid: {stopped}", file=sys.stderr)
         return 128 + stopped.signal_number
     except FailedElsewhere:
         return EXIT_USER

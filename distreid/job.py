@@ -27,11 +27,12 @@ from rich.markup import escape
 from torch import Tensor
 
 import distreid
+from distreid.agreement import check_files, shared_plan
 from distreid.bad_images import BadImages
 from distreid.cameras import camera_indices, cost
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts, describe
-from distreid.distributed import World, gather, main_first, on_main, process_group
+from distreid.distributed import Group, World, process_group
 from distreid.errors import CheckpointError, OptionError, Stopped, StoreError, printable
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
@@ -45,7 +46,7 @@ from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import ShardSampler
 from distreid.shards import Rows, ShardWriter, done_shards
-from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
+from distreid.store import FORMAT, FeatureStore, begin, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -73,7 +74,7 @@ class _Job:
     """What every step of a rank's work needs."""
 
     options: ExtractOptions
-    world: World
+    group: Group
     device: torch.device
     model: Model
     log: Console
@@ -95,14 +96,14 @@ def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
     with contextlib.ExitStack() as held, _signals_stop() as check_signals:
-        with process_group(world):
-            device = main_first(world, lambda: _device(options, world))
+        with process_group(world) as group:
+            device = group.main_first(lambda: _device(options, world))
             log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
-            model = main_first(
-                world, lambda: load_model(options.checkpoint, options.model, options.input_size)
+            model = group.main_first(
+                lambda: load_model(options.checkpoint, options.model, options.input_size)
             )
-            job = _Job(options, world, device, model, log, check_signals)
-            todo = on_main(world, lambda: _plan(job, held))
+            job = _Job(options, group, device, model, log, check_signals)
+            todo = group.on_main(lambda: _plan(job, held))
             plan = _shared_plan(job)
             everyone = _extract(job, plan, todo)
         if world.is_main:
@@ -157,31 +158,26 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     total = len(plan.shards)
     if len(todo) < total:
         log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
-    if 0 < len(todo) < job.world.world_size:
+    if 0 < len(todo) < job.group.world.world_size:
         log.print(f"       {len(todo)} shards to do: some processes have no work")
     return todo
 
 
 def _shared_plan(job: _Job) -> Plan:
-    """The plan that rank 0 wrote, as this rank sees it."""
-    out, model = job.options.out, job.model
-    where = _who(job.world)
-    plan = existing_plan(out)
-    if plan is None:
+    """The plan that rank 0 wrote, once all ranks have found that they see what it saw."""
+    plan = shared_plan(job.group, job.options.out)
+    if plan.identity["weights"] != job.model.checkpoint.sha256:
+        where = _who(job.group.world)
         raise StoreError(
-            f"{out}: {where} does not see the plan that rank 0 wrote; "
-            "--out must be a folder that all hosts share"
+            f"{job.model.checkpoint.file}: {where} sees another file than rank 0 under this name"
         )
-    if plan.identity["weights"] != model.checkpoint.sha256:
-        raise StoreError(
-            f"{model.checkpoint.file}: {where} sees another file than rank 0 under this name"
-        )
+    check_files(job.group, plan.manifest)
     return plan
 
 
 def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
-    world, out = job.world, job.options.out
+    world, out = job.group.world, job.options.out
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
     writer = ShardWriter(out, plan)
     done_before = len(plan.manifest) - sum(map(len, todo))
@@ -198,13 +194,13 @@ def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
     )
     with show or contextlib.nullcontext():
         share = _extract_share(job, plan, sampler, writer)
-        return gather(world, share)
+        return job.group.gather(share)
 
 
 def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWriter) -> Share:
     """The loop: no message to another rank, no file but this rank's shards."""
     options = job.options
-    cores = max(1, _cores() // job.world.local_world_size)
+    cores = max(1, _cores() // job.group.world.local_world_size)
     extractor = Extractor(
         job.model,
         job.augmentation,
@@ -224,9 +220,10 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
     share = Share()
     bad_images = _bad_images(options, plan, share.failures)
     clock = time.monotonic()
-    with dead_workers_named(_who(job.world), loader, lambda: share.batches):
+    with dead_workers_named(_who(job.group.world), loader, lambda: share.batches):
         for batch in loader:
             job.check_signals()
+            job.group.check()
             bad_images.add(batch)
             arrived = time.monotonic()
             rows = _compute(extractor, batch, cameras, plan)
@@ -238,6 +235,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
             share.writing += clock - computed
             share.images += len(batch.rows)
             share.batches += 1
+            job.group.reached(batch.rows[-1])
     return share
 
 
@@ -357,7 +355,7 @@ def _provenance(job: _Job) -> dict[str, Any]:
         "python": platform.python_version(),
         # A path may be no UTF-8, which the store's texts are.
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
-        "machine": _machine(job.world, job.device),
+        "machine": _machine(job.group.world, job.device),
         "batch_size": job.options.batch_size,
         "versions": {name: _version(module) for name, module in modules.items()},
     }
@@ -390,6 +388,9 @@ def _signals_stop() -> Iterator[Callable[[], None]]:
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
     try:
         yield check
+    except Exception:
+        check()  # what a worker process says that got the signal too
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

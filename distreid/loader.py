@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -89,7 +90,14 @@ def open_loader(
         sampler=batches,
         num_workers=min(num_workers, len(batches)),
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_rank,
     )
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """Ctrl-C and SLURM's signals reach the workers too; the rank ends them."""
+    for number in (signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,9 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
-import torch.distributed as dist
 from torch import multiprocessing as mp
 
-from distreid.distributed import (
-    World,
-    gather,
-    main_first,
-    on_main,
-    process_group,
-)
+from distreid.distributed import Group, World, process_group
 from distreid.errors import DataError, FailedElsewhere, LaunchError
 
 TORCHRUN = {
@@ -51,30 +44,27 @@ def test_an_environment_that_makes_no_sense_is_refused(change: dict[str, str]) -
 
 
 @pytest.fixture
-def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A real gloo group of a single process."""
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
+    """A real group of a single process."""
     for name, value in (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", "0")
-    world = World.from_environment()
-    with process_group(world):
-        assert dist.get_backend() == "gloo"
-        yield world
-    assert not dist.is_initialized()
+    with process_group(World.from_environment()) as group:
+        yield group
 
 
-def test_a_group_of_one_process_gives_what_it_gets(group_of_one: World) -> None:
-    assert on_main(group_of_one, lambda: "plan") == "plan"
-    assert main_first(group_of_one, lambda: "model") == "model"
-    assert gather(group_of_one, 7) == [7]
+def test_a_group_of_one_process_gives_what_it_gets(group_of_one: Group) -> None:
+    assert group_of_one.on_main(lambda: "plan") == "plan"
+    assert group_of_one.main_first(lambda: "model") == "model"
+    assert group_of_one.gather(7) == [7]
 
 
-def test_an_error_on_rank_0_stays_itself(group_of_one: World) -> None:
+def test_an_error_on_rank_0_stays_itself(group_of_one: Group) -> None:
     def fail() -> None:
         raise DataError("no such folder")
 
     with pytest.raises(DataError, match="no such folder"):
-        on_main(group_of_one, fail)
+        group_of_one.on_main(fail)
 
 
 def _two_ranks(rank: int, port: int, results: "mp.SimpleQueue[tuple[int, object]]") -> None:
@@ -87,15 +77,17 @@ def _two_ranks(rank: int, port: int, results: "mp.SimpleQueue[tuple[int, object]
     def fail() -> None:
         raise DataError("no such folder")
 
-    with process_group(world):
-        seen: list[object] = [on_main(world, lambda: f"from rank {rank}")]
-        seen.append(main_first(world, lambda: rank))
-        seen.append(gather(world, rank * 10))
-        for call in (on_main, main_first):
-            try:
-                call(world, fail)
-            except (DataError, FailedElsewhere) as error:
-                seen.append(type(error).__name__)
+    seen: list[object] = []
+    try:
+        with process_group(world) as group:
+            seen.append(group.on_main(lambda: f"from rank {rank}"))
+            seen.append(group.main_first(lambda: rank))
+            seen.append(group.gather(rank * 10))
+            # Larger than what the store takes at once.
+            seen.append(len(group.on_main(lambda: bytes(20_000_000))))
+            group.main_first(fail)
+    except (DataError, FailedElsewhere) as error:
+        seen.append(type(error).__name__)
     results.put((rank, seen))
 
 
@@ -107,8 +99,8 @@ def test_two_processes_agree_and_a_mistake_is_reported_once() -> None:
         port = _free_port()
         mp.spawn(_two_ranks, (port, results), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     seen = dict(results.get() for _ in range(2))
-    assert seen[0] == ["from rank 0", 0, [0, 10], "DataError", "DataError"]
-    assert seen[1] == ["from rank 0", 1, [0, 10], "FailedElsewhere", "FailedElsewhere"]
+    assert seen[0] == ["from rank 0", 0, [0, 10], 20_000_000, "DataError"]
+    assert seen[1] == ["from rank 0", 1, [0, 10], 20_000_000, "FailedElsewhere"]
 
 
 def _free_port() -> int:

@@ -1,0 +1,99 @@
+"""Before work: every rank sees one output folder, one plan, one set of images."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distreid.distributed import Group
+from distreid.errors import DataError, StoreError
+from distreid.manifest import Manifest
+from distreid.plan import Plan
+from distreid.store import existing_plan
+
+FILES_COMPARED = 10_000  # seconds on a slow network disk; of a larger set, every n-th is
+NO_FILE = -1
+
+
+def shared_plan(group: Group, run: Path) -> Plan:
+    """The plan that rank 0 wrote, as this rank sees it.
+
+    StoreError if this rank has another folder under that name, be it with the plan of a former
+    run in it, or other rows in the plan.
+    """
+    with _mark(group, run) as mark:
+        where = f"rank {group.world.rank} on {socket.gethostname()}"
+        plan = existing_plan(run) if mark.exists() else None
+        if plan is None:
+            raise StoreError(
+                f"{run}: {where} does not see what rank 0 writes there; "
+                "--out must be a folder that all hosts share"
+            )
+        if plan.manifest.fingerprint() != group.on_main(lambda: plan.identity["manifest"]):
+            raise StoreError(f"{run}: {where} reads other rows there than rank 0 has written")
+        group.gather(None)
+    return plan
+
+
+@contextlib.contextmanager
+def _mark(group: Group, run: Path) -> Iterator[Path]:
+    """A file of a name that was never there before, made by rank 0, until all have looked."""
+
+    def leave() -> str:
+        name = f"{secrets.token_hex(8)}.tmp"  # `begin` removes what a killed job leaves
+        try:
+            (run / name).touch()
+        except OSError as error:
+            raise StoreError(f"{run}: {error.strerror}; make room, or check --out") from error
+        return name
+
+    mark = run / group.on_main(leave)
+    try:
+        yield mark
+    finally:
+        if group.world.is_main:
+            with contextlib.suppress(OSError):
+                mark.unlink()
+
+
+def check_files(group: Group, manifest: Manifest) -> None:
+    """DataError names the first image that a host sees with another size than rank 0's host.
+
+    Of more than `FILES_COMPARED` images, as many are compared, evenly spaced.
+    """
+    world = group.world
+    if world.local_world_size == world.world_size:
+        return
+    rows = np.linspace(0, len(manifest) - 1, min(len(manifest), FILES_COMPARED)).astype(np.intp)
+    if world.local_rank != 0:  # one on each host does it
+        rows = rows[:0]
+    seen = _sizes(manifest, rows)
+    host, expected = group.on_main(lambda: (socket.gethostname(), seen))
+    differing = np.flatnonzero(seen != expected[: len(seen)])
+    if len(differing):
+        place = differing[0]
+        raise DataError(
+            f"row {rows[place]}, {manifest.file(rows[place])}: {_says(seen[place])} on "
+            f"{socket.gethostname()}, {_says(expected[place])} on {host}, rank 0's host "
+            f"({len(differing):,} of {len(rows):,} compared differ); all must see one --data"
+        )
+    group.gather(None)
+
+
+def _sizes(manifest: Manifest, rows: NDArray[np.intp]) -> NDArray[np.int64]:
+    sizes = np.full(len(rows), NO_FILE, dtype=np.int64)
+    for place, row in enumerate(rows):
+        with contextlib.suppress(OSError):
+            sizes[place] = os.stat(manifest.file(row)).st_size
+    return sizes
+
+
+def _says(size: int) -> str:
+    return "no such file" if size == NO_FILE else f"{size:,} bytes"
