@@ -128,7 +128,7 @@ def left_over(run: Path) -> list[int]:
     return found
 
 
-def wait_for_none(run: Path, limit_s: float = 60) -> None:
+def wait_for_none(run: Path, limit_s: float = 180) -> None:
     """Orphans must end by themselves; AssertionError if they do not."""
     deadline = time.monotonic() + limit_s
     while left_over(run):
