@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import distreid
-from distreid.errors import OptionError, StoreError, exit_status, printable
+from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
-from distreid.options import LAYOUTS, add_extract_options
+from distreid.options import LAYOUTS, add_extract_options, input_size
 from distreid.protocol import CHOICES, PRESETS, Protocol
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", default="auto", choices=LAYOUTS)
     command.add_argument("--checkpoint", metavar="FILE|sample")
     command.add_argument("--model", default="auto", metavar="NAME")
+    command.add_argument("--input-size", type=input_size, metavar="256x128")
     command.set_defaults(run=_inspect)
     return parser
 
@@ -235,11 +236,26 @@ def _inspect(parsed: argparse.Namespace) -> None:
         manifest = open_data(parsed.data, parsed.layout)
         _print_lines(f"{manifest.root}: {manifest.layout}", describe(manifest))
     if parsed.checkpoint:
-        from distreid.models.checkpoint import load_model
-
-        model = load_model(parsed.checkpoint, parsed.model)
-        _print_lines(f"{model.checkpoint.file}:", model.describe())
+        _inspect_checkpoint(parsed)
 
 
 def _print_lines(title: str, lines: Sequence[str]) -> None:
     print(printable(title), *map(printable, lines), sep="\n  ")
+
+
+def _inspect_checkpoint(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from distreid.inspection import key_table, model_table
+    from distreid.models.checkpoint import file_of, load_model, read_checkpoint
+
+    console = Console(highlight=False, markup=False)
+    try:
+        model = load_model(parsed.checkpoint, parsed.model, parsed.input_size)
+    except CheckpointError:
+        # What it holds may tell what it is.
+        console.print(key_table(read_checkpoint(file_of(parsed.checkpoint)).state))
+        raise
+    print(model.checkpoint.file)
+    console.print(model_table(model))
+    console.print(key_table(model.checkpoint.state, model.dropped))

@@ -95,7 +95,9 @@ def run(options: ExtractOptions, world: World) -> None:
     with _signals_stop() as check_signals, process_group(world):
         device = main_first(world, lambda: _device(options, world))
         log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
-        model = main_first(world, lambda: load_model(options.checkpoint, options.model))
+        model = main_first(
+            world, lambda: load_model(options.checkpoint, options.model, options.input_size)
+        )
         job = _Job(options, world, device, model, log, check_signals)
         todo = on_main(world, lambda: _plan(job))
         plan = _shared_plan(job)

@@ -34,6 +34,8 @@ class ExtractOptions:
     layout: str = "auto"
     multi_query: bool = False
     model: str = "auto"
+    input_size: tuple[int, int] | None = None
+    """Height and width; None: as the model's own code has it."""
     flip: bool | None = None
     """None: as the model's own code does."""
     scales: tuple[float, ...] = (1.0,)
@@ -76,6 +78,8 @@ class ExtractOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise OptionError(f"{_flag(name)} must be at least {least}, got {value}")
+        if self.input_size and min(self.input_size) < 1:
+            raise OptionError("--input-size: height x width, such as 256x128")
         if not self.scales or not all(0 < s < math.inf for s in self.scales):
             given = ",".join(map(str, self.scales))
             raise OptionError(f"--scales {given}: positive numbers separated by commas")
@@ -107,7 +111,12 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how the features are computed")
     how.add_argument(
         "--model", default="auto", metavar="NAME", help="the architecture (default: read it off "
-        "the weights)"
+        "the weights); also timm:NAME, torchvision:NAME, torchscript, export, or your own "
+        "package.module:function, which is run"
+    )  # fmt: skip
+    how.add_argument(
+        "--input-size", type=input_size, metavar="256x128", help="height and width that the model "
+        "was trained with, which no weights tell (default: as the model's own code has it)"
     )  # fmt: skip
     how.add_argument(
         "--flip", action=argparse.BooleanOptionalAction, help="add the mirror image's feature "
@@ -171,6 +180,12 @@ def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:
 
 def _scales(text: str) -> Sequence[float]:
     return tuple(float(part) for part in text.split(","))
+
+
+def input_size(text: str) -> tuple[int, int]:
+    """`256x128` as height and width; ValueError for anything else."""
+    height, width = text.split("x")
+    return int(height), int(width)
 
 
 def _flag(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from distreid.preprocess import Preprocess
 
 StateDict = Mapping[str, Tensor]
+Size = tuple[int, int]
+"""Height and width."""
 
 # Instead of a camera's embedding: the mean of all cameras', and no embedding.
 MEAN_CAMERA, NO_CAMERA = -2, -1
@@ -21,9 +23,9 @@ class Architecture:
     """A network, and the way in which its own code tests it (the preset)."""
 
     name: str
-    """A name of `models.MODELS`."""
+    """A name of `models.MODELS`, one with a colon of `models.generic`, or a program's kind."""
     peer: str
-    """The project whose numbers the preset reproduces."""
+    """The project whose numbers the preset reproduces, or whose network it is."""
     build: Callable[[], nn.Module]
     """Makes the network without weights: (B, 3, H, W) float → (B, dim) features, in eval mode."""
     dim: int
@@ -60,3 +62,8 @@ class Architecture:
 def rows_of(state: StateDict, key: str) -> int | None:
     """The first dimension of a tensor, such as the classes of a classifier; None without it."""
     return state[key].shape[0] if key in state else None
+
+
+def resized(preprocess: Preprocess, size: Size) -> Preprocess:
+    """The same with another size of the input."""
+    return replace(preprocess, height=size[0], width=size[1])

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
 from distreid.models import find_model
-from distreid.models.architecture import Architecture
+from distreid.models.architecture import Architecture, Size
+from distreid.models.programs import MARKS, kind_of, open_program
 
 SAMPLE = "sample"
 SAMPLE_FILE = Path(__file__).parent.parent / "sample" / "osnet_x0_25.pth.tar"
@@ -99,16 +100,19 @@ class Model:
         return lines + list(self.checkpoint.notes) + list(arch.notes)
 
 
-def load_model(checkpoint: str, name: str = "auto") -> Model:
+def load_model(checkpoint: str, name: str = "auto", size: Size | None = None) -> Model:
     """The checkpoint as a network; `sample` is the built-in one.
 
     Every tensor of the network must be in the file with its shape, and everything in
     the file must be the network's, apart from classifiers; else CheckpointError lists them.
+    `size` is the input's, None for what the architecture says.
     """
-    file = SAMPLE_FILE if checkpoint == SAMPLE else Path(checkpoint)
+    file = file_of(checkpoint)
+    if name in MARKS:
+        return _load_program(file, name, size)
     content = read_checkpoint(file)
     try:
-        architecture = find_model(name, content.state, content.options)
+        architecture = find_model(name, content.state, content.options, size)
         network = architecture.build().eval()
         loaded, dropped = _fit(network, content.state, architecture)
     except CheckpointError as error:
@@ -122,15 +126,31 @@ def load_model(checkpoint: str, name: str = "auto") -> Model:
     )
 
 
+def file_of(checkpoint: str) -> Path:
+    """The file that `--checkpoint` names."""
+    return SAMPLE_FILE if checkpoint == SAMPLE else Path(checkpoint)
+
+
+def _load_program(file: Path, kind: str, size: Size | None) -> Model:
+    sha256 = _sha256(file)
+    try:
+        network, architecture = open_program(file, kind, size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    state = network.state_dict()
+    return Model(
+        network=network,
+        architecture=architecture,
+        checkpoint=Checkpoint(file=file, sha256=sha256, state=state),
+        loaded=len(state),
+        dropped=(),
+    )
+
+
 def read_checkpoint(file: Path) -> Checkpoint:
     """The tensors of a file written by torch.save. No code of the file is run."""
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such file; check --checkpoint")
-    try:
-        sha256 = _sha256(file)
-        content = _load(file)
-    except OSError as error:
-        raise CheckpointError(f"{file}: {error.strerror or error}") from error
+    sha256 = _sha256(file)
+    content = _load(file)
     notes: list[str] = []
     while isinstance(content, dict) and len(notes) < MAX_WRAPPERS:
         inner = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
@@ -166,10 +186,15 @@ def read_checkpoint(file: Path) -> Checkpoint:
 
 
 def _sha256(file: Path) -> str:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such file; check --checkpoint")
     digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
@@ -188,6 +213,11 @@ def _check_tensor(file: Path, name: str, tensor: Tensor) -> None:
 
 
 def _load(file: Path) -> Any:
+    if kind := kind_of(file):
+        raise CheckpointError(
+            f"{file}: a program, not weights; --model {kind} runs it, so do that only if you "
+            "trust who made it"
+        )
     try:
         with (
             _memory_bounded(2 * file.stat().st_size + SPARE_BYTES),
@@ -203,8 +233,8 @@ def _load(file: Path) -> Any:
                 "save model.state_dict() alone"
             ) from error
         raise CheckpointError(f"{file}: not a checkpoint that torch.save wrote") from error
-    except OSError:
-        raise
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}") from error
     except Exception as error:  # damaged archives raise nearly anything
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise CheckpointError(

@@ -6,18 +6,16 @@ that its checkpoints load without renaming.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
-from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.models.resnet import fc_block
-from distreid.preprocess import Preprocess
+from distreid.models.architecture import Architecture, StateDict
+from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
 
-FEATURE_DIM = 512
 STAGE_WIDTHS = (64, 256, 384, 512)
 BOTTLENECK = 4  # a block works on a quarter of its output's channels
 GATE_REDUCTION = 16
@@ -126,7 +124,7 @@ class OSNet(nn.Module):
         self.conv3 = self._stage(stages[0], stages[1], halve=True)
         self.conv4 = self._stage(stages[1], stages[2], halve=False)
         self.conv5 = Conv(stages[2], stages[2])
-        self.fc = fc_block(stages[2], FEATURE_DIM)
+        self.fc = fc_block(stages[2])
 
     @staticmethod
     def _stage(inputs: int, outputs: int, *, halve: bool, normed: bool = False) -> nn.Sequential:
@@ -170,19 +168,5 @@ def width_of(state: StateDict) -> str:
 
 def read(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """The architecture of a name of `NAMES`."""
-    return architecture(name, partial(build_osnet, name), state)
-
-
-def architecture(name: str, build: Callable[[], nn.Module], state: StateDict) -> Architecture:
-    """What all OSNets share."""
-    return Architecture(
-        name=name,
-        peer="torchreid",
-        build=build,
-        dim=FEATURE_DIM,
-        feature="pooled conv5, linear, batch norm, ReLU",
-        preprocess=Preprocess(interpolation="bilinear"),
-        flip=False,
-        not_for_features=("classifier.",),
-        classes=rows_of(state, "classifier.weight"),
-    )
+    feature = pooled_feature("conv5", fc=True)
+    return architecture(name, partial(build_osnet, name), state, dim=FC_DIM, feature=feature)

@@ -12,19 +12,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distreid.models import osnet
 from distreid.models.architecture import Architecture, StateDict
 from distreid.models.osnet import (
     BOTTLENECK,
-    FEATURE_DIM,
     STAGE_WIDTHS,
     WIDTHS,
     Conv,
     Gate,
     LightConv,
     instance_norm,
+    width_of,
 )
-from distreid.models.resnet import fc_block
+from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
 
 NAMES = tuple(f"osnet_ain_{width}" for width in WIDTHS)
 
@@ -76,7 +75,7 @@ class OSNetAIN(nn.Module):
         self.pool3 = nn.Sequential(Conv(stages[1], stages[1]), nn.AvgPool2d(2))
         self.conv4 = self._stage(stages[1], stages[2], True, False)
         self.conv5 = Conv(stages[2], stages[2])
-        self.fc = fc_block(stages[2], FEATURE_DIM)
+        self.fc = fc_block(stages[2])
 
     @staticmethod
     def _stage(inputs: int, outputs: int, *normed: bool) -> nn.Sequential:
@@ -94,10 +93,11 @@ def recognise(state: StateDict) -> str | None:
     that none has."""
     if "conv2.0.conv2.3.layers.3.conv1.weight" not in state:
         return None
-    return "osnet_ain_" + osnet.width_of(state)
+    return "osnet_ain_" + width_of(state)
 
 
 def read(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """The architecture of a name of `NAMES`."""
-    width = WIDTHS[name.removeprefix("osnet_ain_")]
-    return osnet.architecture(name, partial(OSNetAIN, width), state)
+    build = partial(OSNetAIN, WIDTHS[name.removeprefix("osnet_ain_")])
+    feature = pooled_feature("conv5", fc=True)
+    return architecture(name, build, state, dim=FC_DIM, feature=feature)

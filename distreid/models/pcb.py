@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distreid.models import torchreid
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.resnet import resnet
 from distreid.preprocess import Preprocess
@@ -69,14 +70,12 @@ def read_baseline(state: StateDict, options: Mapping[str, Any]) -> Architecture:
 def read(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """torchreid's, a key of `PARTS`."""
     parts = PARTS[name]
-    return Architecture(
-        name=name,
-        peer="torchreid",
-        build=partial(build, parts, normalise=True),
+    return torchreid.architecture(
+        name,
+        partial(build, parts, normalise=True),
+        state,
         dim=CHANNELS * parts,
         feature=f"layer4 pooled in {parts} stripes, each normalised",
-        preprocess=Preprocess(interpolation="bilinear"),
-        flip=False,
         not_for_features=("conv5.", "classifier."),
         classes=rows_of(state, "classifier.0.weight"),
     )

@@ -1,7 +1,7 @@
 """torchreid's ResNets and ResNeXts: torchvision's networks, some with instance norm.
 
 The parameters carry torchvision's names, which are torchreid's too. Other families change the
-same networks: `resnet`, `set_last_stride` and `fc_block` are theirs as well.
+same networks: `resnet` is theirs as well.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.preprocess import Preprocess
+from distreid.models.architecture import Architecture, StateDict
+from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
 
-FC_DIM = 512
 # What tells them apart: blocks in layer3, inputs of a group in layer1, the pooled features.
 SHAPES = {
     "resnet18": (2, 64, 512),
@@ -28,6 +27,11 @@ SHAPES = {
     "resnet152": (36, 64, 2048),
     "resnext50_32x4d": (6, 4, 2048),
     "resnext101_32x8d": (23, 8, 2048),
+}
+SUFFIXES = {
+    "fc.0.weight": "_fc512",
+    "layer1.0.bn1.IN.weight": "_ibn_a",
+    "layer1.2.IN.weight": "_ibn_b",
 }
 NAMES = (*SHAPES, "resnet50_fc512", "resnet50_ibn_a", "resnet50_ibn_b")
 
@@ -84,52 +88,34 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
     return network
 
 
-def fc_block(inputs: int, outputs: int) -> nn.Sequential:
-    """torchreid's layers between the pooled map and the feature of its `fc512` networks."""
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
-
-
 def build(name: str) -> nn.Module:
     """An untrained network by torchreid's name, one of `NAMES`; the features as it tests them."""
+    fc = name.endswith("_fc512")
     base, _, ibn = name.removesuffix("_fc512").partition("_ibn_")
-    if base == name:
-        return resnet(name)  # type: ignore[no-any-return]
-    if ibn:
-        return resnet(base, ibn)  # type: ignore[no-any-return]
-    network = resnet(base, last_stride=1)
-    network.fc = fc_block(SHAPES[base][2], FC_DIM)
+    network = resnet(base, ibn, last_stride=1 if fc else 2)
+    if fc:
+        network.fc = fc_block(SHAPES[base][2])
     return network  # type: ignore[no-any-return]
 
 
 def recognise(state: StateDict) -> str | None:
     """The name of the network whose weights these are, or None."""
-    if "layer1.0.conv2.weight" not in state or "fc.weight" in state or "bn1.weight" not in state:
+    if not {"bn1.weight", "layer1.0.conv2.weight"} <= state.keys() or "fc.weight" in state:
         return None
-    blocks = sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in state)
-    width = state["layer1.0.conv2.weight"].shape[1]
     pooled_dim = 2048 if "layer4.0.conv3.weight" in state else 512
-    for name, shape in SHAPES.items():
-        if shape == (blocks, width, pooled_dim):
-            suffixes = {
-                "fc.0.weight": "_fc512",
-                "layer1.0.bn1.IN.weight": "_ibn_a",
-                "layer1.2.IN.weight": "_ibn_b",
-            }
-            return name + "".join(suffix for key, suffix in suffixes.items() if key in state)
-    return None
+    shape = blocks_of(state), state["layer1.0.conv2.weight"].shape[1], pooled_dim
+    suffix = next((text for key, text in SUFFIXES.items() if key in state), "")
+    return next((name + suffix for name in SHAPES if SHAPES[name] == shape), None)
+
+
+def blocks_of(state: StateDict) -> int:
+    """The blocks in layer3, which tell a network's depth."""
+    return sum(key.startswith("layer3.") and key.endswith(".conv1.weight") for key in state)
 
 
 def read(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """The architecture of a name of `NAMES`."""
     fc = name.endswith("_fc512")
-    return Architecture(
-        name=name,
-        peer="torchreid",
-        build=partial(build, name),
-        dim=FC_DIM if fc else SHAPES[name.partition("_ibn_")[0]][2],
-        feature="pooled layer4" + (", linear, batch norm, ReLU" if fc else ""),
-        preprocess=Preprocess(interpolation="bilinear"),
-        flip=False,
-        not_for_features=("classifier.",),
-        classes=rows_of(state, "classifier.weight"),
-    )
+    dim = FC_DIM if fc else SHAPES[name.partition("_ibn_")[0]][2]
+    feature = pooled_feature("layer4", fc)
+    return architecture(name, partial(build, name), state, dim=dim, feature=feature)

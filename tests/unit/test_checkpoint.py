@@ -23,6 +23,17 @@ OSNET = "torchreid/osnet_x0_25"
         ("torchreid/osnet_x0_25_module", "osnet_x0_25", {}),
         ("torchreid/osnet_x0_5", "osnet_x0_5", {}),
         ("torchreid/osnet_x1_0", "osnet_x1_0", {}),
+        ("torchreid/osnet_ibn_x1_0", "osnet_ibn_x1_0", {}),
+        ("torchreid/osnet_ain_x0_25", "osnet_ain_x0_25", {}),
+        ("torchreid/resnet50_fc512", "resnet50_fc512", {}),
+        ("torchreid/resnet50_ibn_a", "resnet50_ibn_a", {}),
+        ("torchreid/hacnn", "hacnn", {}),
+        (
+            "person_reid_baseline_pytorch/ft_net_dense_s2_512",
+            "ft_net_dense",
+            {"stride": 2, "linear_num": 512},
+        ),
+        ("person_reid_baseline_pytorch/PCB", "PCB", {}),
         (
             "person_reid_baseline_pytorch/ft_net_r50_s1_512",
             "ft_net",
@@ -52,6 +63,7 @@ def test_the_architecture_is_read_off_the_checkpoint(
     assert model.architecture.name == expected
     assert model.architecture.options == options
     assert model.loaded == len(model.network.state_dict())
+    assert model.architecture.classes == 751
     assert not model.network.training
 
 
@@ -127,6 +139,15 @@ def test_counters_of_batches_may_be_missing_as_in_old_files(pack: Packs, tmp_pat
     state = {k: v for k, v in pack(OSNET).state.items() if not k.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "a.pth")
     assert load_model(str(tmp_path / "a.pth")).architecture.name == "osnet_x0_25"
+
+
+def test_what_older_swins_saved_of_what_they_compute_is_not_needed(
+    pack: Packs, tmp_path: Path
+) -> None:
+    state = pack(OSNET).state
+    extra = {"layers.0.attn_mask": torch.zeros(2), "attn.relative_position_index": torch.zeros(2)}
+    torch.save(state | extra, tmp_path / "a.pth")
+    assert set(extra) < set(load_model(str(tmp_path / "a.pth")).dropped)
 
 
 def test_a_model_that_is_not_the_one_named_lists_its_keys(osnet_file: Path) -> None:

@@ -15,6 +15,7 @@ from distreid.inference import Augmentation, Extractor, centre, check_precision,
 from distreid.models.checkpoint import Model, load_model
 
 Packs = Callable[[str], Pack]
+LARGE = 50_000_000  # numbers in a checkpoint; of its images, four are enough
 CPU = torch.device("cpu")
 PLAIN = Augmentation(flip=False)
 GOLDEN_MODELS = sorted(
@@ -22,6 +23,7 @@ GOLDEN_MODELS = sorted(
     for project in (
         "torchreid",
         "person_reid_baseline_pytorch",
+        "roboflow_reid",
         "fastreid",
         "transreid",
         "clipreid",
@@ -54,9 +56,13 @@ def test_features_are_those_of_the_peers_own_code(pack: Packs, tmp_path: Path, n
         scales=(1.0, 1.1, 1.2) if multi_scale else (1.0,),
         scale_mode="compound" if multi_scale else "independent",
     )
-    batch = torch.stack([model.architecture.preprocess.load(file) for file in golden.images])
-    ours = extractor(model, augmentation)(batch, golden.cameras)[0].numpy()
-    theirs = golden.features
+    large = sum(tensor.numel() for tensor in model.checkpoint.state.values()) > LARGE
+    some = slice(None, None, 5 if large else 1)
+    files = golden.images[some]
+    batch = torch.stack([model.architecture.preprocess.load(file) for file in files])
+    cameras = None if golden.cameras is None else golden.cameras[some]
+    ours = extractor(model, augmentation)(batch, cameras)[0].numpy()
+    theirs = golden.features[some]
     cosine = (ours.astype(np.float64) * theirs).sum(axis=1)
     assert cosine.min() >= 0.99999
     limit = golden.spec["measured_tolerance"]["suggested_max_abs_diff_over_rms"]
