@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from distreid.errors import CheckpointError
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.peer_config import settings
+from distreid.models.timm_extra import timm_for
 from distreid.models.vit import (
     BLOCKS,
     HEAD_DIM,
@@ -25,7 +26,7 @@ from distreid.models.vit import (
     known_cameras,
     of_camera,
     size_and_stride,
-    timm_part,
+    tokens_and_dim,
     vit_block,
 )
 from distreid.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
@@ -67,7 +68,7 @@ class ClipViT(nn.Module):
         self.proj = nn.Parameter(torch.zeros(dim, projected))
         self.conv1 = nn.Conv2d(3, dim, PATCH, stride, bias=False)
         self.ln_pre = nn.LayerNorm(dim)
-        gelu = timm_part("timm.layers.activations").QuickGELU
+        gelu = timm_for("a ViT").layers.activations.QuickGELU
         settings = {"act_layer": gelu, "norm_layer": nn.LayerNorm}
         self.blocks = nn.Sequential(*(vit_block(dim, **settings) for _ in range(BLOCKS)))
         self.ln_post = nn.LayerNorm(dim)
@@ -159,9 +160,9 @@ def recognise(state: StateDict) -> str | None:
 
 def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """The architecture that the weights, and a `config.yaml` beside them, tell."""
-    is_vit = "image_encoder.class_embedding" in state
+    is_vit = "image_encoder.attnpool.positional_embedding" not in state
     where = "" if is_vit else "attnpool."
-    tokens, dim = state[f"image_encoder.{where}positional_embedding"].shape
+    tokens, dim = tokens_and_dim(state, f"image_encoder.{where}positional_embedding")
     height, width, stride = size_and_stride(tokens, options)
     embeddings = rows_of(state, "cv_embed") if is_vit else None
     cameras, camera_notes = known_cameras(embeddings, square=height == width)

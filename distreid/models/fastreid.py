@@ -28,7 +28,7 @@ from distreid.models.fastreid_network import (
     build,
 )
 from distreid.models.peer_config import settings, size_of
-from distreid.models.vit import ClassToken, count_of, size_and_stride
+from distreid.models.vit import ClassToken, count_of, size_and_stride, tokens_and_dim
 from distreid.preprocess import Preprocess
 
 # By the blocks of layer3.
@@ -125,7 +125,7 @@ def read(
 
 
 def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
-    _, tokens, dim = state["backbone.pos_embed"].shape
+    tokens, dim = tokens_and_dim(state, "backbone.pos_embed")
     height, width, stride = size_and_stride(tokens, options)
     return _architecture(
         state,
@@ -221,7 +221,7 @@ def _max_pool(state: StateDict, body: str, chosen: str) -> str:
 def _taken_for(guess: str, description: Mapping[str, Any]) -> str:
     """What was guessed, and the names of `--model` that say otherwise."""
     names = ", ".join(f"fastreid_{name}" for name in RECIPES)
-    recipe = f"taken for the recipe {guess} (--model {names} say otherwise)"
+    recipe = f"taken for the recipe {guess} (--model {names} and --input-size say otherwise)"
     if description["body"] in RESNESTS.values():
         return recipe
     if description["max_pool"] == PADDED:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distreid.models import timm_extra
 from distreid.models.resnet import resnet
-from distreid.models.vit import timm_part
 
 BODY_DIM = 2048
 MGN_HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
@@ -163,7 +163,7 @@ def build(
 def _resnest(name: str, last_stride: int) -> Any:
     """timm's ResNeSt. Without its stride, the last stage is dilated but for its first block, as
     timm has it too; but that block keeps the 3×3 average which would have the stride."""
-    network = timm_part("timm").create_model(name, output_stride=16 * last_stride)
+    network = timm_extra.create(name, output_stride=16 * last_stride)
     if last_stride == 1:
         network.layer4[0].avd_last = nn.AvgPool2d(3, stride=1, padding=1)
         network.layer4[0].downsample[0] = nn.Identity()

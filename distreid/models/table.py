@@ -11,7 +11,22 @@ HEADER = (
     "| `--model` | of | input | feature | dimensions | mirror image |\n|---|---|---|---|---|---|"
 )
 # The shapes that a family's architecture depends on; it shows what these give.
-EXAMPLES: dict[str, dict[str, tuple[int, ...]]] = {}
+_Shapes = dict[str, tuple[int, ...]]
+_RESNET50: _Shapes = {
+    f"backbone.layer3.{block}.conv1.weight": (256, 1024, 1, 1) for block in range(6)
+}
+_MGN: _Shapes = {f"b1.0.{block}.conv1.weight": (256, 1024, 1, 1) for block in range(5)}
+_MGN |= {"b1_head.bottleneck.0.weight": (256, 2048, 1, 1)}
+EXAMPLES: dict[str, _Shapes] = {
+    **{
+        name: _MGN if "mgn" in name else _RESNET50 for name in MODELS if name.startswith("fastreid")
+    },
+    "transreid": {"base.pos_embed": (1, 129, 768)},
+    "clipreid": {
+        "image_encoder.positional_embedding": (129, 768),
+        "image_encoder.proj": (768, 512),
+    },
+}
 
 
 def models_table() -> str:

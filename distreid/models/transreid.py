@@ -23,6 +23,7 @@ from distreid.models.vit import (
     ViT,
     known_cameras,
     size_and_stride,
+    tokens_and_dim,
     vit_block,
 )
 from distreid.preprocess import Preprocess
@@ -70,7 +71,7 @@ def recognise(state: StateDict) -> str | None:
 
 def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     """The architecture that the weights, and a `config.yaml` beside them, tell."""
-    _, tokens, dim = state["base.pos_embed"].shape
+    tokens, dim = tokens_and_dim(state, "base.pos_embed")
     height, width, stride = size_and_stride(tokens, options)
     parts, sie = "b1.0.norm1.weight" in state, rows_of(state, "base.sie_embed")
     cameras, camera_notes = known_cameras(sie, square=height == width)

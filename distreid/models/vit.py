@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from distreid.errors import CheckpointError
 from distreid.models.architecture import StateDict
 from distreid.models.peer_config import settings, size_of
+from distreid.models.timm_extra import timm_for
 
 PATCH = 16
 HEAD_DIM = 64
@@ -83,20 +83,16 @@ def of_camera(table: Tensor, cameras_B: Tensor) -> Tensor:
 
 def vit_block(dim: int, **arguments: Any) -> nn.Module:
     """timm's transformer block."""
-    block: nn.Module = timm_part("timm.models.vision_transformer").Block(
-        dim, dim // HEAD_DIM, qkv_bias=True, **arguments
-    )
-    return block
+    blocks = timm_for("a ViT").models.vision_transformer
+    return blocks.Block(dim, dim // HEAD_DIM, qkv_bias=True, **arguments)  # type: ignore[no-any-return]
 
 
-def timm_part(module: str) -> Any:
-    """A module of timm; CheckpointError if timm is not installed."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise CheckpointError(
-            "its network is made of timm's parts; install timm: pip install 'distreid[models]'"
-        ) from error
+def tokens_and_dim(state: StateDict, key: str) -> tuple[int, int]:
+    """Of the position embeddings of that name; CheckpointError if these are none."""
+    shape = tuple(state[key].shape) if key in state else ()
+    if len(shape) not in (2, 3) or shape[-1] % HEAD_DIM:
+        raise CheckpointError(f"no {key} of tokens times a multiple of {HEAD_DIM} channels")
+    return shape[-2], shape[-1]
 
 
 def size_and_stride(tokens: int, options: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ GOLDEN_MODELS = sorted(
     for project in (
         "torchreid",
         "person_reid_baseline_pytorch",
+        "roboflow_reid",
         "fastreid",
         "transreid",
         "clipreid",

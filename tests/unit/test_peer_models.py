@@ -262,6 +262,19 @@ def test_the_mgn_of_fastreid_0_1_1_is_refused_with_an_explanation() -> None:
         find_model("auto", old, {})
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("transreid", "no base.pos_embed"),
+        ("clipreid", "no image_encoder.positional_embedding"),
+        ("fastreid_sbs", "a body with 0 blocks in its third stage; known are resnet50"),
+    ],
+)
+def test_a_name_that_does_not_fit_the_weights_says_what_is_missing(name: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        find_model(name, {"weight": torch.empty(3)}, {})
+
+
 def test_gem_of_1_is_the_average_and_of_much_the_maximum() -> None:
     x = torch.rand(2, 3, 4, 4) + 0.1
     pool = GeM(learned=True)
@@ -273,7 +286,7 @@ def test_gem_of_1_is_the_average_and_of_much_the_maximum() -> None:
 
 
 def test_a_network_of_timms_parts_says_so_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm.models.vision_transformer", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     architecture = find_model("auto", shapes(DEIT), {})
     with pytest.raises(CheckpointError, match=r"pip install 'distreid\[models\]'"):
         architecture.build()
