@@ -30,6 +30,8 @@ def model_table(model: Model) -> Table:
     table.add_row("mirror image", "summed" if arch.flip else "not used")
     classes = "no classifier in the file" if arch.classes is None else f"{arch.classes:,}"
     table.add_row("classes", classes)
+    if arch.cameras is not None:
+        table.add_row("cameras", f"{arch.cameras:,}" if arch.cameras else "of unknown numbers")
     table.add_row("weights", f"{model.loaded} tensors, all that the network has")
     for note in model.checkpoint.notes:
         table.add_row("", printable(note))

@@ -10,8 +10,19 @@ from distreid.models.architecture import Architecture
 HEADER = (
     "| `--model` | of | input | feature | dimensions | mirror image |\n|---|---|---|---|---|---|"
 )
-# The shapes that a family's architecture depends on; it shows what these give.
-EXAMPLES: dict[str, dict[str, tuple[int, ...]]] = {}
+RESNET50: dict[str, tuple[int, ...]] = {
+    f"backbone.layer3.{block}.conv1.weight": (1,) for block in range(6)
+}
+# Shapes, for the families that a name alone does not tell: the table shows what these give.
+EXAMPLES: dict[str, dict[str, tuple[int, ...]]] = {
+    **{name: RESNET50 for name in MODELS if name.startswith("fastreid")},
+    "transreid": {"base.pos_embed": (1, 129, 768)},
+    "clipreid": {
+        "image_encoder.class_embedding": (768,),
+        "image_encoder.positional_embedding": (129, 768),
+        "image_encoder.proj": (768, 512),
+    },
+}
 
 
 def models_table() -> str:
