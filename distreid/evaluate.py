@@ -155,8 +155,12 @@ def evaluate(
 
 
 def side_by_side(store: FeatureStore) -> list[Protocol]:
-    """The protocols that are shown unless others are asked for."""
-    names = list(SIDE_BY_SIDE)
+    """The protocols that are shown unless others are asked for; first that of the project which
+    the checkpoint is of, if it has one."""
+    peer = store.plan.provenance.get("peer")
+    own = next((name for name, p in PRESETS.items() if peer in p.as_in.split(", ")), None)
+    same = "fastreid" if own == "transreid" else own
+    names = ([own] if own else []) + [name for name in SIDE_BY_SIDE if name != same]
     names += ["layumi-multi"] if len(store.manifest.rows(MULTI_QUERY)) else []
     return [PRESETS[name] for name in names]
 

@@ -355,6 +355,7 @@ def _provenance(job: _Job) -> dict[str, Any]:
         "python": platform.python_version(),
         # A path may be no UTF-8, which the store's texts are.
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
+        "peer": job.model.architecture.peer,
         "machine": _machine(job.group.world, job.device),
         "batch_size": job.options.batch_size,
         "versions": {name: _version(module) for name, module in modules.items()},

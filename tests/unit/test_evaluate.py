@@ -54,6 +54,22 @@ def store_of(
     return FeatureStore.open(run)
 
 
+@pytest.mark.parametrize(
+    ("peer", "names"),
+    [
+        ("timm", ["torchreid", "fastreid", "layumi"]),
+        ("Person_reID_baseline_pytorch", ["layumi", "torchreid", "fastreid"]),
+        ("CLIP-ReID", ["transreid", "torchreid", "layumi"]),
+    ],
+)
+def test_the_protocol_of_the_checkpoints_own_project_comes_first(
+    tmp_path: Path, peer: str, names: list[str]
+) -> None:
+    store = store_of(tmp_path, example())
+    store = replace(store, plan=replace(store.plan, provenance={"peer": peer}))
+    assert [scores.protocol.name for scores in evaluate(store).scores] == names
+
+
 def test_the_figures_and_their_counts(tmp_path: Path) -> None:
     found = evaluate(store_of(tmp_path, example()))
     assert found.counts == {
