@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from distreid.errors import FailedElsewhere, LaunchError
+from distreid.slurm import Meeting, meet, step_task
 
 T = TypeVar("T")
 
@@ -35,11 +36,13 @@ class World:
     local_rank: int = 0
     local_world_size: int = 1
     has_group: bool = False
-    """Whether torchrun started it; then there is a process group, be it of one process."""
+    """Whether torchrun or srun started it; then there is a process group."""
+    meeting: Meeting | None = None
+    """Where the ranks meet that torchrun did not start."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
-        """What torchrun set, or one process alone if it set nothing.
+        """What torchrun set, else what srun set, else one process alone.
 
         LaunchError if only some of its variables are there, or one is no number.
         """
@@ -47,7 +50,8 @@ class World:
         missing = [name for name in TORCHRUN if name not in environment]
         # MASTER_ADDR and MASTER_PORT alone are a habit of some login scripts.
         if not given or set(given) <= {"MASTER_ADDR", "MASTER_PORT"}:
-            return cls()
+            task = step_task(environment)
+            return cls() if task is None else cls(**vars(task), has_group=True)
         if missing:
             raise LaunchError(
                 f"the environment has {', '.join(given)} but not {', '.join(missing)}; "
@@ -81,11 +85,14 @@ class World:
 
 @contextlib.contextmanager
 def process_group(world: World) -> Iterator[None]:
-    """The process group while the job runs; none without torchrun."""
+    """The process group while the job runs; none without torchrun or srun."""
     if not world.has_group:
         yield
         return
-    dist.init_process_group("gloo", rank=world.rank, world_size=world.world_size, timeout=TIMEOUT)
+    with meet(world.meeting, world.rank) if world.meeting else contextlib.nullcontext() as store:
+        dist.init_process_group(
+            "gloo", store=store, rank=world.rank, world_size=world.world_size, timeout=TIMEOUT
+        )
     try:
         yield
     finally:

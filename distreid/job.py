@@ -11,8 +11,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -28,14 +29,23 @@ from rich.markup import escape
 import distreid
 from distreid.datasets import describe, open_data
 from distreid.distributed import World, gather, main_first, on_main, process_group
-from distreid.errors import CheckpointError, ImageError, OptionError, Stopped, StoreError
+from distreid.errors import (
+    CheckpointError,
+    DataError,
+    FailedElsewhere,
+    ImageError,
+    LaunchError,
+    OptionError,
+    Stopped,
+    StoreError,
+)
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
 from distreid.loader import Batch, open_loader
-from distreid.manifest import Status
+from distreid.manifest import Manifest, Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
-from distreid.plan import Plan
+from distreid.plan import Plan, differences
 from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import Shard, ShardSampler, shard_rows_for
@@ -44,6 +54,8 @@ from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# The features' last bits depend on them.
+LIBRARIES = (("torch", torch), ("Pillow", PIL))
 MAX_WORKERS = 16
 FAILURES_SHOWN = 5
 
@@ -70,32 +82,25 @@ class _Job:
     world: World
     device: torch.device
     model: Model
+    augmentation: Augmentation
     log: Console
     """Of rank 0; silent elsewhere."""
     check_signals: Callable[[], None]
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """As asked for, else as the model's own code does."""
-        flip = self.options.flip
-        return Augmentation(
-            flip=self.model.architecture.flip if flip is None else flip,
-            scales=self.options.scales,
-            scale_mode=self.options.scale_mode,
-        )
 
 
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
     with _signals_stop() as check_signals, process_group(world):
+        _check_versions(world)
         device = main_first(world, lambda: _device(options, world))
         log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
         model = main_first(world, lambda: load_model(options.checkpoint, options.model))
-        job = _Job(options, world, device, model, log, check_signals)
+        augmentation = _augmentation(options, model)
+        job = _Job(options, world, device, model, augmentation, log, check_signals)
         todo = on_main(world, lambda: _plan(job))
         plan = _shared_plan(job)
-        everyone = _extract(job, plan, todo)
+        everyone = _extract(job, _with_own_root(job, plan), todo)
     if world.is_main:
         _report_shares(everyone, plan, log)
         _finish(options, plan, log)
@@ -105,32 +110,14 @@ def _plan(job: _Job) -> list[Shard]:
     """Reads the data, says what is what, and starts or continues the run."""
     options, model, log = job.options, job.model, job.log
     manifest = open_data(options.data, options.layout, options.multi_query)
-    architecture, augmentation = model.architecture, job.augmentation
+    augmentation = job.augmentation
     tta = "image and mirror image" if augmentation.flip else "image alone"
     if augmentation.scales != (1.0,):
         tta += f", {augmentation.scale_mode} scales {options.scales}"
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
     _section(log, "model", str(model.checkpoint.file), model.describe())
     _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
-    plan = Plan(
-        manifest=manifest,
-        identity={
-            "manifest": manifest.fingerprint(),
-            "weights": model.checkpoint.sha256,
-            "model": architecture.identity(),
-            "preprocess": architecture.preprocess.identity(),
-            "augmentation": augmentation.identity(),
-            "precision": options.precision,
-            "dtype": options.dtype,
-            "dim": architecture.dim,
-            # Of the libraries that the features' last bits depend on.
-            "versions": {"torch": _version(torch), "Pillow": _version(PIL), "store": FORMAT},
-        },
-        provenance=_provenance(job),
-        dim=architecture.dim,
-        dtype=options.dtype,
-        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
-    )
+    plan = plan_for(options, manifest, model, _provenance(job))
     todo = begin(options.out, plan)
     total = len(plan.shards)
     if len(todo) < total:
@@ -138,6 +125,55 @@ def _plan(job: _Job) -> list[Shard]:
     if 0 < len(todo) < job.world.world_size:
         log.print(f"       {len(todo)} shards to do: some processes have no work")
     return todo
+
+
+def plan_for(
+    options: ExtractOptions, manifest: Manifest, model: Model, provenance: dict[str, Any]
+) -> Plan:
+    """What a run with these options will hold."""
+    architecture = model.architecture
+    return Plan(
+        manifest=manifest,
+        identity={
+            "manifest": manifest.fingerprint(),
+            "weights": model.checkpoint.sha256,
+            "model": architecture.identity(),
+            "preprocess": architecture.preprocess.identity(),
+            "augmentation": _augmentation(options, model).identity(),
+            "precision": options.precision,
+            "dtype": options.dtype,
+            "dim": architecture.dim,
+            "versions": {name: _version(module) for name, module in LIBRARIES} | {"store": FORMAT},
+        },
+        provenance=provenance,
+        dim=architecture.dim,
+        dtype=options.dtype,
+        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
+    )
+
+
+def _augmentation(options: ExtractOptions, model: Model) -> Augmentation:
+    """As asked for, else as the model's own code does."""
+    flip = options.flip
+    return Augmentation(
+        flip=model.architecture.flip if flip is None else flip,
+        scales=options.scales,
+        scale_mode=options.scale_mode,
+    )
+
+
+def _check_versions(world: World) -> None:
+    """The last bits of a feature depend on the libraries: every rank must have the same."""
+    versions = {name: _version(module) for name, module in (("distreid", distreid), *LIBRARIES)}
+    everyone = gather(world, (socket.gethostname(), versions))
+    for rank, (host, theirs) in enumerate(everyone):
+        if differing := differences(everyone[0][1], theirs):
+            if not world.is_main:
+                raise FailedElsewhere("rank 0 says which")
+            raise LaunchError(
+                f"rank 0 on {everyone[0][0]} and rank {rank} on {host} differ in "
+                f"{'; '.join(differing)}; install the same on every host"
+            )
 
 
 def _shared_plan(job: _Job) -> Plan:
@@ -155,6 +191,19 @@ def _shared_plan(job: _Job) -> Plan:
             f"{model.checkpoint.file}: {where} sees another file than rank 0 under this name"
         )
     return plan
+
+
+def _with_own_root(job: _Job, plan: Plan) -> Plan:
+    """The plan with --data-root as this host knows it, if that was given."""
+    if job.options.data_root is None:
+        return plan
+    root = Path(os.path.expandvars(job.options.data_root))
+    if not root.is_dir():
+        raise DataError(
+            f"--data-root {job.options.data_root}: rank {job.world.rank} on "
+            f"{socket.gethostname()} has no folder {root}"
+        )
+    return replace(plan, manifest=replace(plan.manifest, root=root))
 
 
 def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
@@ -289,7 +338,8 @@ def _section(log: Console, title: str, first: str, lines: list[str]) -> None:
 
 
 def _device(options: ExtractOptions, world: World) -> torch.device:
-    device = choose_device(options.device, world.local_rank)
+    # A task of srun's sees the GPUs that SLURM gave it: one, or all of its host's.
+    device = choose_device(options.device, world.local_rank, bound=world.meeting is not None)
     check_precision(options.precision, device)
     return device
 
