@@ -14,8 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch.distributed.distributed_c10d import Store
-from torch.distributed.rendezvous import TCPStore
+from torch._C._distributed_c10d import Store, TCPStore
 
 from distreid.errors import LaunchError
 

@@ -43,8 +43,21 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
     except OSError as error:
         raise StoreError(f"{run}: {error.strerror}; check --out") from error
     present = existing_plan(run)
+    todo = remaining(run, plan)
+    for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
+        left_over.unlink(missing_ok=True)
+    if todo or present is None:
+        _write_root(run / "plan.h5", plan)
+        # A store that has lost a shard must not look complete while it is mended.
+        (run / "store.h5").unlink(missing_ok=True)
+    return todo
+
+
+def remaining(run: Path, plan: Plan) -> list[Shard]:
+    """What `begin` would give or refuse; changes nothing."""
+    present = existing_plan(run)
     if present is None:
-        if stray := next((run / "shards").iterdir(), None):
+        if stray := next((run / "shards").glob("*"), None):
             raise StoreError(f"{run}: shards without a plan ({stray.name}); give another --out")
     else:
         differing = differences(json.loads(to_json(plan.identity)), present.identity)
@@ -55,15 +68,8 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
                 f"{run} holds another run ({'; '.join(differing)}); "
                 "give another --out, or delete that folder"
             )
-    for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
-        left_over.unlink(missing_ok=True)
-    done = done_shards(run)
-    todo = [shard for shard in plan.shards if shard.index not in done]
-    if todo or present is None:
-        _write_root(run / "plan.h5", plan)
-        # A store that has lost a shard must not look complete while it is mended.
-        (run / "store.h5").unlink(missing_ok=True)
-    return todo
+    done = done_shards(run) if (run / "shards").is_dir() else set()
+    return [shard for shard in plan.shards if shard.index not in done]
 
 
 def existing_plan(run: Path) -> Plan | None:

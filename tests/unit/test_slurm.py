@@ -6,7 +6,7 @@ from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from torch.distributed.rendezvous import TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from distreid import slurm
 from distreid.distributed import World
@@ -146,13 +146,13 @@ def test_no_free_port_and_no_rank_0_are_said(
     with pytest.raises(LaunchError, match=r"ports \d+ to \d+ are all taken"), meet(taken, rank=0):
         pass
     with (
-        pytest.raises(LaunchError, match="rank 2 on .* finds no rank 0 on localhost"),
+        pytest.raises(LaunchError, match=r"rank 2 on .* finds no rank 0 on localhost"),
         meet(taken, rank=2, limit_s=0.1),
     ):
         pass
     nowhere = replace(taken, host="no-such-host.invalid")
     with (
-        pytest.raises(LaunchError, match="finds no rank 0 on no-such-host.invalid"),
+        pytest.raises(LaunchError, match="finds no rank 0 on no-such-host"),
         meet(nowhere, rank=1, limit_s=0.1),
     ):
         pass
