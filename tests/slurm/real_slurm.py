@@ -49,10 +49,10 @@ class Cluster:
             "SLURM_CONF": str(self.state / "slurm.conf"),
             "OMP_NUM_THREADS": "1",
         }
-        enter = ("nsenter", f"--target={self.first}", "--mount", "--net", "--uts", "--pid", "--")
+        enter = ("nsenter", f"--target={self.first}", "--mount", "--net", "--uts", "--pid")
+        there = ("sh", "-c", 'cd "$0" && exec "$@"', REPOSITORY)  # entering leads to the root
         return subprocess.Popen(
-            [*enter, *map(str, command)],
-            cwd=REPOSITORY,
+            [*enter, *map(str, (*there, *command))],
             env=environment | settings,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -65,6 +65,21 @@ class Cluster:
         out, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == status, f"{command}: {process.returncode}\n{out}{err}"
         return out + err
+
+    def start_node(self, node: str) -> None:
+        self.run(SCRIPT, "on", node, "slurmd", "-N", node)
+
+    @contextlib.contextmanager
+    def configured(self, parameter: str, wanted: bool) -> Iterator[None]:
+        """With or without a parameter of slurmctld."""
+        file = self.state / "slurm.conf"
+        before = file.read_text()
+        if not wanted:
+            file.write_text(before.replace(f"SlurmctldParameters={parameter}", ""))
+            self.run("scontrol", "reconfigure")
+        yield
+        file.write_text(before)
+        self.run("scontrol", "reconfigure")
 
     def submit(self, out: Path, *options: str | Path, job: tuple[str | Path, ...] = ()) -> Job:
         """A job of `distreid submit`, on the CPU."""
@@ -85,6 +100,8 @@ class Job:
     id: str
     out: Path
     logs: Path
+    command: str = ""
+    """What the ranks' command lines have; empty: submitit's."""
 
     @property
     def shards(self) -> int:
@@ -113,7 +130,7 @@ class Job:
 
     def ranks(self) -> list[int]:
         """The processes of the job's tasks."""
-        command = f"-m\0submitit.core._submit\0{self.logs}\0"
+        command = self.command or f"-m\0submitit.core._submit\0{self.logs}\0"
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -130,6 +147,11 @@ class Job:
         wait_for(lambda: self.shards >= wanted or self._over(), f"a shard: {self.log}")
         for rank in self.ranks():
             os.kill(rank, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Those that were stalled."""
+        for rank in self.ranks():
+            os.kill(rank, signal.SIGCONT)
 
     def _over(self) -> bool:
         return (self.out / "store.h5").exists()
