@@ -20,6 +20,7 @@ from conftest import REPOSITORY
 
 SCRIPT = Path(__file__).parent / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
 LIMIT_S = 300  # a slow machine's patience; nothing here is timed
 
 
@@ -28,7 +29,7 @@ def wait_for(what: Callable[[], Any], why: str, limit_s: float = LIMIT_S) -> Any
     deadline = time.monotonic() + limit_s
     while not (found := what()):
         assert time.monotonic() < deadline, f"gave up waiting for {why}"
-        time.sleep(0.1)
+        time.sleep(0.3)
     return found
 
 
@@ -119,13 +120,14 @@ class Job:
         assert found, said
         return found[1]
 
-    def starts(self, restarts: int) -> bool:
-        return (self.show("JobState"), self.show("Restarts")) == ("RUNNING", str(restarts))
+    def waits_for_start(self, restarts: int) -> None:
+        """Until it runs after so many restarts."""
+        wanted = ("RUNNING", str(restarts))
+        wait_for(lambda: (self.show("JobState"), self.show("Restarts")) == wanted, "a restart")
 
     def ends(self) -> str:
         """The state that the job ends in."""
-        ended = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        wait_for(lambda: self.show("JobState") in ended, f"job {self.id} to end: {self.log}")
+        wait_for(lambda: self.show("JobState") in ENDED, f"job {self.id} to end")
         return self.show("JobState")
 
     def ranks(self) -> list[int]:
@@ -144,7 +146,7 @@ class Job:
     def stall(self, shards: int = 1) -> None:
         """Stops every rank as a host that hangs would, once so many more shards are done."""
         wanted = self.shards + shards
-        wait_for(lambda: self.shards >= wanted or self._over(), f"a shard: {self.log}")
+        wait_for(lambda: self.shards >= wanted or self._over(), "a shard")
         for rank in self.ranks():
             os.kill(rank, signal.SIGSTOP)
 
@@ -154,6 +156,7 @@ class Job:
             os.kill(rank, signal.SIGCONT)
 
     def _over(self) -> bool:
+        assert self.show("JobState") not in ENDED, self.log
         return (self.out / "store.h5").exists()
 
 

@@ -21,6 +21,7 @@ from real_slurm import Cluster, Job, shards, start_cluster, wait_for
 from distreid.store import FeatureStore
 
 Options = tuple[str | Path, ...]
+BOTH_NODES = ("--nodes", "2", "--slurm", "exclusive")
 ON_CPU = ("--device", "cpu", "--num-workers", "0")
 
 
@@ -82,10 +83,10 @@ def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
     long = cluster.submit(tmp_path / "run", *limit, "--gpus-per-node", "2", job=job)
     # One shard of all images, which is not finished.
     hopeless = cluster.submit(tmp_path / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
-    wait_for(lambda: (hopeless.out / "plan.h5").exists(), f"the plan: {hopeless.log}")
+    wait_for(lambda: (hopeless.out / "plan.h5").exists(), "the plan")
     hopeless.stall(shards=0)
     for restarts in (0, 1):
-        wait_for(lambda n=restarts: long.starts(n), f"attempt {restarts + 1}: {long.log}")
+        long.waits_for_start(restarts)
         long.stall()
     assert long.ends() == "COMPLETED"
     assert long.show("Restarts") == "2"
@@ -105,9 +106,7 @@ def test_a_preempted_job_makes_room_and_continues(
     announced_by: str,
 ) -> None:
     with cluster.configured("preempt_send_user_signal", announced_by == "SIGUSR2"):
-        submitted = cluster.submit(
-            tmp_path / "run", "--slurm", "exclusive", "--nodes", "2", job=job
-        )
+        submitted = cluster.submit(tmp_path / "run", *BOTH_NODES, job=job)
         submitted.stall()
         cluster.run(
             "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null",
@@ -130,7 +129,7 @@ def test_a_job_survives_a_node_that_dies_and_ranks_left_behind(
     cluster.run("sh", "-c", f"kill -9 $(cat {cluster.state}/slurmd.n2.pid)")
     wait_for(lambda: submitted.show("JobState") == "PENDING", "SLURM to queue it again")
     cluster.start_node("n2")
-    wait_for(lambda: submitted.starts(1), "the second attempt")
+    submitted.waits_for_start(1)
     submitted.wake()
     assert submitted.ends() == "COMPLETED"
     assert shards(submitted.out) == reference

@@ -1,0 +1,286 @@
+"""Submission without a cluster: options, sweep files, the sbatch text, what is checked before."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import draw
+
+from distreid import cli
+from distreid.cluster_options import ClusterOptions, add_cluster_options, parse_cluster_options
+from distreid.errors import OptionError
+from distreid.follow import reasons, score_lines
+from distreid.submit import Extraction, dry_run
+from distreid.sweep import read_sweep
+
+SBATCH = """\
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=vision
+#SBATCH --constraint=a100
+#SBATCH --cpus-per-task=8
+#SBATCH --dependency=singleton
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=4
+#SBATCH --job-name=distreid-market-7d4534
+#SBATCH --mail-type=END
+#SBATCH --mem=128G
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=4
+#SBATCH --open-mode=append
+#SBATCH --output=/logs/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --qos=long
+#SBATCH --requeue
+#SBATCH --signal=USR2@300
+#SBATCH --time=90
+#SBATCH --wckey=submitit
+
+# setup
+module load cuda
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /logs/%j_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=8 \
+/opt/python -u -m submitit.core._submit /logs
+
+# what each task of it runs
+# distreid extract --data d --checkpoint c --out /runs/market"""
+
+
+def parsed(*arguments: str) -> ClusterOptions:
+    parser = argparse.ArgumentParser()
+    add_cluster_options(parser)
+    return parse_cluster_options(parser.parse_args(arguments))
+
+
+def test_the_sbatch_file_is_as_ever() -> None:
+    cluster = parsed(
+        "--nodes", "2", "--gpus-per-node", "4", "--cpus-per-task", "8", "--mem-gb", "128",
+        "--time", "01:30:00", "--partition", "gpu", "--account", "vision", "--qos", "long",
+        "--constraint", "a100", "--slurm", "mail-type=END", "--slurm", "exclusive",
+        "--setup", "module load cuda", "--python", "/opt/python", "--signal-delay", "300",
+    )  # fmt: skip
+    command = ["--data", "d", "--checkpoint", "c", "--out", "/runs/market"]
+    assert dry_run(cluster, Path("/logs"), [command]) == SBATCH
+
+
+def test_an_array_is_one_sbatch_file() -> None:
+    commands = [["--data", "d", "--checkpoint", "c", "--out", name] for name in "abc"]
+    text = dry_run(parsed("--max-parallel", "2"), Path("/logs"), commands)
+    assert "#SBATCH --array=0-2%2\n" in text
+    assert "#SBATCH --output=/logs/%A_%a_0_log.out\n" in text
+    assert "singleton" not in text
+    assert text.splitlines()[-1] == "# distreid extract --data d --checkpoint c --out c"
+
+
+def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
+    assert parsed() == ClusterOptions()
+    assert parsed("--slurm", "a=b", "--", "--data", "d") == ClusterOptions(slurm=("a=b",))
+
+
+@pytest.mark.parametrize(
+    ("time", "minutes"),
+    [("90", 90), ("00:30", 1), ("01:30:00", 90), ("1-12", 2160), ("2-00:00:01", 2881), ("5:30", 6)],
+)
+def test_a_time_limit_is_read_as_slurm_does(time: str, minutes: int) -> None:
+    assert ClusterOptions(time=time).minutes == minutes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodes": 0}, "--nodes must be at least 1, got 0"),
+        ({"gpus_per_node": -1}, "--gpus-per-node must be at least 0"),
+        ({"time": "soon"}, "--time soon: give minutes"),
+        ({"time": "0"}, "--time 0: must be more than nothing"),
+        ({"images_per_second": 0.0}, "--images-per-second must be positive"),
+        ({"cluster": "local", "nodes": 2}, "--cluster local: one node only, got --nodes 2"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        replace(ClusterOptions(), **change)
+
+
+def test_a_sweep_file_is_a_job_for_each_line(tmp_path: Path) -> None:
+    table = tmp_path / "sweep.csv"
+    table.write_text("checkpoint,out,batch_size\na.pth,runs/a,\nb.pth,runs/b,32\n")
+    expected = [
+        ["--checkpoint", "a.pth", "--out", "runs/a"],
+        ["--checkpoint", "b.pth", "--out", "runs/b", "--batch-size", "32"],
+    ]
+    assert read_sweep(table) == expected
+    listed = tmp_path / "sweep.yaml"
+    listed.write_text("- {out: a, flip: false, mat: true, batch_size: 8}\n")
+    assert read_sweep(listed) == [["--out", "a", "--no-flip", "--mat", "--batch-size", "8"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("sweep.csv", "", "no job in it"),
+        ("sweep.csv", "out\n", "no job in it"),
+        ("sweep.csv", "out,data\na\n", "job 1 does not fit the header"),
+        ("sweep.csv", "out\na,b\n", "job 1 does not fit the header"),
+        ("sweep.yaml", "out: a", "no job in it"),
+        ("sweep.yaml", "- a\n", "job 1 does not fit the header"),
+        ("sweep.yaml", "- {", "cannot be read"),
+    ],
+)
+def test_a_sweep_file_that_is_no_table_is_refused(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OptionError, match=message):
+        read_sweep(tmp_path / name)
+
+
+Submit = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def submit(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Submit:
+    """`distreid submit` in this process, on three images; its status and what it prints."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    for number in range(3):
+        draw(tmp_path / "data" / f"{number}.jpg", number)
+
+    def go(*arguments: str | Path) -> tuple[int, str]:
+        line = list(map(str, arguments))
+        split = line.index("--") if "--" in line else len(line)
+        options = ["--data", tmp_path / "data", "--checkpoint", "sample", "--num-workers", "0"]
+        job = [*map(str, options), "--out", str(tmp_path / "run"), *line[split + 1 :]]
+        try:
+            status = cli.main(["submit", *line[:split], "--", *job])
+        except SystemExit as end:
+            status = int(end.code or 0)
+        out, err = capfd.readouterr()
+        return status, out + err
+
+    return go
+
+
+def test_what_the_job_would_refuse_is_refused_before(submit: Submit, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for change, message in (
+        (("--data", tmp_path / "nothing"), "nothing: no such file or folder; check --data"),
+        (("--checkpoint", tmp_path / "no.pth"), "no.pth: no such file; check --checkpoint"),
+        (("--layout", "market1501"), "market1501"),
+        (("--out", tmp_path / "data/0.jpg/run"), "0.jpg cannot be written to; check --out"),
+    ):
+        status, said = submit("--cluster", "local", "--", *change)
+        assert (status, run.exists()) == (2, False), said
+        assert message in said
+        assert "Traceback" not in said
+
+
+def test_without_slurm_it_is_said(
+    submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, said = submit("--", "--device", "cpu")
+    assert status == 2
+    assert "there is no srun here; submit from a login node, or use --cluster local" in said
+
+
+def test_a_dry_run_tells_what_is_to_do_and_writes_nothing(submit: Submit, tmp_path: Path) -> None:
+    status, said = submit("--dry-run", "--images-per-second", "1", "--", "--shard-rows", "1")
+    assert status == 0
+    assert "3 of 3 images to do, 3 of 3 shards" in said
+    assert "about 3.0 s at 1 images/s for each of 1" in said
+    # Asked for a GPU: a job that finds none must not crawl.
+    assert "--shard-rows 1 --device cuda\n" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_debug_executor_runs_at_once(submit: Submit, tmp_path: Path) -> None:
+    status, said = submit("--cluster", "debug", "--", "--device", "cpu")
+    assert status == 0, said
+    assert "3 rows, each exactly once" in said
+    status, said = submit("--dry-run", "--", "--device", "cpu", "--no-flip")
+    assert "nothing is left but to verify and score" in said
+    status, said = submit("--dry-run", "--", "--device", "cpu", "--flip")
+    assert (status, "holds another run (augmentation.flip" in said) == (2, True), said
+
+
+def test_two_local_processes_do_the_job_and_their_status_is_the_commands(
+    submit: Submit, tmp_path: Path
+) -> None:
+    local = ("--cluster", "local", "--tasks-per-node", "2", "--gpus-per-node", "0", "--wait")
+    status, said = submit(*local, "--", "--shard-rows", "1", "--device", "cpu")
+    assert status == 0, said
+    assert "ENDED, exit status 0" in said
+    (log,) = (tmp_path / "run/jobs").glob("*_0_log.out")
+    assert "2 processes" in log.read_text()
+    (tmp_path / "data/1.jpg").write_text("no image")
+    status, said = submit(*local, "--", "--device", "cpu", "--out", tmp_path / "other")
+    assert status == 2, said
+    assert "1.jpg: not an image" in said or "data/1.jpg" in said
+
+
+def test_an_array_runs_every_line_and_ends_in_one_table(submit: Submit, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep.csv"
+    sweep.write_text(f"out,flip\n{tmp_path}/a,\n{tmp_path}/a,\n")
+    status, said = submit("--cluster", "debug", "--array", sweep, "--", "--device", "cpu")
+    assert (status, "more than one job has --out" in said) == (2, True)
+    sweep.write_text(f"out,batch_size\n{tmp_path}/a,1\n{tmp_path}/b,2\n")
+    status, said = submit("--cluster", "debug", "--array", sweep, "--", "--device", "cpu")
+    assert status == 0, said
+    assert [f"{tmp_path}/{name} │" in said for name in "ab"] == [True, True]
+
+
+def test_a_job_that_makes_no_progress_is_not_queued_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--data", "d", "--checkpoint", "c", "--out", str(tmp_path)]
+    job = Extraction(command, limit_s=3600, signal_delay_s=120)
+    job.started -= 3600
+    (tmp_path / "shards").mkdir()
+    with pytest.raises(SystemExit) as end:
+        job.checkpoint()
+    assert end.value.code == 2
+    assert "no shard was finished in" in capsys.readouterr().err
+    (tmp_path / "shards/000000.h5").touch()
+    assert job.checkpoint().function is job
+    assert "1 shards done since the start; queued again" in capsys.readouterr().err
+
+
+def test_what_a_log_means_is_said(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert "is --logs a folder that the nodes share?" in reasons(log)[0]
+    log.write_text("hello\nslurmstepd: error: execve(): /no/python: No such file or directory\n")
+    said = reasons(log)
+    assert said[0].startswith("slurmstepd: error: execve()")
+    assert "give --python" in said[1]
+
+
+def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/store.h5").touch()
+    (tmp_path / "a/metrics.json").write_text(
+        '{"scores": [{"protocol": {"name": "fastreid"}, "rank1": 0.5, "mAP": null}]}'
+    )
+    table = score_lines([("1", tmp_path / "a"), ("2", tmp_path / "b")])
+    assert [list(column.cells) for column in table.columns][2:] == [["50.00 %", "–"], ["–", "–"]]
+
+
+def test_help_answers_without_submitit() -> None:
+    code = (
+        "import sys, distreid.cli as m\n"
+        "try: m.main(['submit', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'torch', 'submitit', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
