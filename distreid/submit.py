@@ -84,10 +84,11 @@ class Extraction(Checkpointable):
         except LaunchError as error:
             # A signal to all may have reached the peer first; a peer that failed makes srun end
             # this process too. If nothing comes, the peer's host is gone.
-            print(f"distreid: {error}", file=sys.stderr, flush=True)
-            time.sleep(PEER_LIMIT_S)
-            if slurm and world.is_main:
-                signal.raise_signal(signal.SIGUSR2)
+            if slurm:
+                print(f"distreid: {error}", file=sys.stderr, flush=True)
+                time.sleep(PEER_LIMIT_S)
+                if world.is_main:
+                    signal.raise_signal(signal.SIGUSR2)
             raise
 
     def checkpoint(self) -> DelayedSubmission:
@@ -234,7 +235,9 @@ def slurm_parameters(cluster: ClusterOptions, commands: list[list[str]]) -> dict
 
 
 def _python(cluster: ClusterOptions) -> str:
-    return cluster.python or shlex.quote(sys.executable)
+    """A signal that comes while Python still imports would kill it, and fail the job."""
+    python = cluster.python or shlex.quote(sys.executable)
+    return f"""sh -c 'trap "" USR2 && exec "$@"' - {python}"""
 
 
 def dry_run(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) -> str:

@@ -79,7 +79,7 @@ def test_a_job_requeued_in_the_middle_continues(
 def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
     cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    limit = ("--time", "1", "--signal-delay", "10")
+    limit = ("--time", "1", "--signal-delay", "1")
     long = cluster.submit(tmp_path / "run", *limit, "--gpus-per-node", "2", job=job)
     # One shard of all images, which is not finished.
     hopeless = cluster.submit(tmp_path / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
@@ -117,7 +117,7 @@ def test_a_preempted_job_makes_room_and_continues(
             submitted.wake()
         assert submitted.ends() == "COMPLETED"
     assert submitted.show("Restarts") == "1"
-    assert f"stopped by {announced_by}" in submitted.log
+    assert "shards done since the start; queued again" in submitted.log
     assert shards(submitted.out) == reference
 
 

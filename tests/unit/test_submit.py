@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw
+from conftest import Run, draw
 
-from distreid import cli
+from distreid import cli, extract
 from distreid.cluster_options import ClusterOptions, add_cluster_options, parse_cluster_options
 from distreid.errors import OptionError
 from distreid.follow import reasons, score_lines
@@ -50,7 +50,7 @@ module load cuda
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /logs/%j_%t_log.out --kill-on-bad-exit=1 --cpus-per-task=8 \
-/opt/python -u -m submitit.core._submit /logs
+sh -c 'trap "" USR2 && exec "$@"' - /opt/python -u -m submitit.core._submit /logs
 
 # what each task of it runs
 # distreid extract --data d --checkpoint c --out /runs/market"""
@@ -144,23 +144,24 @@ def test_a_sweep_file_that_is_no_table_is_refused(
         read_sweep(tmp_path / name)
 
 
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    for number in range(3):
+        draw(tmp_path / "data" / f"{number}.jpg", number)
+    return tmp_path / "data"
+
+
 Submit = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def submit(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Submit:
+def submit(tmp_path: Path, images: Path, capfd: pytest.CaptureFixture[str]) -> Submit:
     """`distreid submit` in this process, on three images; its status and what it prints."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    for number in range(3):
-        draw(tmp_path / "data" / f"{number}.jpg", number)
 
     def go(*arguments: str | Path) -> tuple[int, str]:
         line = list(map(str, arguments))
         split = line.index("--") if "--" in line else len(line)
-        options = ["--data", tmp_path / "data", "--checkpoint", "sample", "--num-workers", "0"]
+        options = ["--data", images, "--checkpoint", "sample", "--num-workers", "0"]
         job = [*map(str, options), "--out", str(tmp_path / "run"), *line[split + 1 :]]
         try:
             status = cli.main(["submit", *line[:split], "--", *job])
@@ -205,40 +206,66 @@ def test_a_dry_run_tells_what_is_to_do_and_writes_nothing(submit: Submit, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_the_debug_executor_runs_at_once(submit: Submit, tmp_path: Path) -> None:
-    status, said = submit("--cluster", "debug", "--", "--device", "cpu")
-    assert status == 0, said
-    assert "3 rows, each exactly once" in said
-    status, said = submit("--dry-run", "--", "--device", "cpu", "--no-flip")
-    assert "nothing is left but to verify and score" in said
-    status, said = submit("--dry-run", "--", "--device", "cpu", "--flip")
-    assert (status, "holds another run (augmentation.flip" in said) == (2, True), said
+def test_the_debug_executor_runs_at_once(images: Path, tmp_path: Path, run_command: Run) -> None:
+    def submit(*options: str) -> subprocess.CompletedProcess[str]:
+        return run_command(
+            "distreid", "submit", *options, "--", "--data", images, "--checkpoint", "sample",
+            "--out", tmp_path / "run", "--device", "cpu",
+        )  # fmt: skip
+
+    done = submit("--cluster", "debug")
+    assert done.returncode == 0, done.stderr
+    assert "3 rows, each exactly once" in done.stderr
+    assert "nothing is left but to verify and score" in submit("--dry-run").stderr
+
+
+def test_a_run_of_another_kind_is_refused_before(submit: Submit, images: Path) -> None:
+    job = ("--", "--device", "cpu", "--num-workers", "0")
+    command = ["--data", str(images), "--checkpoint", "sample", "--out", str(images.parent / "run")]
+    assert extract.main([*command, *job[1:]]) == 0
+    status, said = submit("--dry-run", *job, "--no-flip", "--precision", "bf16")
+    assert (status, "holds another run (precision: bf16, not fp32" in said) == (2, True), said
 
 
 def test_two_local_processes_do_the_job_and_their_status_is_the_commands(
-    submit: Submit, tmp_path: Path
+    images: Path, tmp_path: Path, run_command: Run
 ) -> None:
-    local = ("--cluster", "local", "--tasks-per-node", "2", "--gpus-per-node", "0", "--wait")
-    status, said = submit(*local, "--", "--shard-rows", "1", "--device", "cpu")
-    assert status == 0, said
-    assert "ENDED, exit status 0" in said
+    def submit(out: str) -> subprocess.CompletedProcess[str]:
+        return run_command(
+            "distreid", "submit", "--cluster", "local", "--tasks-per-node", "2",
+            "--gpus-per-node", "0", "--wait", "--", "--data", images, "--checkpoint", "sample",
+            "--out", tmp_path / out, "--shard-rows", "1", "--num-workers", "0",
+        )  # fmt: skip
+
+    done = submit("run")
+    assert done.returncode == 0, done.stderr
+    assert "ENDED, exit status 0" in done.stderr
     (log,) = (tmp_path / "run/jobs").glob("*_0_log.out")
     assert "2 processes" in log.read_text()
-    (tmp_path / "data/1.jpg").write_text("no image")
-    status, said = submit(*local, "--", "--device", "cpu", "--out", tmp_path / "other")
-    assert status == 2, said
-    assert "1.jpg: not an image" in said or "data/1.jpg" in said
+    (images / "0.jpg").write_text("no image")
+    done = submit("other")
+    assert done.returncode == 2, done.stderr
+    assert "distreid: error: row 0" in done.stderr
 
 
-def test_an_array_runs_every_line_and_ends_in_one_table(submit: Submit, tmp_path: Path) -> None:
+def test_an_array_runs_every_line_and_ends_in_one_table(
+    images: Path, tmp_path: Path, run_command: Run
+) -> None:
     sweep = tmp_path / "sweep.csv"
-    sweep.write_text(f"out,flip\n{tmp_path}/a,\n{tmp_path}/a,\n")
-    status, said = submit("--cluster", "debug", "--array", sweep, "--", "--device", "cpu")
-    assert (status, "more than one job has --out" in said) == (2, True)
+
+    def submit() -> subprocess.CompletedProcess[str]:
+        return run_command(
+            "distreid", "submit", "--cluster", "debug", "--array", sweep, "--", "--data", images,
+            "--checkpoint", "sample", "--device", "cpu", "--num-workers", "0", COLUMNS="200",
+        )  # fmt: skip
+
+    sweep.write_text(f"out,batch_size\n{tmp_path}/a,1\n{tmp_path}/a,2\n")
+    done = submit()
+    assert (done.returncode, "more than one job has --out" in done.stderr) == (2, True)
     sweep.write_text(f"out,batch_size\n{tmp_path}/a,1\n{tmp_path}/b,2\n")
-    status, said = submit("--cluster", "debug", "--array", sweep, "--", "--device", "cpu")
-    assert status == 0, said
-    assert [f"{tmp_path}/{name} │" in said for name in "ab"] == [True, True]
+    done = submit()
+    assert done.returncode == 0, done.stderr
+    assert [f"{tmp_path}/{name} │" in done.stdout for name in "ab"] == [True, True]
 
 
 def test_a_job_that_makes_no_progress_is_not_queued_again(
