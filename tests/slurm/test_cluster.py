@@ -113,8 +113,7 @@ def test_a_preempted_job_makes_room_and_continues(
             "--wrap=true",
         )  # fmt: skip
         wait_for(lambda: submitted.show("PreemptTime") != "None", "the preemption")
-        if announced_by == "SIGTERM":  # which SLURM sends without waking who is stopped
-            submitted.wake()
+        submitted.wake()
         assert submitted.ends() == "COMPLETED"
     assert submitted.show("Restarts") == "1"
     assert "shards done since the start; queued again" in submitted.log
