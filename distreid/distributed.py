@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from distreid.errors import FailedElsewhere, LaunchError
-from distreid.slurm import Meeting, meet, step_task
+from distreid.slurm import Meeting, open_store, step_task
 
 T = TypeVar("T")
 
@@ -89,10 +89,13 @@ def process_group(world: World) -> Iterator[None]:
     if not world.has_group:
         yield
         return
-    with meet(world.meeting, world.rank) if world.meeting else contextlib.nullcontext() as store:
-        dist.init_process_group(
-            "gloo", store=store, rank=world.rank, world_size=world.world_size, timeout=TIMEOUT
-        )
+    dist.init_process_group(
+        "gloo",
+        store=open_store(world.meeting, world.rank) if world.meeting else None,
+        rank=world.rank,
+        world_size=world.world_size,
+        timeout=TIMEOUT,
+    )
     try:
         yield
     finally:

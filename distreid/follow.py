@@ -39,7 +39,7 @@ ENDED = (
 # What is in a job's log, and what it means.
 HINTS = (
     (
-        r"execve\(\): .*: No such file|command not found|python\S*: No such file",
+        r"exec: .*not found|python\S*: (not found|No such file)",
         "the node has no such Python; install distreid where the nodes see it, or give --python",
     ),
     (

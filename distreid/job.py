@@ -34,10 +34,10 @@ from distreid.errors import (
     DataError,
     FailedElsewhere,
     ImageError,
-    LaunchError,
     OptionError,
     Stopped,
     StoreError,
+    UserError,
 )
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
@@ -170,7 +170,7 @@ def _check_versions(world: World) -> None:
         if differing := differences(everyone[0][1], theirs):
             if not world.is_main:
                 raise FailedElsewhere("rank 0 says which")
-            raise LaunchError(
+            raise UserError(
                 f"rank 0 on {everyone[0][0]} and rank {rank} on {host} differ in "
                 f"{'; '.join(differing)}; install the same on every host"
             )

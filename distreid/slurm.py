@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch._C._distributed_c10d import Store, TCPStore
@@ -119,8 +119,7 @@ def ports_for(job: int) -> tuple[int, ...]:
     return tuple(range(first, first + PORTS_TRIED))
 
 
-@contextlib.contextmanager
-def meet(meeting: Meeting, rank: int, limit_s: float = MEETING_LIMIT_S) -> Iterator[Store]:
+def open_store(meeting: Meeting, rank: int, limit_s: float = MEETING_LIMIT_S) -> Store:
     """The store through which the process group forms, on whatever port is free.
 
     A port of the meeting may be taken by anybody, another job's rank 0 too. So all that rank 0
@@ -128,13 +127,12 @@ def meet(meeting: Meeting, rank: int, limit_s: float = MEETING_LIMIT_S) -> Itera
     LaunchError if it finds no free port, or another rank no answer within the limit.
     """
     if rank != 0:
-        yield TCPStore(meeting.host, _find(meeting, rank, limit_s), is_master=False)
-        return
+        return TCPStore(meeting.host, _find(meeting, rank, limit_s), is_master=False)
+    listener = _listen(meeting)
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    with _listen(meeting) as listener:
-        answer = f"{_greeting(meeting)}{store.port}\n".encode()
-        threading.Thread(target=_answer, args=(listener, answer), daemon=True).start()
-        yield store
+    answer = f"{_greeting(meeting)}{store.port}\n".encode()
+    threading.Thread(target=_answer, args=(listener, answer), daemon=True).start()
+    return store
 
 
 def _listen(meeting: Meeting) -> socket.socket:
@@ -148,12 +146,10 @@ def _listen(meeting: Meeting) -> socket.socket:
 
 
 def _answer(listener: socket.socket, answer: bytes) -> None:
-    """To everybody who calls, until the listener is closed."""
-    with contextlib.suppress(OSError):
-        while True:
-            caller, _ = listener.accept()
-            with contextlib.suppress(OSError), caller:
-                caller.sendall(answer)
+    """To everybody who calls, as long as the process runs."""
+    while True:
+        with contextlib.suppress(OSError), listener.accept()[0] as caller:
+            caller.sendall(answer)
 
 
 def _find(meeting: Meeting, rank: int, limit_s: float) -> int:

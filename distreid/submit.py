@@ -30,7 +30,14 @@ from submitit.slurm import slurm as submitit_slurm
 
 from distreid.cluster_options import ClusterOptions, parse_cluster_options
 from distreid.distributed import World
-from distreid.errors import EXIT_USER, LaunchError, OptionError, Stopped, exit_status
+from distreid.errors import (
+    EXIT_USER,
+    FailedElsewhere,
+    LaunchError,
+    OptionError,
+    Stopped,
+    exit_status,
+)
 from distreid.follow import Job, State, follow, preempted, slurm_state
 from distreid.job import run
 from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
@@ -43,6 +50,8 @@ from distreid.sweep import read_sweep
 SIGNAL_EARLY_S = 60
 # The time in which what ended a peer ends this process too: a signal, or srun.
 PEER_LIMIT_S = 15
+# In a row, each before a shard was finished.
+EARLY_STOPS_ALLOWED = 3
 # The number of time limits is no measure; progress is.
 TIMEOUTS_ALLOWED = 1_000_000
 
@@ -57,6 +66,8 @@ class Extraction(Checkpointable):
         self.signal_delay_s = signal_delay_s
         self.started = 0.0
         self.done_before = 0
+        self.barren = 0
+        """How many attempts in a row have finished no shard."""
 
     @property
     def options(self) -> ExtractOptions:
@@ -81,21 +92,23 @@ class Extraction(Checkpointable):
             run(self.options, world)
         except Stopped as stopped:
             _stop(world, stopped)
-        except LaunchError as error:
-            # A signal to all may have reached the peer first; a peer that failed makes srun end
-            # this process too. If nothing comes, the peer's host is gone.
+        except (FailedElsewhere, LaunchError) as error:
+            # The signal that stopped a peer may be on its way to this process too, and a peer
+            # that failed makes srun end this one. If neither comes, the peer's host is gone.
             if slurm:
-                print(f"distreid: {error}", file=sys.stderr, flush=True)
                 time.sleep(PEER_LIMIT_S)
-                if world.is_main:
+                if world.is_main and isinstance(error, LaunchError):
+                    print(f"distreid: {error}", file=sys.stderr, flush=True)
                     signal.raise_signal(signal.SIGUSR2)
             raise
 
     def checkpoint(self) -> DelayedSubmission:
         """submitit asks rank 0 how to go on: as before, as long as there is progress."""
         fresh, ran = self._done() - self.done_before, time.time() - self.started
+        self.barren = 0 if fresh else self.barren + 1
         # A job that was stopped early may not have had the time for a shard.
-        if not fresh and ran >= self.limit_s - self.signal_delay_s - SIGNAL_EARLY_S:
+        timed_out = ran >= self.limit_s - self.signal_delay_s - SIGNAL_EARLY_S
+        if self.barren > (0 if timed_out else EARLY_STOPS_ALLOWED):
             print(
                 f"distreid: error: no shard was finished in {ran:.0f} s, so the job is not queued "
                 "again; give it more --time, or take a new --out with fewer --shard-rows",

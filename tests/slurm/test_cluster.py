@@ -244,7 +244,7 @@ def test_what_a_cluster_has_not_is_said(cluster: Cluster, job: Options, tmp_path
     assert "the partitions are main, urgent" in said
     said = cluster.run(*waiting, "--gpus-per-node", "2", *here, status=2)
     assert "--device cuda: torch sees no GPU on n1; ask the cluster for GPUs" in said
-    said = cluster.run(*waiting, "--python", "/no/python", *here, status=2)
+    said = cluster.run(*waiting, "--python", "/no/python", *here, status=127)
     assert "the node has no such Python" in said
     assert "Traceback" not in said
 
@@ -255,8 +255,9 @@ def test_hosts_with_different_versions_are_named(
     shutil.copytree(REPOSITORY / "distreid", tmp_path / "other/distreid")
     (tmp_path / "other/distreid/__init__.py").write_text('__version__ = "0.0.9"\n')
     python = _python(tmp_path, f'[ $(hostname) = n1 ] || export PYTHONPATH="{tmp_path}/other"')
-    submitted = cluster.submit(tmp_path / "run", "--nodes", "2", "--python", python, job=job)
-    assert submitted.ends() == "FAILED"
+    options = ("--nodes", "2", "--python", python, "--slurm", "chdir=/")
+    submitted = cluster.submit(tmp_path / "run", *options, job=job)
+    assert submitted.ends() == "FAILED", submitted.log
     expected = r"rank 0 on n1 and rank 1 on n2 differ in distreid: [\d.]+, not 0.0.9; install"
     assert re.search(expected, submitted.log), submitted.log
 

@@ -11,7 +11,7 @@ from torch._C._distributed_c10d import TCPStore
 from distreid import slurm
 from distreid.distributed import World
 from distreid.errors import LaunchError
-from distreid.slurm import Meeting, first_host, meet, ports_for, tasks_per_node
+from distreid.slurm import Meeting, first_host, open_store, ports_for, tasks_per_node
 
 # What slurm 22.05 sets for the last task of `srun --nodes 2 --ntasks 3`.
 STEP = {
@@ -126,16 +126,16 @@ def busy() -> Iterator[Meeting]:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         stack.callback(web.shutdown)
         store = TCPStore("localhost", meeting.ports[2], is_master=True, wait_for_workers=False)
-        stack.enter_context(meet(replace(meeting, job="1234/0/0"), rank=0))
+        other = open_store(replace(meeting, job="1234/0/0"), rank=0)
         yield meeting
-        del store
+        del store, other
 
 
 def test_ranks_meet_though_ports_are_taken(busy: Meeting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "ANSWER_LIMIT_S", 0.5)
-    with meet(busy, rank=0) as ours, meet(busy, rank=1) as theirs:
-        ours.set("plan", "from rank 0")
-        assert theirs.get("plan") == b"from rank 0"
+    ours, theirs = open_store(busy, rank=0), open_store(busy, rank=1)
+    ours.set("plan", "from rank 0")
+    assert theirs.get("plan") == b"from rank 0"
 
 
 def test_no_free_port_and_no_rank_0_are_said(
@@ -143,19 +143,13 @@ def test_no_free_port_and_no_rank_0_are_said(
 ) -> None:
     monkeypatch.setattr(slurm, "ANSWER_LIMIT_S", 0.2)
     taken = replace(busy, ports=busy.ports[:4])
-    with pytest.raises(LaunchError, match=r"ports \d+ to \d+ are all taken"), meet(taken, rank=0):
-        pass
-    with (
-        pytest.raises(LaunchError, match=r"rank 2 on .* finds no rank 0 on localhost"),
-        meet(taken, rank=2, limit_s=0.1),
-    ):
-        pass
+    with pytest.raises(LaunchError, match=r"ports \d+ to \d+ are all taken"):
+        open_store(taken, rank=0)
+    with pytest.raises(LaunchError, match=r"rank 2 on .* finds no rank 0 on localhost"):
+        open_store(taken, rank=2, limit_s=0.1)
     nowhere = replace(taken, host="no-such-host.invalid")
-    with (
-        pytest.raises(LaunchError, match="finds no rank 0 on no-such-host"),
-        meet(nowhere, rank=1, limit_s=0.1),
-    ):
-        pass
+    with pytest.raises(LaunchError, match="finds no rank 0 on no-such-host"):
+        open_store(nowhere, rank=1, limit_s=0.1)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -273,12 +274,17 @@ def test_a_job_that_makes_no_progress_is_not_queued_again(
 ) -> None:
     command = ["--data", "d", "--checkpoint", "c", "--out", str(tmp_path)]
     job = Extraction(command, limit_s=3600, signal_delay_s=120)
-    job.started -= 3600
+    job.started = time.time() - 3600
     (tmp_path / "shards").mkdir()
     with pytest.raises(SystemExit) as end:
         job.checkpoint()
     assert end.value.code == 2
     assert "no shard was finished in" in capsys.readouterr().err
+    job.barren, job.started = 0, time.time() - 60
+    for _ in range(3):  # stopped early
+        assert job.checkpoint().function is job
+    with pytest.raises(SystemExit):
+        job.checkpoint()
     (tmp_path / "shards/000000.h5").touch()
     assert job.checkpoint().function is job
     assert "1 shards done since the start; queued again" in capsys.readouterr().err
@@ -287,9 +293,11 @@ def test_a_job_that_makes_no_progress_is_not_queued_again(
 def test_what_a_log_means_is_said(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert "is --logs a folder that the nodes share?" in reasons(log)[0]
-    log.write_text("hello\nslurmstepd: error: execve(): /no/python: No such file or directory\n")
+    log.write_text(
+        "hello\n-: 1: exec: /no/python: not found\nsrun: error: n1: task 0: Exited with exit code 127\n"
+    )
     said = reasons(log)
-    assert said[0].startswith("slurmstepd: error: execve()")
+    assert said[0].startswith("srun: error: n1: task 0: Exited")
     assert "give --python" in said[1]
 
 
