@@ -293,11 +293,9 @@ def test_a_job_that_makes_no_progress_is_not_queued_again(
 def test_what_a_log_means_is_said(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert "is --logs a folder that the nodes share?" in reasons(log)[0]
-    log.write_text(
-        "hello\n-: 1: exec: /no/python: not found\nsrun: error: n1: task 0: Exited with exit code 127\n"
-    )
+    log.write_text("hello\n-: 1: exec: /no/python: not found\nsrun: error: exit code 127\n")
     said = reasons(log)
-    assert said[0].startswith("srun: error: n1: task 0: Exited")
+    assert said[0].startswith("srun: error: exit code 127")
     assert "give --python" in said[1]
 
 
