@@ -95,6 +95,8 @@ class Extraction(Checkpointable):
         except (FailedElsewhere, LaunchError) as error:
             # The signal that stopped a peer may be on its way to this process too, and a peer
             # that failed makes srun end this one. If neither comes, the peer's host is gone.
+            if slurm and isinstance(error, FailedElsewhere) and not world.is_main:
+                sys.exit(0)  # the other one gives the status, if it is not just stopped
             if slurm:
                 time.sleep(PEER_LIMIT_S)
                 if world.is_main and isinstance(error, LaunchError):
