@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distreid.datasets import describe, open_data
 from distreid.errors import StoreError
 from distreid.job import plan_for
-from distreid.models.checkpoint import Model, load_model
+from distreid.models.checkpoint import load_model
 from distreid.options import ExtractOptions
 from distreid.plan import Plan
 from distreid.progress import duration
@@ -21,7 +21,8 @@ class Rehearsal:
     """What the job would find."""
 
     options: ExtractOptions
-    model: Model
+    model: str
+    """The checkpoint and what it was taken for. Not the weights: a sweep has many."""
     plan: Plan
     todo: list[Shard]
 
@@ -36,7 +37,7 @@ class Rehearsal:
         return [
             f"data    {manifest.root} ({manifest.layout})",
             *(f"        {line}" for line in describe(manifest)),
-            f"model   {self.model.checkpoint.file}: {self.model.describe()[0]}",
+            f"model   {self.model}",
             f"run     {self.options.out}: {self.images_todo:,} of {len(manifest):,} images to do, "
             f"{len(self.todo):,} of {total:,} shards",
         ]
@@ -65,4 +66,9 @@ def rehearse(options: ExtractOptions) -> Rehearsal:
     manifest = open_data(options.data, options.layout, options.multi_query)
     model = load_model(options.checkpoint, options.model)
     plan = plan_for(options, manifest, model, provenance={})
-    return Rehearsal(options=options, model=model, plan=plan, todo=remaining(options.out, plan))
+    return Rehearsal(
+        options=options,
+        model=f"{model.checkpoint.file}: {model.describe()[0]}",
+        plan=plan,
+        todo=remaining(options.out, plan),
+    )
