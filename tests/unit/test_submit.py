@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from conftest import Run, draw
 
 from distreid import cli, extract
 from distreid.cluster_options import ClusterOptions, add_cluster_options, parse_cluster_options
-from distreid.errors import OptionError
+from distreid.distributed import World
+from distreid.errors import OptionError, Stopped
 from distreid.follow import reasons, score_lines
-from distreid.submit import Extraction, dry_run
+from distreid.submit import Extraction, _stop, dry_run
 from distreid.sweep import read_sweep
 
 SBATCH = """\
@@ -288,6 +290,16 @@ def test_a_job_that_makes_no_progress_is_not_queued_again(
     (tmp_path / "shards/000000.h5").touch()
     assert job.checkpoint().function is job
     assert "1 shards done since the start; queued again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_rank_that_is_stopped_leaves_the_status_to_rank_0(number: int) -> None:
+    # Any other status makes srun kill rank 0, maybe before it has the job queued again.
+    with pytest.raises(SystemExit) as end:
+        _stop(World(rank=1, world_size=2), Stopped(number))
+    assert end.value.code == 0
+    with pytest.raises(Stopped):  # no SLURM here that preempts
+        _stop(World(), Stopped(signal.SIGTERM))
 
 
 def test_what_a_log_means_is_said(tmp_path: Path) -> None:
