@@ -33,8 +33,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def job(market: Path, osnet_file: Path) -> Options:
-    """The main job's options: 150 images in 38 shards."""
-    return ("--data", market, "--checkpoint", osnet_file, "--shard-rows", "4")
+    """The main job's options: 150 images in 38 shards, four views of each for a few seconds."""
+    views = ("--flip", "--scales", "1,1.1")
+    return ("--data", market, "--checkpoint", osnet_file, "--shard-rows", "4", *views)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +81,11 @@ def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
     cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     limit = ("--time", "1", "--signal-delay", "1")
-    long = cluster.submit(tmp_path / "run", *limit, "--gpus-per-node", "2", job=job)
     # One shard of all images, which is not finished.
     hopeless = cluster.submit(tmp_path / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
     wait_for(lambda: (hopeless.out / "plan.h5").exists(), "the plan")
     hopeless.stall(shards=0)
+    long = cluster.submit(tmp_path / "run", *limit, "--gpus-per-node", "2", job=job)
     for restarts in (0, 1):
         long.waits_for_start(restarts)
         long.stall()
