@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import distreid
+from distreid.cluster_options import add_cluster_options
 from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
 from distreid.options import add_extract_options, add_layout_options, input_size
@@ -40,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_extract_options(command)
     command.set_defaults(run=extract)
+
+    command = commands.add_parser(
+        "submit",
+        usage="%(prog)s [OPTIONS] -- OPTIONS OF distreid extract",
+        help="the same as a job of a cluster: SLURM, or processes of this host",
+        description="Checks a job here, and submits it to a cluster. " + DESCRIPTION,
+    )
+    add_cluster_options(command)
+    command.set_defaults(run=_submit)
 
     command = commands.add_parser(
         "evaluate",
@@ -120,6 +130,12 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead")
+
+
+def _submit(parsed: argparse.Namespace) -> None:
+    from distreid.submit import submit
+
+    submit(parsed)
 
 
 def _evaluate(parsed: argparse.Namespace) -> None:

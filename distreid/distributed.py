@@ -19,6 +19,7 @@ from torch import distributed as dist
 
 from distreid.errors import LaunchError, Stopped
 from distreid.line import DONE, FAILED, ROLL_CALL_S, STOPPED, Line
+from distreid.slurm import Meeting, open_store, step_task
 
 T = TypeVar("T")
 
@@ -37,11 +38,13 @@ class World:
     local_rank: int = 0
     local_world_size: int = 1
     has_group: bool = False
-    """Whether torchrun started it; then there is a group, be it of one process."""
+    """Whether torchrun or srun started it; then there is a group, be it of one process."""
+    meeting: Meeting | None = None
+    """Where the ranks meet that torchrun did not start."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
-        """What torchrun set, or one process alone if it set nothing.
+        """What torchrun set, else what srun set, else one process alone.
 
         LaunchError if only some of its variables are there, or one is no number.
         """
@@ -49,7 +52,8 @@ class World:
         missing = [name for name in TORCHRUN if name not in environment]
         # MASTER_ADDR and MASTER_PORT alone are a habit of some login scripts.
         if not given or set(given) <= {"MASTER_ADDR", "MASTER_PORT"}:
-            return cls()
+            task = step_task(environment)
+            return cls() if task is None else cls(**vars(task), has_group=True)
         if missing:
             raise LaunchError(
                 f"the environment has {', '.join(given)} but not {', '.join(missing)}; "
@@ -160,6 +164,8 @@ def process_group(world: World) -> Iterator[Group]:
 
 def _connect(world: World) -> dist.Store:
     """torchrun's own store, or else one that rank 0 opens."""
+    if world.meeting:
+        return open_store(world.meeting, world.rank)
     torchruns = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return dist.TCPStore(
         os.environ["MASTER_ADDR"],

@@ -11,6 +11,7 @@ is faster besides.
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -160,11 +161,22 @@ def normalise_parts(features_BD: Tensor, parts: int) -> Tensor:
     return torch.flatten(features_BCP / (norm_B1P * math.sqrt(parts)), 1)
 
 
-def choose_device(name: str, local_rank: int) -> torch.device:
-    """`auto`, `cpu` or `cuda` to this process's device; OptionError if there is none."""
+def choose_device(name: str, local_rank: int, *, bound: bool = False) -> torch.device:
+    """`auto`, `cpu` or `cuda` to this process's device; OptionError if there is none.
+
+    `bound`: who started this process may have given it a GPU of its own, and shows it no other;
+    else the hosts' GPUs are the processes', in order.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     count = torch.cuda.device_count()
+    if count == 0:
+        raise OptionError(
+            f"--device {name}: torch sees no GPU on {socket.gethostname()}; ask the cluster for "
+            "GPUs (--gpus-per-node), or use --device cpu"
+        )
+    if bound and count == 1:
+        local_rank = 0
     if local_rank >= count:
         raise OptionError(
             f"--device {name}: local rank {local_rank} has no GPU of its own; torch sees {count} "

@@ -11,8 +11,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -33,15 +34,24 @@ from distreid.cameras import camera_indices, cost
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts, describe
 from distreid.distributed import Group, World, process_group
-from distreid.errors import CheckpointError, OptionError, Stopped, StoreError, printable
+from distreid.errors import (
+    CheckpointError,
+    DataError,
+    FailedElsewhere,
+    OptionError,
+    Stopped,
+    StoreError,
+    UserError,
+    printable,
+)
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
 from distreid.loader import Batch, dead_workers_named, open_loader
 from distreid.lock import hold
-from distreid.manifest import Status
+from distreid.manifest import Manifest, Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
-from distreid.plan import Plan, Shard, shard_rows_for
+from distreid.plan import Plan, Shard, differences, shard_rows_for
 from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import ShardSampler
@@ -50,6 +60,8 @@ from distreid.store import FORMAT, FeatureStore, begin, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+# The features' last bits depend on them.
+LIBRARIES = (("torch", torch), ("Pillow", PIL))
 MAX_WORKERS = 16
 FAILURES_SHOWN = 5
 
@@ -77,19 +89,10 @@ class _Job:
     group: Group
     device: torch.device
     model: Model
+    augmentation: Augmentation
     log: Console
     """Of rank 0; silent elsewhere."""
     check_signals: Callable[[], None]
-
-    @property
-    def augmentation(self) -> Augmentation:
-        """As asked for, else as the model's own code does."""
-        flip = self.options.flip
-        return Augmentation(
-            flip=self.model.architecture.flip if flip is None else flip,
-            scales=self.options.scales,
-            scale_mode=self.options.scale_mode,
-        )
 
 
 def run(options: ExtractOptions, world: World) -> None:
@@ -97,15 +100,19 @@ def run(options: ExtractOptions, world: World) -> None:
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
     with contextlib.ExitStack() as held, _signals_stop() as check_signals:
         with process_group(world) as group:
+            _check_versions(group)
             device = group.main_first(lambda: _device(options, world))
             log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
             model = group.main_first(
                 lambda: load_model(options.checkpoint, options.model, options.input_size)
             )
-            job = _Job(options, group, device, model, log, check_signals)
+            augmentation = _augmentation(options, model)
+            job = _Job(options, group, device, model, augmentation, log, check_signals)
             todo = group.on_main(lambda: _plan(job, held))
             plan = _shared_plan(job)
-            everyone = _extract(job, plan, todo)
+            own = _with_own_root(job, plan)
+            check_files(group, own.manifest)
+            everyone = _extract(job, own, todo)
         if world.is_main:
             _report_shares(everyone, plan, log)
             _finish(options, plan, log)
@@ -114,44 +121,17 @@ def run(options: ExtractOptions, world: World) -> None:
 def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     """Reads the data, says what is what, and starts or continues the run, holding its folder."""
     options, model, log = job.options, job.model, job.log
-    manifest = open_data(
-        options.data,
-        options.layout,
-        options.multi_query,
-        split=options.split,
-        pattern=options.pattern,
-    )
-    if options.strict_counts:
-        check_counts(manifest)
-    architecture, augmentation = model.architecture, job.augmentation
-    cameras = camera_indices(manifest, architecture, options.camera_embedding)
+    manifest = manifest_for(options)
+    augmentation = job.augmentation
+    cameras = camera_indices(manifest, model.architecture, options.camera_embedding)
     tta = "image and mirror image" if augmentation.flip else "image alone"
     if augmentation.scales != (1.0,):
         tta += f", {augmentation.scale_mode} scales {options.scales}"
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
-    warnings = [] if cameras is None else cost(architecture, options.camera_embedding)
+    warnings = [] if cameras is None else cost(model.architecture, options.camera_embedding)
     _section(log, "model", str(model.checkpoint.file), model.describe() + warnings)
     _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
-    plan = Plan(
-        manifest=manifest,
-        identity={
-            "manifest": manifest.fingerprint(),
-            "weights": model.checkpoint.sha256,
-            "model": architecture.identity()
-            | ({} if cameras is None else {"camera_embedding": options.camera_embedding}),
-            "preprocess": architecture.preprocess.identity(),
-            "augmentation": augmentation.identity(),
-            "precision": options.precision,
-            "dtype": options.dtype,
-            "dim": architecture.dim,
-            # Of the libraries that the features' last bits depend on.
-            "versions": {"torch": _version(torch), "Pillow": _version(PIL), "store": FORMAT},
-        },
-        provenance=_provenance(job),
-        dim=architecture.dim,
-        dtype=options.dtype,
-        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
-    )
+    plan = plan_for(options, manifest, model, _provenance(job))
     held.enter_context(hold(options.out, log.print))
     todo = begin(options.out, plan)
     _bad_images(options, plan).check()  # of former attempts
@@ -163,6 +143,71 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     return todo
 
 
+def manifest_for(options: ExtractOptions) -> Manifest:
+    """The rows of a run with these options."""
+    manifest = open_data(
+        options.data,
+        options.layout,
+        options.multi_query,
+        split=options.split,
+        pattern=options.pattern,
+    )
+    if options.strict_counts:
+        check_counts(manifest)
+    return manifest
+
+
+def plan_for(
+    options: ExtractOptions, manifest: Manifest, model: Model, provenance: dict[str, Any]
+) -> Plan:
+    """What a run with these options will hold."""
+    architecture = model.architecture
+    takes_cameras = architecture.cameras is not None
+    cameras = {"camera_embedding": options.camera_embedding} if takes_cameras else {}
+    return Plan(
+        manifest=manifest,
+        identity={
+            "manifest": manifest.fingerprint(),
+            "weights": model.checkpoint.sha256,
+            "model": architecture.identity() | cameras,
+            "preprocess": architecture.preprocess.identity(),
+            "augmentation": _augmentation(options, model).identity(),
+            "precision": options.precision,
+            "dtype": options.dtype,
+            "dim": architecture.dim,
+            "versions": {name: _version(module) for name, module in LIBRARIES} | {"store": FORMAT},
+        },
+        provenance=provenance,
+        dim=architecture.dim,
+        dtype=options.dtype,
+        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
+    )
+
+
+def _augmentation(options: ExtractOptions, model: Model) -> Augmentation:
+    """As asked for, else as the model's own code does."""
+    flip = options.flip
+    return Augmentation(
+        flip=model.architecture.flip if flip is None else flip,
+        scales=options.scales,
+        scale_mode=options.scale_mode,
+    )
+
+
+def _check_versions(group: Group) -> None:
+    """The last bits of a feature depend on the libraries: every rank must have the same."""
+    versions = {name: _version(module) for name, module in (("distreid", distreid), *LIBRARIES)}
+    everyone = group.gather((socket.gethostname(), versions))
+    for rank, (host, theirs) in enumerate(everyone):
+        if differing := differences(everyone[0][1], theirs):
+            if not group.world.is_main:
+                raise FailedElsewhere("rank 0 says which")
+            raise UserError(
+                f"rank 0 on {everyone[0][0]} and rank {rank} on {host} differ in "
+                f"{'; '.join(differing)}; install the same on every host"
+            )
+
+
 def _shared_plan(job: _Job) -> Plan:
     """The plan that rank 0 wrote, once all ranks have found that they see what it saw."""
     plan = shared_plan(job.group, job.options.out)
@@ -171,8 +216,20 @@ def _shared_plan(job: _Job) -> Plan:
         raise StoreError(
             f"{job.model.checkpoint.file}: {where} sees another file than rank 0 under this name"
         )
-    check_files(job.group, plan.manifest)
     return plan
+
+
+def _with_own_root(job: _Job, plan: Plan) -> Plan:
+    """The plan with --data-root as this host knows it, if that was given."""
+    if job.options.data_root is None:
+        return plan
+    root = Path(os.path.expandvars(job.options.data_root))
+    if not root.is_dir():
+        raise DataError(
+            f"--data-root {job.options.data_root}: rank {job.group.world.rank} on "
+            f"{socket.gethostname()} has no folder {root}"
+        )
+    return replace(plan, manifest=replace(plan.manifest, root=root))
 
 
 def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
@@ -328,7 +385,8 @@ def _section(log: Console, title: str, first: str, lines: list[str]) -> None:
 
 
 def _device(options: ExtractOptions, world: World) -> torch.device:
-    device = choose_device(options.device, world.local_rank)
+    # A task of srun's sees the GPUs that SLURM gave it: one, or all of its host's.
+    device = choose_device(options.device, world.local_rank, bound=world.meeting is not None)
     check_precision(options.precision, device)
     return device
 

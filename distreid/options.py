@@ -38,6 +38,8 @@ class ExtractOptions:
     data: str
     checkpoint: str
     out: Path
+    data_root: str | None = None
+    """Where each host keeps the images; None: where `data` is."""
     layout: str = "auto"
     multi_query: bool = False
     split: int = 0
@@ -109,6 +111,10 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
         "the rest go; with an unfinished run of the same kind in it, that run is continued"
+    )  # fmt: skip
+    what.add_argument(
+        "--data-root", metavar="DIR", help="read the images of --data below this folder instead, "
+        "on every host for itself: $VARIABLES are those of the host, as in '$TMPDIR/market'"
     )  # fmt: skip
     add_layout_options(what)
     how = parser.add_argument_group("how the features are computed")

@@ -44,8 +44,23 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
     except OSError as error:
         raise StoreError(f"{run}: {error.strerror}; check --out") from error
     present = existing_plan(run)
+    todo = remaining(run, plan)
+    for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
+        if ".lock." not in left_over.name:  # of another job, which is about to be refused
+            left_over.unlink(missing_ok=True)
+    if todo or present is None:
+        write_root(run / "plan.h5", plan)
+        # A store that has lost a shard must not look complete while it is mended.
+        (run / "store.h5").unlink(missing_ok=True)
+    return todo
+
+
+def remaining(run: Path, plan: Plan) -> list[Shard]:
+    """What `begin` would give or refuse; changes nothing."""
+    present = existing_plan(run)
+    done = done_shards(run) if (run / "shards").is_dir() else set()
     if present is None:
-        _adopt(run, plan)
+        _adopt(run, plan, done)
     else:
         differing = differences(json.loads(to_json(plan.identity)), present.identity)
         if present.shard_rows != plan.shard_rows:
@@ -55,21 +70,12 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
                 f"{run} holds another run ({'; '.join(differing)}); "
                 "give another --out, or delete that folder"
             )
-    for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
-        if ".lock." not in left_over.name:  # of another job, which is about to be refused
-            left_over.unlink(missing_ok=True)
-    done = done_shards(run)
-    todo = [shard for shard in plan.shards if shard.index not in done]
-    if todo or present is None:
-        write_root(run / "plan.h5", plan)
-        # A store that has lost a shard must not look complete while it is mended.
-        (run / "store.h5").unlink(missing_ok=True)
-    return todo
+    return [shard for shard in plan.shards if shard.index not in done]
 
 
-def _adopt(run: Path, plan: Plan) -> None:
+def _adopt(run: Path, plan: Plan, done: set[int]) -> None:
     """Takes the shards that are there for this run's, whose plan was lost, if they are."""
-    for index in sorted(done_shards(run)):
+    for index in sorted(done):
         try:
             read_shard(run, plan, plan.shards[index])
         except (StoreError, IndexError) as error:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import Pack, Run
 
+from distreid.errors import OptionError
 from distreid.evaluate import evaluate
-from distreid.inference import Augmentation, Extractor
+from distreid.inference import Augmentation, Extractor, choose_device
 from distreid.models.checkpoint import Model, load_model
 from distreid.similarity import Similarity
 from distreid.store import FeatureStore
@@ -101,3 +102,10 @@ def test_the_job_runs_on_the_gpu_and_agrees_with_the_cpu(run_command: Run, tmp_p
         store = FeatureStore.open(out)
         stores[device] = store.features(np.arange(len(store.manifest)))
     assert (stores["cuda"] * stores["cpu"]).sum(axis=1).min() >= 0.99999
+
+
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs a machine with one GPU")
+def test_a_process_that_is_shown_one_gpu_alone_takes_it() -> None:
+    assert choose_device("auto", local_rank=1, bound=True) == torch.device("cuda", 0)
+    with pytest.raises(OptionError, match="local rank 1 has no GPU of its own"):
+        choose_device("auto", local_rank=1)

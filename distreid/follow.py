@@ -1,0 +1,178 @@
+"""Submitted jobs to their end: states, one bar, one table, one exit status.
+
+SLURM is asked through scontrol, which needs no accounting. A finished job is known to it for
+MinJobAge, usually 5 minutes; after that, the output folder tells.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from distreid.plan import Plan
+from distreid.progress import ProgressReport
+from distreid.report import percent
+from distreid.shards import done_shards
+
+INTERVAL_S = 2.0
+ERRORS_SHOWN = 5
+# NODE_FAIL and PREEMPTED are not among them: SLURM queues the job again.
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+)
+# What is in a job's log, and what it means.
+HINTS = (
+    (
+        r"exec: .*not found|python\S*: (not found|No such file)",
+        "the node has no such Python; install distreid where the nodes see it, or give --python",
+    ),
+    (
+        r"No module named '?(distreid|submitit)",
+        "the node's Python has no distreid; install it there, or give another --python",
+    ),
+    (r"oom.kill|Out Of Memory", "the memory is full; give more --mem-gb, or fewer --num-workers"),
+    (r"DUE TO TIME LIMIT", "the time limit came; submit the same again to continue"),
+    (r"DUE TO NODE FAILURE|Node failure", "a node failed; submit the same again to continue"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Of a job, at one moment."""
+
+    words: str
+    status: int | None = None
+    """The exit status; None until the job has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job that was submitted."""
+
+    id: str
+    look: Callable[[], State]
+    log: Path
+    """Of rank 0."""
+    plan: Plan
+    out: Path
+
+    @property
+    def rows_done(self) -> int:
+        """In published shards."""
+        if not (self.out / "shards").is_dir():
+            return 0
+        done = done_shards(self.out)
+        return sum(len(shard) for shard in self.plan.shards if shard.index in done)
+
+
+def follow(jobs: list[Job], log: Console) -> int:
+    """Shows the jobs' progress until all have ended, then the scores; the worst exit status."""
+    states: dict[str, State] = {}
+    total = sum(len(job.plan.manifest) for job in jobs)
+    with ProgressReport(log, total, lambda: sum(job.rows_done for job in jobs)):
+        while len([state for state in states.values() if state.status is not None]) < len(jobs):
+            time.sleep(INTERVAL_S)
+            for job in jobs:
+                before = states.get(job.id)
+                if before and before.status is not None:
+                    continue
+                states[job.id] = job.look()
+                if states[job.id] != before:
+                    log.print(f"job {job.id}: {states[job.id].words}", markup=False)
+    for job in jobs:
+        if states[job.id].status:
+            log.print(*reasons(job.log), sep="\n", markup=False)
+    Console(highlight=False).print(score_lines([(job.id, job.out) for job in jobs]))
+    return max(state.status or 0 for state in states.values())
+
+
+def slurm_state(job: str, out: Path) -> State:
+    """By scontrol; by the output folder once SLURM has forgotten the job."""
+    found, said = _show(job)
+    if "Invalid job id" in said:
+        complete = (out / "store.h5").exists()
+        return State(words="forgotten by SLURM", status=0 if complete else 1)
+    if "JobState" not in found:
+        return State(words=f"SLURM does not answer ({said})")
+    words = found["JobState"]
+    if words == "PENDING":
+        words += f" ({found.get('Reason')})"
+    if found.get("Restarts", "0") != "0":
+        words += f", attempt {int(found['Restarts']) + 1}"
+    if found["JobState"] not in ENDED:
+        return State(words=words)
+    code, number = (int(part) for part in found["ExitCode"].split(":"))
+    status = code or (128 + number if number else 0)
+    if found["JobState"] != "COMPLETED":
+        status = status or 1
+    return State(words=f"{words}, exit status {status}", status=status)
+
+
+def preempted(job: str | None) -> bool:
+    """Whether SLURM has told a running job to make room for another."""
+    found, _ = _show(job) if job else ({}, "")
+    return found.get("JobState") == "RUNNING" and found.get("PreemptTime", "None") != "None"
+
+
+def _show(job: str) -> tuple[dict[str, str], str]:
+    """The fields of `scontrol show job`, and what it says on stderr."""
+    done = subprocess.run(
+        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False
+    )
+    return dict(re.findall(r"(\w+)=(\S*)", done.stdout)), done.stderr.strip()
+
+
+def reasons(log: Path) -> list[str]:
+    """Why a job failed: the errors in its log, and what they mean."""
+    if not log.exists():
+        return [f"{log}: not there; is --logs a folder that the nodes share?"]
+    text = log.read_text(encoding="utf-8", errors="replace")
+    errors = [line for line in text.splitlines() if re.search(r"error:|Error:", line)]
+    hints = [hint for pattern, hint in HINTS if re.search(pattern, text)]
+    return [*dict.fromkeys(errors[-ERRORS_SHOWN:]), *hints, f"see {log}"]
+
+
+def score_lines(runs: list[tuple[str, Path]]) -> Table:
+    """A line for each run, with what its metrics.json says under each protocol."""
+    found = {run: _scores(run) for _, run in runs}
+    protocols = list(dict.fromkeys(name for scores in found.values() for name in scores))
+    table = Table("job", "run")
+    for name in protocols:
+        table.add_column(f"{name}\nRank-1", justify="right")
+        table.add_column(f"{name}\nmAP", justify="right")
+    for job, run in runs:
+        cells = [cell for name in protocols for cell in found[run].get(name, ("–", "–"))]
+        table.add_row(job, escape(str(run)), *cells)
+    return table
+
+
+def _scores(run: Path) -> dict[str, tuple[str, str]]:
+    """Rank-1 and mAP by protocol; nothing if the run was not scored."""
+    file = run / "metrics.json"
+    if not (file.exists() and (run / "store.h5").exists()):
+        return {}
+    scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
+    return {
+        each["protocol"]["name"]: (_percent(each["rank1"]), _percent(each["mAP"]))
+        for each in scores
+    }
+
+
+def _percent(share: float | None) -> str:
+    return percent(math.nan if share is None else share)

@@ -1,0 +1,182 @@
+"""A real SLURM for the tests in this folder, and a submitted job as they see it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+SCRIPT = Path(__file__).parent / "cluster"
+PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
+LIMIT_S = 300  # a slow machine's patience; nothing here is timed
+
+
+def wait_for(
+    what: Callable[[], Any], why: str, limit_s: float = LIMIT_S, pause_s: float = 0.3
+) -> Any:
+    """What comes true in the end, or a failure that says what did not."""
+    deadline = time.monotonic() + limit_s
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"gave up waiting for {why}"
+        time.sleep(pause_s)
+    return found
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two nodes; commands run on a third host, as on a login node."""
+
+    first: int
+    """The process whose namespaces the cluster is."""
+    state: Path
+
+    def start(self, *command: str | Path, **settings: str) -> subprocess.Popen[str]:
+        """A command inside, in this Python's environment."""
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+        environment = {k: v for k, v in os.environ.items() if k not in names} | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+            "SLURM_CONF": str(self.state / "slurm.conf"),
+            "OMP_NUM_THREADS": "1",
+        }
+        enter = ("nsenter", f"--target={self.first}", "--mount", "--net", "--uts", "--pid")
+        there = ("sh", "-c", 'cd "$0" && exec "$@"', REPOSITORY)  # entering leads to the root
+        return subprocess.Popen(
+            [*enter, *map(str, (*there, *command))],
+            env=environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *command: str | Path, status: int = 0, **settings: str) -> str:
+        """What a command prints, on both streams; it must end with the status."""
+        process = self.start(*command, **settings)
+        out, err = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == status, f"{command}: {process.returncode}\n{out}{err}"
+        return out + err
+
+    def start_node(self, node: str) -> None:
+        self.run(SCRIPT, "on", node, "slurmd", "-N", node)
+
+    @contextlib.contextmanager
+    def configured(self, parameter: str, wanted: bool) -> Iterator[None]:
+        """With or without a parameter of slurmctld."""
+        file = self.state / "slurm.conf"
+        before = file.read_text()
+        if not wanted:
+            file.write_text(before.replace(f"SlurmctldParameters={parameter}", ""))
+            self.run("scontrol", "reconfigure")
+        yield
+        file.write_text(before)
+        self.run("scontrol", "reconfigure")
+
+    def submit(self, out: Path, *options: str | Path, job: tuple[str | Path, ...] = ()) -> Job:
+        """A job of `distreid submit`, on the CPU."""
+        said = self.run(
+            sys.executable, "launch/submit.py", *options, "--", "--device", "cpu",
+            "--num-workers", "0", "--out", out, *job,
+        )  # fmt: skip
+        found = re.search(r"^job (\d+)", said, flags=re.MULTILINE)
+        assert found, said
+        return Job(self, found[1], out, out / "jobs")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job that was submitted."""
+
+    cluster: Cluster
+    id: str
+    out: Path
+    logs: Path
+    command: str = ""
+    """What the ranks' command lines have; empty: submitit's."""
+
+    @property
+    def shards(self) -> int:
+        return len(list((self.out / "shards").glob("*.h5")))
+
+    @property
+    def log(self) -> str:
+        files = sorted(self.logs.glob(f"{self.id}_*_log.out"))
+        return "".join(file.read_text() for file in files)
+
+    def show(self, name: str) -> str:
+        """A field of `scontrol show job`; empty if there is none."""
+        said = self.cluster.run("scontrol", "show", "job", "--oneliner", self.id)
+        found = re.search(rf"\b{name}=(\S*)", said)
+        return found[1] if found else ""
+
+    def waits_for_start(self, restarts: int) -> None:
+        """Until it runs after so many restarts."""
+        wanted = ("RUNNING", str(restarts))
+        wait_for(lambda: (self.show("JobState"), self.show("Restarts")) == wanted, "a restart")
+
+    def ends(self) -> str:
+        """The state that the job ends in."""
+        wait_for(lambda: self.show("JobState") in ENDED, f"job {self.id} to end")
+        return self.show("JobState")
+
+    def ranks(self) -> list[int]:
+        """The processes of the job's tasks."""
+        command = self.command or f"-m\0submitit.core._submit\0{self.logs}\0"
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (process / "cmdline").read_text()
+            except OSError:  # ended meanwhile
+                continue
+            if command in line and "srun" not in line:
+                found.append(int(process.name))
+        return found
+
+    def stall(self, shards: int = 1) -> None:
+        """Stops every rank as a host that hangs would, once so many more shards are done."""
+        wanted = self.shards + shards
+        # The job takes a few seconds: no command in this loop.
+        wait_for(lambda: self.shards >= wanted, f"a shard of job {self.id}", pause_s=0.02)
+        for rank in self.ranks():
+            os.kill(rank, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Those that were stalled."""
+        for rank in self.ranks():
+            os.kill(rank, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def start_cluster(state: Path) -> Iterator[Cluster]:
+    """Up while the context lasts; skips the test where it cannot be had."""
+    if os.getuid() != 0:
+        pytest.skip("a SLURM of our own needs root")
+    if missing := [name for name in PROGRAMS if shutil.which(name) is None]:
+        pytest.skip(f"no {', '.join(missing)} here: tests/slurm/cluster install")
+    outside = subprocess.Popen([SCRIPT, state])
+    try:
+        wait_for(
+            lambda: (state / "ready").exists() or outside.poll() is not None, "the cluster", 120
+        )
+        assert outside.poll() is None, (state / "slurmctld.log").read_text()
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
+        yield Cluster(int(children[0]), state)
+    finally:
+        outside.kill()
+        outside.wait()
+
+
+def shards(run: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((run / "shards").iterdir())}
