@@ -29,15 +29,14 @@ def shared_plan(group: Group, run: Path) -> Plan:
     run in it, or other rows in the plan.
     """
     with _mark(group, run) as mark:
-        where = f"rank {group.world.rank} on {socket.gethostname()}"
         plan = existing_plan(run) if mark.exists() else None
         if plan is None:
             raise StoreError(
-                f"{run}: {where} does not see what rank 0 writes there; "
+                f"{run}: {group.world} does not see what rank 0 writes there; "
                 "--out must be a folder that all hosts share"
             )
         if plan.manifest.fingerprint() != group.on_main(lambda: plan.identity["manifest"]):
-            raise StoreError(f"{run}: {where} reads other rows there than rank 0 has written")
+            raise StoreError(f"{run}: {group.world} reads other rows there than rank 0 has written")
         group.gather(None)
     return plan
 
