@@ -82,7 +82,7 @@ def checkpoints(osnet_file: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 
 def line(images: Path, checkpoints: list[Path], out: Path) -> list[str]:
     """A job of nine shards."""
-    options = ["--data", market, "--out", out, "--shard-rows", "4", "--num-workers", "1"]
+    options = ["--data", images, "--out", out, "--shard-rows", "4", "--num-workers", "1"]
     return [*map(str, options), "--checkpoint", *map(str, checkpoints)]
 
 
