@@ -19,6 +19,7 @@ import torch
 from conftest import REPOSITORY, Pack, draw, opened
 
 from distreid import cli, extract
+from distreid.lock import hold, holders
 from distreid.manifest import Status
 from distreid.store import FeatureStore
 
@@ -273,6 +274,15 @@ def test_a_run_of_something_else_is_refused_by_its_name(
     shutil.copytree(alone / "net_5", tmp_path / "runs/net_10")
     assert extract.main(line(images, checkpoints[:2], tmp_path / "runs")) == 2
     assert error().startswith(f"{tmp_path}/runs/net_10 holds another run (weights: ")
+
+
+def test_a_run_that_another_job_works_at_is_refused_by_its_name(
+    images: Path, checkpoints: list[Path], tmp_path: Path, error: Error
+) -> None:
+    with hold(tmp_path / "runs/net_10", print):
+        assert extract.main(line(images, checkpoints[:2], tmp_path / "runs")) == 2
+    assert error().startswith(f"{tmp_path}/runs/net_10: another job is at work there (process ")
+    assert not holders(tmp_path / "runs/net_5")
 
 
 def test_a_bad_image_counts_once_in_each_run_and_is_named_once(
