@@ -1,4 +1,4 @@
-"""Before work: every rank sees one output folder, one plan, one set of images."""
+"""Before work: every rank has the same versions, sees one output folder, plan, set of images."""
 
 from __future__ import annotations
 
@@ -12,14 +12,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import distreid
 from distreid.distributed import Group
-from distreid.errors import DataError, StoreError
+from distreid.errors import DataError, FailedElsewhere, StoreError, UserError
 from distreid.manifest import Manifest
-from distreid.plan import Plan
+from distreid.plan import Plan, differences
+from distreid.provenance import library_versions
 from distreid.store import existing_plan
 
 FILES_COMPARED = 10_000  # seconds on a slow network disk; of a larger set, every n-th is
 NO_FILE = -1
+
+
+def check_versions(group: Group) -> None:
+    """The last bits of a feature depend on the libraries: UserError if two ranks' differ."""
+    versions = library_versions() | {"distreid": distreid.__version__}
+    everyone = group.gather((str(group.world), versions))
+    first, expected = everyone[0]
+    for rank, theirs in everyone:
+        if differing := differences(expected, theirs):
+            if not group.world.is_main:
+                raise FailedElsewhere("rank 0 says which")
+            raise UserError(
+                f"{first} and {rank} differ in {'; '.join(differing)}; install the same on "
+                "every host"
+            )
 
 
 def shared_plan(group: Group, run: Path) -> Plan:
@@ -29,15 +46,14 @@ def shared_plan(group: Group, run: Path) -> Plan:
     run in it, or other rows in the plan.
     """
     with _mark(group, run) as mark:
-        where = f"rank {group.world.rank} on {socket.gethostname()}"
         plan = existing_plan(run) if mark.exists() else None
         if plan is None:
             raise StoreError(
-                f"{run}: {where} does not see what rank 0 writes there; "
+                f"{run}: {group.world} does not see what rank 0 writes there; "
                 "--out must be a folder that all hosts share"
             )
         if plan.manifest.fingerprint() != group.on_main(lambda: plan.identity["manifest"]):
-            raise StoreError(f"{run}: {where} reads other rows there than rank 0 has written")
+            raise StoreError(f"{run}: {group.world} reads other rows there than rank 0 has written")
         group.gather(None)
     return plan
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -83,6 +84,10 @@ class World:
     def is_main(self) -> bool:
         """Whether this is rank 0, which plans, gathers, evaluates and talks."""
         return self.rank == 0
+
+    def __str__(self) -> str:
+        """For a message: `rank 1 on h2`."""
+        return f"rank {self.rank} on {socket.gethostname()}"
 
 
 class Group:

@@ -71,20 +71,26 @@ class Job:
     """Of rank 0."""
     plan: Plan
     out: Path
+    runs: list[Path]
+    """`out`, or of several checkpoints the folders in it."""
+
+    @property
+    def rows(self) -> int:
+        """Of all its runs."""
+        return len(self.plan.manifest) * len(self.runs)
 
     @property
     def rows_done(self) -> int:
         """In published shards."""
-        if not (self.out / "shards").is_dir():
-            return 0
-        done = done_shards(self.out)
-        return sum(len(shard) for shard in self.plan.shards if shard.index in done)
+        there = [done_shards(run) for run in self.runs if (run / "shards").is_dir()]
+        shards = self.plan.shards
+        return sum(len(shard) for done in there for shard in shards if shard.index in done)
 
 
 def follow(jobs: list[Job], log: Console) -> int:
     """Shows the jobs' progress until all have ended, then the scores; the worst exit status."""
     states: dict[str, State] = {}
-    total = sum(len(job.plan.manifest) for job in jobs)
+    total = sum(job.rows for job in jobs)
     with ProgressReport(log, total, lambda: sum(job.rows_done for job in jobs)):
         while len([state for state in states.values() if state.status is not None]) < len(jobs):
             time.sleep(INTERVAL_S)
@@ -98,15 +104,15 @@ def follow(jobs: list[Job], log: Console) -> int:
     for job in jobs:
         if states[job.id].status:
             log.print(*reasons(job.log), sep="\n", markup=False)
-    Console(highlight=False).print(score_lines([(job.id, job.out) for job in jobs]))
+    Console(highlight=False).print(score_lines([(job.id, run) for job in jobs for run in job.runs]))
     return max(state.status or 0 for state in states.values())
 
 
-def slurm_state(job: str, out: Path) -> State:
-    """By scontrol; by the output folder once SLURM has forgotten the job."""
+def slurm_state(job: str, runs: list[Path]) -> State:
+    """By scontrol; by the output folders once SLURM has forgotten the job."""
     found, said = _show(job)
     if "Invalid job id" in said:
-        complete = (out / "store.h5").exists()
+        complete = all((run / "store.h5").exists() for run in runs)
         return State(words="forgotten by SLURM", status=0 if complete else 1)
     if "JobState" not in found:
         return State(words=f"SLURM does not answer ({said})")

@@ -4,381 +4,204 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import shlex
-import signal
-import socket
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
 
-import h5py
-import numpy as np
-import PIL
 import torch
-import torchvision
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
-from torch import Tensor
 
 import distreid
-from distreid.agreement import check_files, shared_plan
-from distreid.bad_images import BadImages
-from distreid.cameras import camera_indices, cost
-from distreid.datasets import open_data
-from distreid.datasets.summary import check_counts, describe
-from distreid.distributed import Group, World, process_group
-from distreid.errors import (
-    CheckpointError,
-    DataError,
-    FailedElsewhere,
-    OptionError,
-    Stopped,
-    StoreError,
-    UserError,
-    printable,
-)
-from distreid.evaluate import cannot_evaluate
-from distreid.inference import Augmentation, Extractor, check_precision, choose_device
-from distreid.loader import Batch, dead_workers_named, open_loader
+from distreid.agreement import check_files, check_versions, shared_plan
+from distreid.cameras import cost
+from distreid.datasets.summary import describe
+from distreid.distributed import World, process_group
+from distreid.epochs import compare_epochs
+from distreid.errors import DataError, StoreError, printable
+from distreid.evaluate import Evaluation, cannot_evaluate
+from distreid.inference import check_precision, choose_device
 from distreid.lock import hold
-from distreid.manifest import Manifest, Status
-from distreid.models.checkpoint import Model, load_model
+from distreid.manifest import Status
+from distreid.models.checkpoint import Model
 from distreid.options import ExtractOptions
-from distreid.plan import Plan, Shard, differences, shard_rows_for
+from distreid.plan import Plan, Shard
 from distreid.progress import ProgressReport, duration
+from distreid.provenance import machine, provenance
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
+from distreid.runs import Run, augmentation, load_models, make_plan, read_manifest, run_folders
 from distreid.sampler import ShardSampler
-from distreid.shards import Rows, ShardWriter, done_shards
-from distreid.store import FORMAT, FeatureStore, begin, finish
-
-# torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
-STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-# The features' last bits depend on them.
-LIBRARIES = (("torch", torch), ("Pillow", PIL))
-MAX_WORKERS = 16
-FAILURES_SHOWN = 5
-
-
-@dataclass
-class Share:
-    """What one rank has done, and where its time went, in seconds."""
-
-    images: int = 0
-    batches: int = 0
-    waiting: float = 0.0
-    """For the next batch: what of reading, decoding and resizing the workers did not hide."""
-    forward: float = 0.0
-    """Copy to the device, forward passes, copy back."""
-    writing: float = 0.0
-    failures: dict[int, str] = field(default_factory=dict)
-    """Row → why its image could not be read."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every step of a rank's work needs."""
-
-    options: ExtractOptions
-    group: Group
-    device: torch.device
-    model: Model
-    augmentation: Augmentation
-    log: Console
-    """Of rank 0; silent elsewhere."""
-    check_signals: Callable[[], None]
+from distreid.share import (
+    Job,
+    Share,
+    Work,
+    bad_images,
+    compute_share,
+    count_rows,
+    missing_shards,
+    report_shares,
+)
+from distreid.signals import signals_stop
+from distreid.store import FeatureStore, begin, finish
 
 
 def run(options: ExtractOptions, world: World) -> None:
     """Runs the whole job as one of its processes; UserError if it cannot be done."""
     log = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not world.is_main)
-    with contextlib.ExitStack() as held, _signals_stop() as check_signals:
+    with contextlib.ExitStack() as held, signals_stop() as check_signals:
         with process_group(world) as group:
-            _check_versions(group)
+            check_versions(group)
             device = group.main_first(lambda: _device(options, world))
-            log.print(f"[bold]distreid {distreid.__version__}[/] on {_machine(world, device)}")
-            model = group.main_first(
-                lambda: load_model(options.checkpoint, options.model, options.input_size)
-            )
-            augmentation = _augmentation(options, model)
-            job = _Job(options, group, device, model, augmentation, log, check_signals)
-            todo = group.on_main(lambda: _plan(job, held))
-            plan = _shared_plan(job)
-            own = _with_own_root(job, plan)
-            check_files(group, own.manifest)
-            everyone = _extract(job, own, todo)
+            log.print(f"[bold]distreid {distreid.__version__}[/] on {machine(world, device)}")
+            folders = group.main_first(lambda: run_folders(options))
+            models = group.main_first(lambda: load_models(options))
+            job = Job(options, group, device, log, check_signals)
+            todo = group.on_main(lambda: _begin(job, folders, models, held))
+            runs = _agreed(job, folders, models, todo)
+            here = [_at_own_root(job, run) for run in runs]
+            check_files(group, here[0].plan.manifest)
+            everyone = _extract(job, here)
         if world.is_main:
-            _report_shares(everyone, plan, log)
-            _finish(options, plan, log)
+            report_shares(everyone, runs, log)
+            _finish(options, runs, log)
 
 
-def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
-    """Reads the data, says what is what, and starts or continues the run, holding its folder."""
-    options, model, log = job.options, job.model, job.log
-    manifest = manifest_for(options)
-    augmentation = job.augmentation
-    cameras = camera_indices(manifest, model.architecture, options.camera_embedding)
-    tta = "image and mirror image" if augmentation.flip else "image alone"
-    if augmentation.scales != (1.0,):
-        tta += f", {augmentation.scale_mode} scales {options.scales}"
+def _begin(
+    job: Job, folders: Sequence[Path], models: Sequence[Model], held: contextlib.ExitStack
+) -> list[list[Shard]]:
+    """Reads the data, says what is what, and starts or continues each run, holding its folder;
+    gives the shards that each lacks."""
+    options, log = job.options, job.log
+    manifest = read_manifest(options)
+    made = provenance(job.group.world, job.device, options.batch_size)
+    plans = [make_plan(options, manifest, model, made) for model in models]
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
-    warnings = [] if cameras is None else cost(model.architecture, options.camera_embedding)
-    _section(log, "model", str(model.checkpoint.file), model.describe() + warnings)
-    _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
-    plan = plan_for(options, manifest, model, _provenance(job))
-    held.enter_context(hold(options.out, log.print))
-    todo = begin(options.out, plan)
-    _bad_images(options, plan).check()  # of former attempts
-    total = len(plan.shards)
-    if len(todo) < total:
-        log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
-    if 0 < len(todo) < job.group.world.world_size:
-        log.print(f"       {len(todo)} shards to do: some processes have no work")
+    todo: list[list[Shard]] = []
+    said: set[str] = set()
+    for folder, model, plan in zip(folders, models, plans, strict=True):
+        _introduce(job, folder, model, said)
+        held.enter_context(hold(folder, log.print))
+        todo.append(begin(folder, plan))
+        bad_images(options, folder, plan).check()  # of former attempts
+        if done := len(plan.shards) - len(todo[-1]):
+            log.print(f"       {done:,} of {len(plan.shards):,} shards are done already")
+    left = len({shard for shards in todo for shard in shards})
+    if 0 < left < job.group.world.world_size:
+        log.print(f"       {left} shards to do: some processes have no work")
+    if left and len(models) > 1:
+        log.print(_memory(models, plans))
     return todo
 
 
-def manifest_for(options: ExtractOptions) -> Manifest:
-    """The rows of a run with these options."""
-    manifest = open_data(
-        options.data,
-        options.layout,
-        options.multi_query,
-        split=options.split,
-        pattern=options.pattern,
-    )
-    if options.strict_counts:
-        check_counts(manifest)
-    return manifest
+def _introduce(job: Job, folder: Path, model: Model, said: set[str]) -> None:
+    """Says what a checkpoint was taken for, and what is done with it; nothing is `said` twice."""
+    options, architecture = job.options, model.architecture
+    lines = model.describe()
+    if architecture.cameras is not None:
+        lines += cost(architecture, options.camera_embedding)
+    augmented = augmentation(options, model)
+    tta = "image and mirror image" if augmented.flip else "image alone"
+    if augmented.scales != (1.0,):
+        tta += f", {augmented.scale_mode} scales {options.scales}"
+    how = [f"{tta}; {options.precision}"]
+    for title, what, about in (("model", model.checkpoint.file, lines), ("run", folder, how)):
+        _section(job.log, title, str(what), [line for line in about if line not in said])
+        said |= set(about)
 
 
-def plan_for(
-    options: ExtractOptions, manifest: Manifest, model: Model, provenance: dict[str, Any]
-) -> Plan:
-    """What a run with these options will hold."""
-    architecture = model.architecture
-    takes_cameras = architecture.cameras is not None
-    cameras = {"camera_embedding": options.camera_embedding} if takes_cameras else {}
-    return Plan(
-        manifest=manifest,
-        identity={
-            "manifest": manifest.fingerprint(),
-            "weights": model.checkpoint.sha256,
-            "model": architecture.identity() | cameras,
-            "preprocess": architecture.preprocess.identity(),
-            "augmentation": _augmentation(options, model).identity(),
-            "precision": options.precision,
-            "dtype": options.dtype,
-            "dim": architecture.dim,
-            "versions": {name: _version(module) for name, module in LIBRARIES} | {"store": FORMAT},
-        },
-        provenance=provenance,
-        dim=architecture.dim,
-        dtype=options.dtype,
-        shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
+def _memory(models: Sequence[Model], plans: Sequence[Plan]) -> str:
+    """What several checkpoints at once take beside what one takes."""
+    weights = sum(t.nbytes for model in models for t in model.network.state_dict().values())
+    shards = sum(plan.shard_rows * plan.dim * plan.stored_type.itemsize for plan in plans)
+    return (
+        f"{len(models)} checkpoints at once: each process holds {decimal(weights)} of weights and "
+        f"up to {decimal(shards)} of unfinished shards"
     )
 
 
-def _augmentation(options: ExtractOptions, model: Model) -> Augmentation:
-    """As asked for, else as the model's own code does."""
-    flip = options.flip
-    return Augmentation(
-        flip=model.architecture.flip if flip is None else flip,
-        scales=options.scales,
-        scale_mode=options.scale_mode,
-    )
-
-
-def _check_versions(group: Group) -> None:
-    """The last bits of a feature depend on the libraries: every rank must have the same."""
-    versions = {name: _version(module) for name, module in (("distreid", distreid), *LIBRARIES)}
-    everyone = group.gather((socket.gethostname(), versions))
-    for rank, (host, theirs) in enumerate(everyone):
-        if differing := differences(everyone[0][1], theirs):
-            if not group.world.is_main:
-                raise FailedElsewhere("rank 0 says which")
-            raise UserError(
-                f"rank 0 on {everyone[0][0]} and rank {rank} on {host} differ in "
-                f"{'; '.join(differing)}; install the same on every host"
+def _agreed(
+    job: Job, folders: Sequence[Path], models: Sequence[Model], todo: Sequence[list[Shard]]
+) -> list[Run]:
+    """The runs that rank 0 began, once all ranks have found that they see what it saw."""
+    runs = []
+    for folder, model, shards in zip(folders, models, todo, strict=True):
+        plan = shared_plan(job.group, folder)
+        if plan.identity["weights"] != model.checkpoint.sha256:
+            raise StoreError(
+                f"{model.checkpoint.file}: {job.group.world} sees another file than rank 0 under "
+                "this name"
             )
+        runs.append(Run(folder=folder, model=model, plan=plan, todo=shards))
+    return runs
 
 
-def _shared_plan(job: _Job) -> Plan:
-    """The plan that rank 0 wrote, once all ranks have found that they see what it saw."""
-    plan = shared_plan(job.group, job.options.out)
-    if plan.identity["weights"] != job.model.checkpoint.sha256:
-        where = _who(job.group.world)
-        raise StoreError(
-            f"{job.model.checkpoint.file}: {where} sees another file than rank 0 under this name"
-        )
-    return plan
-
-
-def _with_own_root(job: _Job, plan: Plan) -> Plan:
-    """The plan with --data-root as this host knows it, if that was given."""
+def _at_own_root(job: Job, run: Run) -> Run:
+    """The run with --data-root as this host knows it, if that was given."""
     if job.options.data_root is None:
-        return plan
+        return run
     root = Path(os.path.expandvars(job.options.data_root))
     if not root.is_dir():
         raise DataError(
-            f"--data-root {job.options.data_root}: rank {job.group.world.rank} on "
-            f"{socket.gethostname()} has no folder {root}"
+            f"--data-root {job.options.data_root}: {job.group.world} has no folder {root}"
         )
-    return replace(plan, manifest=replace(plan.manifest, root=root))
+    return replace(run, plan=replace(run.plan, manifest=replace(run.plan.manifest, root=root)))
 
 
-def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
+def _extract(job: Job, runs: Sequence[Run]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
-    world, out = job.group.world, job.options.out
+    world, todo = job.group.world, missing_shards(runs)
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
-    writer = ShardWriter(out, plan)
-    done_before = len(plan.manifest) - sum(map(len, todo))
-    todo_rows = {shard.index: len(shard) for shard in todo}
-
-    def rows_done() -> int:
-        published = 0
-        with contextlib.suppress(StoreError):  # the folder is gone: whoever writes will say so
-            published = sum(todo_rows.get(index, 0) for index in done_shards(out))
-        return done_before + published + writer.pending
-
+    works = [Work(job, run) for run in runs]
+    rows = len(runs[0].plan.manifest)
     show = (
-        ProgressReport(job.log, len(plan.manifest), rows_done) if world.is_main and todo else None
+        ProgressReport(job.log, rows, count_rows(works, todo)) if world.is_main and todo else None
     )
     with show or contextlib.nullcontext():
-        share = _extract_share(job, plan, sampler, writer)
-        return job.group.gather(share)
+        return job.group.gather(compute_share(job, works, sampler))
 
 
-def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWriter) -> Share:
-    """The loop: no message to another rank, no file but this rank's shards."""
-    options = job.options
-    cores = max(1, _cores() // job.group.world.local_world_size)
-    extractor = Extractor(
-        job.model,
-        job.augmentation,
-        precision=options.precision,
-        device=job.device,
-        threads=cores,
-    )
-    loader = open_loader(
-        plan.manifest,
-        job.model.architecture.preprocess,
-        sampler,
-        batch_size=options.batch_size,
-        num_workers=min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers,
-        pin_memory=job.device.type == "cuda",
-    )
-    cameras = camera_indices(plan.manifest, job.model.architecture, options.camera_embedding)
-    share = Share()
-    bad_images = _bad_images(options, plan, share.failures)
-    clock = time.monotonic()
-    with dead_workers_named(_who(job.group.world), loader, lambda: share.batches):
-        for batch in loader:
-            job.check_signals()
-            job.group.check()
-            bad_images.add(batch)
-            arrived = time.monotonic()
-            rows = _compute(extractor, batch, cameras, plan)
-            computed = time.monotonic()
-            writer.add(batch.rows, rows)
-            share.waiting += arrived - clock
-            share.forward += computed - arrived
-            clock = time.monotonic()
-            share.writing += clock - computed
-            share.images += len(batch.rows)
-            share.batches += 1
-            job.group.reached(batch.rows[-1])
-    return share
-
-
-def _bad_images(
-    options: ExtractOptions, plan: Plan, failures: dict[int, str] | None = None
-) -> BadImages:
-    return BadImages(
-        run=options.out,
-        plan=plan,
-        on_bad_image=options.on_bad_image,
-        max_bad=options.max_bad,
-        failures={} if failures is None else failures,
-    )
-
-
-def _compute(extractor: Extractor, batch: Batch, cameras: Tensor | None, plan: Plan) -> Rows:
-    """A batch's rows: NaN where there was no image, and finite elsewhere."""
-    cameras_B = None if cameras is None else cameras[batch.rows.start : batch.rows.stop]
-    try:
-        features_BD, norm_B = (t.numpy() for t in extractor(batch.images_BCHW, cameras_B))
-    except torch.OutOfMemoryError as error:
-        raise OptionError(
-            f"--batch-size {len(batch.rows)}: the GPU's memory is full; take a smaller one "
-            "and run again to continue"
-        ) from error
-    readable = batch.status_B == Status.OK
-    bad = readable & ~np.isfinite(features_BD).all(axis=1)
-    if bad.any():
-        row = batch.rows[int(np.flatnonzero(bad)[0])]
-        raise CheckpointError(
-            f"row {row}, {plan.manifest.file(row)}: the model gives NaN, infinity or a zero "
-            "feature; check the checkpoint, or use --precision fp32"
-        )
-    features_BD[~readable] = norm_B[~readable] = np.nan
-    return Rows(features=features_BD, norm=norm_B, status=batch.status_B)
-
-
-def _finish(options: ExtractOptions, plan: Plan, log: Console) -> None:
-    """Verifies the store, scores it, and says what was written."""
-    started = time.monotonic()
-    _bad_images(options, plan).check()
-    finish(options.out, plan)
-    store = FeatureStore.open(options.out, checksum=False)
-    took = duration(time.monotonic() - started)
-    log.print(f"[bold]store[/]  {len(plan.manifest):,} rows, each exactly once, verified in {took}")
-    if bad := int((store.status != Status.OK).sum()):
-        log.print(f"       {bad:,} images could not be read: their status says so, features NaN")
-    written = [options.out / "store.h5"]
-    if options.mat:
-        written += write_mat(store)
-    why_not = cannot_evaluate(store) if options.evaluate else "--no-evaluate"
-    if why_not:
-        log.print(f"[bold]scores[/] none: {why_not}")
+def _finish(options: ExtractOptions, runs: Sequence[Run], log: Console) -> None:
+    """Verifies the stores, scores them, and says what was written."""
+    written: list[Path] = []
+    evaluations: dict[Path, Evaluation] = {}
+    for run in runs:
+        if len(runs) > 1:
+            _section(log, "run", str(run.folder), [])
+        store = _complete(options, run, log)
+        written.append(run.folder / "store.h5")
+        if options.mat:
+            written += write_mat(store)
+        if why_not := cannot_evaluate(store) if options.evaluate else "--no-evaluate":
+            log.print(f"[bold]scores[/] none: {why_not}")
+        else:
+            evaluations[run.folder] = evaluate_aloud(store, log)
+            written.append(write_metrics(store, evaluations[run.folder]))
+    if len(runs) > 1 and evaluations:
+        written += compare_epochs(options.out, evaluations, log)
     else:
-        evaluation = evaluate_aloud(store, log)
-        written.append(write_metrics(store, evaluation))
-        Console(highlight=False).print(score_table(evaluation))
+        for evaluation in evaluations.values():
+            Console(highlight=False).print(score_table(evaluation))
     for file in written:
         log.print(f"wrote  {escape(printable(str(file)))} ({decimal(file.stat().st_size)})")
 
 
-def _report_shares(everyone: list[Share], plan: Plan, log: Console) -> None:
-    images = sum(share.images for share in everyone)
-    if not images:
-        return
-    spent = {
-        "waiting for input": sum(share.waiting for share in everyone),
-        "forward": sum(share.forward for share in everyone),
-        "writing": sum(share.writing for share in everyone),
-    }
-    total = sum(spent.values())
-    longest = max(share.waiting + share.forward + share.writing for share in everyone)
-    parts = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
-    log.print(
-        f"[bold]time[/]   {images:,} images in {duration(longest)}, "
-        f"{images / longest:,.0f} images/s: {parts}"
-    )
-    failures = {row: why for share in everyone for row, why in share.failures.items()}
-    for row in sorted(failures)[:FAILURES_SHOWN]:
-        line = f"       row {row}, {plan.manifest.file(row)}: {failures[row]}"
-        log.print(escape(printable(line)))
-    if len(failures) > FAILURES_SHOWN:
-        log.print(f"       and {len(failures) - FAILURES_SHOWN:,} more images that cannot be read")
+def _complete(options: ExtractOptions, run: Run, log: Console) -> FeatureStore:
+    """Verifies what all ranks have written, and makes a store of it."""
+    started = time.monotonic()
+    bad_images(options, run.folder, run.plan).check()
+    finish(run.folder, run.plan)
+    store = FeatureStore.open(run.folder, checksum=False)
+    took = duration(time.monotonic() - started)
+    rows = len(run.plan.manifest)
+    log.print(f"[bold]store[/]  {rows:,} rows, each exactly once, verified in {took}")
+    if bad := int((store.status != Status.OK).sum()):
+        log.print(f"       {bad:,} images could not be read: their status says so, features NaN")
+    return store
 
 
-def _section(log: Console, title: str, first: str, lines: list[str]) -> None:
+def _section(log: Console, title: str, first: str, lines: Sequence[str]) -> None:
     log.print(f"[bold]{title:6}[/] {escape(printable(first))}")
     for line in lines:
         log.print(f"       {escape(printable(line))}")
@@ -389,67 +212,3 @@ def _device(options: ExtractOptions, world: World) -> torch.device:
     device = choose_device(options.device, world.local_rank, bound=world.meeting is not None)
     check_precision(options.precision, device)
     return device
-
-
-def _who(world: World) -> str:
-    return f"rank {world.rank} on {socket.gethostname()}"
-
-
-def _machine(world: World, device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cores()} CPU cores"
-    plural = "process" if world.world_size == 1 else "processes"
-    return f"{name}, {world.world_size} {plural}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _provenance(job: _Job) -> dict[str, Any]:
-    modules = {"h5py": h5py, "numpy": np, "torchvision": torchvision, "distreid": distreid}
-    return {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        # A path may be no UTF-8, which the store's texts are.
-        "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
-        "peer": job.model.architecture.peer,
-        "machine": _machine(job.group.world, job.device),
-        "batch_size": job.options.batch_size,
-        "versions": {name: _version(module) for name, module in modules.items()},
-    }
-
-
-def _version(module: ModuleType) -> str:
-    """Without the build's suffix, such as +cu130."""
-    return str(module.__version__).partition("+")[0]
-
-
-@contextlib.contextmanager
-def _signals_stop() -> Iterator[Callable[[], None]]:
-    """Within it, a signal to end raises Stopped, so that what is open is closed.
-
-    Gives a function that raises it again, if a signal came where exceptions are lost: in a
-    destructor, or in a callback of the fork of a worker.
-    """
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        # What was half-made when the signal came complains when it is thrown away.
-        sys.unraisablehook = lambda unraisable: None
-        raise Stopped(number)
-
-    def check() -> None:
-        if received:
-            raise Stopped(received[0])
-
-    before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
-    try:
-        yield check
-    except Exception:
-        check()  # what a worker process says that got the signal too
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -36,8 +36,9 @@ class ExtractOptions:
     """What the user asked for; OptionError if a value cannot be meant."""
 
     data: str
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     out: Path
+    """The run's folder; of several checkpoints, the folder of their runs."""
     data_root: str | None = None
     """Where each host keeps the images; None: where `data` is."""
     layout: str = "auto"
@@ -105,12 +106,14 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "the columns path, person_id, camera_id, split, or the built-in sample"
     )  # fmt: skip
     what.add_argument(
-        "--checkpoint", required=True, metavar="FILE|sample", help="the trained weights; an "
-        "opts.yaml beside them is read too"
+        "--checkpoint", dest="checkpoints", required=True, nargs="+", action="extend",
+        metavar="FILE|sample", help="the trained weights; an opts.yaml beside them is read too. "
+        "Several, such as model/net_*.pth: every image is read once for all, and they are compared"
     )  # fmt: skip
     what.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
-        "the rest go; with an unfinished run of the same kind in it, that run is continued"
+        "the rest go; with an unfinished run of the same kind in it, that run is continued. Of "
+        "several checkpoints, each has a folder of its own in it, named after its file"
     )  # fmt: skip
     what.add_argument(
         "--data-root", metavar="DIR", help="read the images of --data below this folder instead, "
@@ -208,6 +211,7 @@ def add_layout_options(parser: argparse._ActionsContainer) -> None:
 def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:
     """The parsed command line as options."""
     values: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(ExtractOptions)}
+    values["checkpoints"] = tuple(values["checkpoints"])
     return ExtractOptions(**values)
 
 

@@ -6,7 +6,7 @@ his own figures. The plots are 6 in wide at 200 dpi: sharp at 600 px on a screen
 density, and in a paper. The colours are those of Okabe and Ito (2008), which the colour-blind
 tell apart, and no difference is shown by colour alone.
 
-In names: B bins, C cameras, T thresholds.
+In names: B bins, C cameras, E epochs, T thresholds.
 """
 
 from __future__ import annotations
@@ -80,6 +80,33 @@ def cmc_curve(curves: Mapping[str, Floats]) -> bytes:
         axes.set_xticks([1, *[rank for rank in (5, 10, 20, 30, 40, 50) if rank <= depth]])
         axes.set(xlim=(1, max(depth, 2)), ylim=(max(0, 10 * math.floor(lowest / 10 - 0.5)), 100))
         labels = [f"Rank-1 {percent(curve[0])} · {name}" for name, curve in curves.items()]
+        _legend(figure, handles, labels)
+
+    return _png(paint, height_in=4.5)
+
+
+def epoch_curves(epochs: Sequence[int], curves: Mapping[str, Sequence[float]], axis: str) -> bytes:
+    """Scores by name, each (E,), over E ascending epochs; 1200 × 900 px.
+
+    No score is NaN. The best of each, the first of equals, is in the legend.
+    """
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        handles, labels = [], []
+        for place, (name, curve) in enumerate(curves.items()):
+            handles += axes.plot(
+                epochs,
+                100 * np.array(curve),
+                color=LINE_COLOURS[place],
+                linestyle=DASHES[place],
+                marker="os^D"[place],
+                linewidth=2,
+                clip_on=False,
+            )
+            best = int(np.argmax(curve))
+            labels.append(f"{name}, at most {percent(curve[best])} at {epochs[best]}")
+        axes.set(xlabel=axis, ylabel="score (%)")
+        axes.locator_params(axis="x", integer=True)
         _legend(figure, handles, labels)
 
     return _png(paint, height_in=4.5)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from distreid.datasets.summary import describe
 from distreid.errors import StoreError
-from distreid.job import manifest_for, plan_for
-from distreid.models.checkpoint import load_model
 from distreid.options import ExtractOptions
 from distreid.plan import Plan, Shard
 from distreid.progress import duration
+from distreid.runs import load_models, make_plan, read_manifest, run_folders
 from distreid.store import remaining
 
 
@@ -20,10 +20,14 @@ class Rehearsal:
     """What the job would find."""
 
     options: ExtractOptions
-    model: str
-    """The checkpoint and what it was taken for. Not the weights: a sweep has many."""
+    models: list[str]
+    """The checkpoints and what they were taken for. Not the weights: a sweep has many."""
+    folders: list[Path]
+    """A run for each checkpoint."""
     plan: Plan
+    """Of the first run; the others have the same rows and shards."""
     todo: list[Shard]
+    """What any of the runs lacks."""
 
     @property
     def images_todo(self) -> int:
@@ -36,7 +40,7 @@ class Rehearsal:
         return [
             f"data    {manifest.root} ({manifest.layout})",
             *(f"        {line}" for line in describe(manifest)),
-            f"model   {self.model}",
+            *(f"model   {model}" for model in self.models),
             f"run     {self.options.out}: {self.images_todo:,} of {len(manifest):,} images to do, "
             f"{len(self.todo):,} of {total:,} shards",
         ]
@@ -62,12 +66,13 @@ def rehearse(options: ExtractOptions) -> Rehearsal:
     standing = next(folder for folder in (out, *out.parents) if folder.exists())
     if not (standing.is_dir() and os.access(standing, os.W_OK)):
         raise StoreError(f"{options.out}: {standing} cannot be written to; check --out")
-    manifest = manifest_for(options)
-    model = load_model(options.checkpoint, options.model, options.input_size)
-    plan = plan_for(options, manifest, model, provenance={})
+    manifest, models, folders = read_manifest(options), load_models(options), run_folders(options)
+    plans = [make_plan(options, manifest, model, {}) for model in models]
+    lacking = {shard for runs in zip(folders, plans, strict=True) for shard in remaining(*runs)}
     return Rehearsal(
         options=options,
-        model=f"{model.checkpoint.file}: {model.describe()[0]}",
-        plan=plan,
-        todo=remaining(options.out, plan),
+        models=[f"{model.checkpoint.file}: {model.describe()[0]}" for model in models],
+        folders=folders,
+        plan=plans[0],
+        todo=sorted(lacking, key=lambda shard: shard.index),
     )

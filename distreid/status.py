@@ -13,7 +13,7 @@ from distreid.lock import DEAD_AFTER_S, holders, last_sign
 from distreid.plan import Shard, plan_shards
 from distreid.progress import duration
 from distreid.shards import bad_images_in, done_shards, shard_file
-from distreid.store import no_run
+from distreid.store import ROOTS, no_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class RunStatus:
 
 def run_status(run: Path) -> RunStatus:
     """Looks at a run. Nothing is verified, and no feature read: it takes a moment."""
-    root = next((run / name for name in ("store.h5", "plan.h5") if (run / name).exists()), None)
+    root = next((run / name for name in ROOTS if (run / name).exists()), None)
     if root is None:
         raise no_run(run)
     with open_hdf5(root) as file:

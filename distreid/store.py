@@ -31,6 +31,7 @@ from distreid.plan import Plan, Shard, differences, to_json
 from distreid.shards import STATUS_TYPE, done_shards, read_shard, shard_file, verify_shard
 
 FORMAT = 2
+ROOTS = ("store.h5", "plan.h5")  # either makes a folder a run
 
 
 def begin(run: Path, plan: Plan) -> list[Shard]:
@@ -87,7 +88,7 @@ def _adopt(run: Path, plan: Plan, done: set[int]) -> None:
 
 def existing_plan(run: Path) -> Plan | None:
     """The plan of a run that is complete or under way; None if there is none."""
-    for name in ("store.h5", "plan.h5"):
+    for name in ROOTS:
         if (run / name).exists():
             return read_plan(run / name)
     return None
@@ -226,7 +227,9 @@ class FeatureStore:
 
 
 def no_run(run: Path) -> StoreError:
-    """For a folder that holds none."""
+    """For a folder that holds none, or several."""
+    if inside := sorted({file.parent.name for name in ROOTS for file in run.glob(f"*/{name}")}):
+        return StoreError(f"{run}: a folder of runs; give one of them: {', '.join(inside)}")
     return StoreError(f"{run}: no run; --out of the extraction is wanted")
 
 

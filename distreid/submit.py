@@ -42,7 +42,6 @@ from distreid.follow import Job, State, follow, preempted, slurm_state
 from distreid.job import run
 from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
 from distreid.rehearsal import Rehearsal, rehearse
-from distreid.shards import done_shards
 from distreid.slurm import Meeting, ports_for
 from distreid.sweep import read_sweep
 
@@ -122,8 +121,8 @@ class Extraction(Checkpointable):
         return super().checkpoint()
 
     def _done(self) -> int:
-        out = self.options.out
-        return len(done_shards(out)) if (out / "shards").is_dir() else 0
+        """How many shards there are, of all runs."""
+        return len(list(self.options.out.glob("**/shards/*.h5")))
 
 
 def _stop(world: World, stopped: Stopped) -> None:
@@ -283,20 +282,21 @@ def _submit(
     return [
         Job(
             id=job.job_id,
-            look=_look(cluster, job, rehearsal.options.out),
+            look=_look(cluster, job, rehearsal.folders),
             log=job.task(0).paths.stdout,
             plan=rehearsal.plan,
             out=rehearsal.options.out,
+            runs=rehearsal.folders,
         )
         for job, rehearsal in zip(started, rehearsals, strict=True)
     ]
 
 
-def _look(cluster: ClusterOptions, job: Any, out: Path) -> Callable[[], State]:
+def _look(cluster: ClusterOptions, job: Any, runs: list[Path]) -> Callable[[], State]:
     """How to see the job's state. submitit would ask sacct, and take a node's failure for the
     end."""
     if cluster.cluster == "slurm":
-        return lambda: slurm_state(job.job_id, out)
+        return lambda: slurm_state(job.job_id, runs)
     return lambda: _local_state(job)
 
 

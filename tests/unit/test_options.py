@@ -22,13 +22,17 @@ def parsed(*arguments: str) -> ExtractOptions:
 
 
 def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
-    assert parsed() == ExtractOptions(data="d", checkpoint="c", out=Path("o"))
+    assert parsed() == ExtractOptions(data="d", checkpoints=("c",), out=Path("o"))
 
 
 def test_options_are_read() -> None:
     found = parsed("--no-flip", "--scales", "1,1.1", "--no-evaluate", "--mat", "--dtype", "float16")
     assert (found.flip, found.scales, found.evaluate, found.mat) == (False, (1.0, 1.1), False, True)
     assert found.dtype == "float16"
+
+
+def test_checkpoints_are_kept_in_their_order_however_they_are_given() -> None:
+    assert parsed("--checkpoint", "b", "a").checkpoints == ("c", "b", "a")
 
 
 def test_the_names_written_out_for_the_help_are_those_of_the_tables() -> None:

@@ -19,6 +19,7 @@ from distreid.pictures import (
     VERMILLION,
     camera_pairs,
     cmc_curve,
+    epoch_curves,
     open_set_curves,
     score_histogram,
 )
@@ -47,6 +48,7 @@ def pairs(values: list[list[float]]) -> bytes:
 
 PLOTS: dict[str, tuple[Callable[[], bytes], tuple[int, int]]] = {
     "cmc": (lambda: cmc_curve({"a": rising(0.5), "b": rising(0.7)}), (1200, 900)),
+    "epochs": (lambda: epoch_curves([1, 5], {"mAP": [0.5, 0.7]}, "epoch"), (1200, 900)),
     "histogram": (
         lambda: score_histogram(EDGES, counts(b200=4), counts(b100=9), {"t": 0.3}),
         (1200, 900),
@@ -116,6 +118,18 @@ def test_cmc_curves_are_drawn_in_percent_over_ranks_with_rank_1_in_the_legend(
     assert legend(figure) == ["Rank-1 53.4 % · ours", "Rank-1 70.0 % · short", "Rank-1 – · none"]
     assert axes.get_xlim() == (1, 50)
     assert axes.get_ylim() == (40, 100)
+
+
+def test_scores_are_drawn_in_percent_over_epochs_with_the_first_best_in_the_legend(
+    figure: Figure,
+) -> None:
+    epoch_curves([10, 20, 40], {"Rank-1": [0.5, 0.9, 0.9], "mAP": [0.4, 0.3, 0.2]}, "epoch")
+    rank1, mean_ap = figure.axes[0].lines
+    np.testing.assert_array_equal(np.asarray(rank1.get_xdata()), [10, 20, 40])
+    np.testing.assert_allclose(np.asarray(mean_ap.get_ydata()), [40, 30, 20])
+    assert legend(figure) == ["Rank-1, at most 90.0 % at 20", "mAP, at most 40.0 % at 10"]
+    assert figure.axes[0].get_xlabel() == "epoch"
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
 
 
 def test_equal_curves_are_both_seen() -> None:

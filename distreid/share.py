@@ -1,0 +1,212 @@
+"""What one rank does between start and end: its shards of every run, in one pass over the images.
+
+No message to another rank, no file but this rank's shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from distreid.bad_images import BadImages
+from distreid.cameras import camera_indices
+from distreid.distributed import Group
+from distreid.errors import CheckpointError, OptionError, StoreError, printable
+from distreid.inference import Extractor
+from distreid.loader import Batch, dead_workers_named, open_loader
+from distreid.manifest import Status
+from distreid.options import ExtractOptions
+from distreid.plan import Plan, Shard
+from distreid.progress import duration
+from distreid.provenance import cores
+from distreid.runs import Run, augmentation
+from distreid.sampler import ShardSampler
+from distreid.shards import Rows, ShardWriter, done_shards
+
+MAX_WORKERS = 16
+FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every step of a rank's work needs."""
+
+    options: ExtractOptions
+    group: Group
+    device: torch.device
+    log: Console
+    """Of rank 0; silent elsewhere."""
+    check_signals: Callable[[], None]
+
+    @property
+    def cores(self) -> int:
+        """This process's share of its host's."""
+        return max(1, cores() // self.group.world.local_world_size)
+
+
+@dataclass
+class Share:
+    """What one rank has done, and where its time went, in seconds."""
+
+    images: int = 0
+    """Each counts once, however many checkpoints it was for."""
+    batches: int = 0
+    waiting: float = 0.0
+    """For the next batch: what of reading, decoding and resizing the workers did not hide."""
+    forward: float = 0.0
+    """Copy to the device, forward passes, copy back."""
+    writing: float = 0.0
+    failures: dict[int, str] = field(default_factory=dict)
+    """Row → why its image could not be read."""
+
+
+class Work:
+    """One run's part in it: batches to rows, rows to this run's shards."""
+
+    def __init__(self, job: Job, run: Run) -> None:
+        self.run = run
+        self.batch_size = job.options.batch_size
+        with self._full_memory_said():
+            self.extractor = Extractor(
+                run.model,
+                augmentation(job.options, run.model),
+                precision=job.options.precision,
+                device=job.device,
+                threads=job.cores,
+            )
+        self.writer = ShardWriter(run.folder, run.plan)
+        self.bad_images = bad_images(job.options, run.folder, run.plan)
+        self.cameras = camera_indices(
+            run.plan.manifest, run.model.architecture, job.options.camera_embedding
+        )
+        self.todo = {shard.index for shard in run.todo}
+
+    def wants(self, batch: Batch) -> bool:
+        """Whether this run lacks the batch's shard."""
+        return batch.rows.start // self.run.plan.shard_rows in self.todo
+
+    def take(self, batch: Batch, share: Share) -> None:
+        """Computes a batch's rows and writes them; adds the time that it took to `share`."""
+        self.bad_images.add(batch)
+        share.failures |= batch.failures
+        started = time.monotonic()
+        rows = self._compute(batch)
+        computed = time.monotonic()
+        self.writer.add(batch.rows, rows)
+        share.forward += computed - started
+        share.writing += time.monotonic() - computed
+
+    def _compute(self, batch: Batch) -> Rows:
+        """A batch's rows: NaN where there was no image, and finite elsewhere."""
+        part = slice(batch.rows.start, batch.rows.stop)
+        cameras_B = None if self.cameras is None else self.cameras[part]
+        with self._full_memory_said():
+            features_BD, norm_B = (t.numpy() for t in self.extractor(batch.images_BCHW, cameras_B))
+        readable = batch.status_B == Status.OK
+        bad = readable & ~np.isfinite(features_BD).all(axis=1)
+        if bad.any():
+            row = batch.rows[int(np.flatnonzero(bad)[0])]
+            raise CheckpointError(
+                f"row {row}, {self.run.plan.manifest.file(row)}: the model gives NaN, infinity or "
+                f"a zero feature; check {self.run.model.checkpoint.file}, or use --precision fp32"
+            )
+        features_BD[~readable] = norm_B[~readable] = np.nan
+        return Rows(features=features_BD, norm=norm_B, status=batch.status_B)
+
+    @contextlib.contextmanager
+    def _full_memory_said(self) -> Iterator[None]:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise OptionError(
+                f"--batch-size {self.batch_size}: the GPU's memory is full; take a smaller one, or "
+                "fewer checkpoints, and run again to continue"
+            ) from error
+
+
+def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Share:
+    """The loop: every batch is read once, and goes to each run that lacks it."""
+    options, first = job.options, works[0].run
+    workers = min(job.cores, MAX_WORKERS) if options.num_workers is None else options.num_workers
+    loader = open_loader(
+        first.plan.manifest,
+        first.model.architecture.preprocess,
+        sampler,
+        batch_size=options.batch_size,
+        num_workers=workers,
+        pin_memory=job.device.type == "cuda",
+    )
+    share = Share()
+    clock = time.monotonic()
+    with dead_workers_named(str(job.group.world), loader, lambda: share.batches):
+        for batch in loader:
+            share.waiting += time.monotonic() - clock
+            job.check_signals()
+            job.group.check()
+            for work in works:
+                if work.wants(batch):
+                    work.take(batch, share)
+            share.images += len(batch.rows)
+            share.batches += 1
+            job.group.reached(batch.rows[-1])
+            clock = time.monotonic()
+    return share
+
+
+def missing_shards(runs: Sequence[Run]) -> list[Shard]:
+    """The shards that any run lacks, in row order."""
+    return sorted({shard for run in runs for shard in run.todo}, key=lambda shard: shard.index)
+
+
+def count_rows(works: Sequence[Work], todo: Sequence[Shard]) -> Callable[[], int]:
+    """A function that tells how many rows have their features of every checkpoint by now."""
+    before = len(works[0].run.plan.manifest) - sum(map(len, todo))
+    rows_of = {shard.index: len(shard) for shard in todo}
+
+    def rows_done() -> int:
+        published = 0
+        with contextlib.suppress(StoreError):  # the folder is gone: whoever writes will say so
+            everywhere = set.intersection(*(done_shards(work.run.folder) for work in works))
+            published = sum(rows_of.get(index, 0) for index in everywhere)
+        return before + published + max(work.writer.pending for work in works)
+
+    return rows_done
+
+
+def bad_images(options: ExtractOptions, run: Path, plan: Plan) -> BadImages:
+    """The count of a run's bad images, by the options."""
+    return BadImages(run=run, plan=plan, on_bad_image=options.on_bad_image, max_bad=options.max_bad)
+
+
+def report_shares(everyone: Sequence[Share], runs: Sequence[Run], log: Console) -> None:
+    """Says what all ranks have done together, and which images could not be read."""
+    images = sum(share.images for share in everyone)
+    if not images:
+        return
+    spent = {
+        "waiting for input": sum(share.waiting for share in everyone),
+        "forward": sum(share.forward for share in everyone),
+        "writing": sum(share.writing for share in everyone),
+    }
+    total = sum(spent.values())
+    longest = max(share.waiting + share.forward + share.writing for share in everyone)
+    parts = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
+    once = f", each read once for {len(runs)} checkpoints," if len(runs) > 1 else ""
+    log.print(
+        f"[bold]time[/]   {images:,} images{once} in {duration(longest)}, "
+        f"{images / longest:,.0f} images/s: {parts}"
+    )
+    failures = {row: why for share in everyone for row, why in share.failures.items()}
+    for row in sorted(failures)[:FAILURES_SHOWN]:
+        line = f"       row {row}, {runs[0].plan.manifest.file(row)}: {failures[row]}"
+        log.print(escape(printable(line)))
+    if len(failures) > FAILURES_SHOWN:
+        log.print(f"       and {len(failures) - FAILURES_SHOWN:,} more images that cannot be read")

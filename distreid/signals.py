@@ -1,0 +1,44 @@
+"""Signals that ask the job to end: within a context they raise Stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from distreid.errors import Stopped
+
+# torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def signals_stop() -> Iterator[Callable[[], None]]:
+    """Within it, a signal to end raises Stopped, so that what is open is closed.
+
+    Gives a function that raises it again, if a signal came where exceptions are lost: in a
+    destructor, or in a callback of the fork of a worker.
+    """
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        # What was half-made when the signal came complains when it is thrown away.
+        sys.unraisablehook = lambda unraisable: None
+        raise Stopped(number)
+
+    def check() -> None:
+        if received:
+            raise Stopped(received[0])
+
+    before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
+    try:
+        yield check
+    except Exception:
+        check()  # what a worker process says that got the signal too
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from distreid.distributed import Group, World
+from distreid.manifest import Status, build_manifest
+from distreid.models.checkpoint import load_model
+from distreid.options import ExtractOptions
+from distreid.runs import Run, make_plan
+from distreid.shards import Rows
+from distreid.share import Job, Work, count_rows, missing_shards
+from distreid.store import begin
+
+
+def rows(count: int) -> Rows:
+    return Rows(
+        features=np.ones((count, 512), np.float32),
+        norm=np.ones(count, np.float32),
+        status=np.full(count, Status.OK, np.uint8),
+    )
+
+
+@pytest.fixture
+def works(osnet_file: Path, tmp_path: Path) -> list[Work]:
+    """Two runs of 10 rows in shards of 4, of which the second has its first shard already."""
+    options = ExtractOptions(
+        data="d", checkpoints=(str(osnet_file),), out=tmp_path, shard_rows=4, device="cpu"
+    )
+    job = Job(options, Group(World(), None), torch.device("cpu"), Console(), lambda: None)
+    paths = [b"%d.jpg" % number for number in range(10)]
+    manifest = build_manifest(root=tmp_path, layout="folder", path=paths)
+    model = load_model(str(osnet_file))
+    plan = make_plan(options, manifest, model, {})
+    todo = [begin(tmp_path / name, plan) for name in ("a", "b")]
+    runs = [
+        Run(folder=tmp_path / name, model=model, plan=plan, todo=shards)
+        for name, shards in zip(("a", "b"), (todo[0], todo[1][1:]), strict=True)
+    ]
+    made = [Work(job, run) for run in runs]
+    made[1].writer.add(range(4), rows(4))
+    return made
+
+
+def test_a_row_counts_once_it_has_its_features_of_every_checkpoint(works: list[Work]) -> None:
+    todo = missing_shards([work.run for work in works])
+    assert [shard.index for shard in todo] == [0, 1, 2]
+    done = count_rows(works, todo)
+    assert done() == 0
+    works[0].writer.add(range(2), rows(2))
+    assert done() == 2
+    works[0].writer.add(range(2, 4), rows(2))
+    assert done() == 4
+    works[0].writer.add(range(4, 8), rows(4))
+    assert done() == 4
+    works[1].writer.add(range(4, 8), rows(4))
+    assert done() == 8
