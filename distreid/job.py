@@ -29,6 +29,7 @@ from torch import Tensor
 import distreid
 from distreid.agreement import check_files, shared_plan
 from distreid.bad_images import BadImages
+from distreid.cache import CacheUse, ImageCache
 from distreid.cameras import camera_indices, cost
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts, describe
@@ -67,6 +68,7 @@ class Share:
     writing: float = 0.0
     failures: dict[int, str] = field(default_factory=dict)
     """Row → why its image could not be read."""
+    cache: CacheUse = field(default_factory=CacheUse)
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     held.enter_context(hold(options.out, log.print))
     todo = begin(options.out, plan)
     _bad_images(options, plan).check()  # of former attempts
+    if todo and (cache := _cache(job, plan)):
+        _section(log, "cache", cache.prepare(sum(map(len, todo))), [])
     total = len(plan.shards)
     if len(todo) < total:
         log.print(f"       {total - len(todo):,} of {total:,} shards are done already")
@@ -215,6 +219,7 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
         batch_size=options.batch_size,
         num_workers=min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers,
         pin_memory=job.device.type == "cuda",
+        cache=_cache(job, plan),
     )
     cameras = camera_indices(plan.manifest, job.model.architecture, options.camera_embedding)
     share = Share()
@@ -235,8 +240,14 @@ def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWr
             share.writing += clock - computed
             share.images += len(batch.rows)
             share.batches += 1
+            share.cache.add(batch.cache)
             job.group.reached(batch.rows[-1])
     return share
+
+
+def _cache(job: _Job, plan: Plan) -> ImageCache | None:
+    folder = job.options.cache
+    return ImageCache(folder, plan, job.model.architecture.preprocess) if folder else None
 
 
 def _bad_images(
@@ -313,6 +324,12 @@ def _report_shares(everyone: list[Share], plan: Plan, log: Console) -> None:
         f"[bold]time[/]   {images:,} images in {duration(longest)}, "
         f"{images / longest:,.0f} images/s: {parts}"
     )
+    use = CacheUse()
+    for share in everyone:
+        use.add(share.cache)
+    if use.found or use.fault:
+        fault = f"; the job went on without: {use.fault}" if use.fault else ""
+        log.print(f"[bold]cache[/]  gave {use.found:,} of these images{fault}")
     failures = {row: why for share in everyone for row, why in share.failures.items()}
     for row in sorted(failures)[:FAILURES_SHOWN]:
         line = f"       row {row}, {plan.manifest.file(row)}: {failures[row]}"
@@ -357,6 +374,7 @@ def _provenance(job: _Job) -> dict[str, Any]:
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
         "machine": _machine(job.group.world, job.device),
         "batch_size": job.options.batch_size,
+        "cache": job.options.cache and printable(str(job.options.cache)),
         "versions": {name: _version(module) for name, module in modules.items()},
     }
 
