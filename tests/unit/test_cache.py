@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator
@@ -207,24 +208,26 @@ def test_images_in_a_mat_file_are_kept_until_it_changes(
     assert_as_without(images, range(1), 0)
 
 
-@pytest.fixture
-def _small_files() -> Iterator[None]:
-    """A disk that takes two records and a part of the third."""
+@contextlib.contextmanager
+def little_room() -> Iterator[None]:
+    """Room for two records and a part of the third."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * RECORD + 5000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def same(batch: Batch, other: Batch) -> bool:
     return torch.equal(batch.images_BCHW, other.images_BCHW) and batch.failures == other.failures
 
 
-@pytest.mark.usefixtures("_small_files")
 def test_a_full_disk_is_told_and_costs_nothing_else(images: ImageRows) -> None:
     plain = ImageRows(images.manifest, SMALL)[range(ROWS)]
     for found in (0, 2):
-        batch = images[range(ROWS)]
+        with little_room():
+            batch = images[range(ROWS)]
         assert same(batch, plain)
         assert (batch.cache.found, batch.cache.fault) == (found, "File too large")
 
