@@ -40,6 +40,7 @@ from distreid.share import (
     bad_images,
     compute_share,
     count_rows,
+    image_cache,
     missing_shards,
     report_shares,
 )
@@ -75,7 +76,7 @@ def _begin(
     gives the shards that each lacks."""
     options, log = job.options, job.log
     manifest = read_manifest(options)
-    made = provenance(job.group.world, job.device, options.batch_size)
+    made = provenance(job.group.world, job.device, options)
     plans = [make_plan(options, manifest, model, made) for model in models]
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
     todo: list[list[Shard]] = []
@@ -92,6 +93,9 @@ def _begin(
         log.print(f"       {left} shards to do: some processes have no work")
     if left and len(models) > 1:
         log.print(_memory(models, plans))
+    if left and (cache := image_cache(options, plans[0], models[0])):
+        rows = sum(map(len, {shard for shards in todo for shard in shards}))
+        _section(log, "cache", cache.prepare(rows), [])
     return todo
 
 

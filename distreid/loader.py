@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from distreid.cache import CacheUse, Decoded, ImageCache
 from distreid.errors import DataError, ImageError
 from distreid.manifest import Manifest, Status
 from distreid.preprocess import Preprocess
@@ -34,43 +35,55 @@ class Batch:
     failures: dict[int, str]
     """Row → why it could not be read; `OUT_OF_MEMORY` is no fault of the image."""
 
+    cache: CacheUse = field(default_factory=CacheUse)
+    """What the cache gave, if there is one."""
+
     def pin_memory(self) -> Batch:
         """DataLoader's protocol for page-locked memory."""
-        return Batch(self.rows, self.images_BCHW.pin_memory(), self.status_B, self.failures)
+        return replace(self, images_BCHW=self.images_BCHW.pin_memory())
 
 
 class ImageRows(Dataset[Batch]):
     """A manifest's images; indexed by a range of rows, so that a worker makes a whole batch."""
 
-    def __init__(self, manifest: Manifest, preprocess: Preprocess) -> None:
+    def __init__(
+        self, manifest: Manifest, preprocess: Preprocess, cache: ImageCache | None = None
+    ) -> None:
         self.manifest = manifest
         self.preprocess = preprocess
+        self.cache = cache
 
     def __getitem__(self, rows: range) -> Batch:
-        missing: dict[int, str] = {}
-        unreadable: dict[int, str] = {}
+        use = CacheUse()
+        if self.cache:
+            (images_BCHW, failed), use = self.cache.through(rows, self._decode)
+        else:
+            images_BCHW, failed = self._decode(rows)
+        status_B = np.full(len(rows), Status.OK, dtype=np.uint8)
+        for row, (status, _) in failed.items():
+            status_B[row - rows.start] = status
+        return Batch(rows, images_BCHW, status_B, {row: failed[row][1] for row in failed}, use)
+
+    def _decode(self, rows: Sequence[int]) -> Decoded:
+        failed: dict[int, tuple[Status, str]] = {}
         black = np.zeros((self.preprocess.height, self.preprocess.width, 3), np.uint8)
 
         def pixels(row: int) -> NDArray[np.uint8]:
             try:
                 return self.preprocess.load(self.manifest.file(row))
             except FileNotFoundError:
-                missing[row] = "no such file"
+                failed[row] = Status.MISSING, "no such file"
             except ImageError as error:
-                unreadable[row] = str(error)
+                failed[row] = Status.UNREADABLE, str(error)
             except MemoryError:
-                unreadable[row] = OUT_OF_MEMORY
+                failed[row] = Status.UNREADABLE, OUT_OF_MEMORY
             return black
 
         try:
-            images_BCHW = self.preprocess.resize(map(pixels, rows))
+            return self.preprocess.resize(map(pixels, rows)), failed
         except MemoryError:
-            unreadable = dict.fromkeys(rows, OUT_OF_MEMORY)
-            images_BCHW = self.preprocess.resize(black for _ in rows)
-        status_B = np.full(len(rows), Status.OK, dtype=np.uint8)
-        for status, failed in ((Status.MISSING, missing), (Status.UNREADABLE, unreadable)):
-            status_B[[row - rows.start for row in failed]] = status
-        return Batch(rows, images_BCHW, status_B, missing | unreadable)
+            failed = dict.fromkeys(rows, (Status.UNREADABLE, OUT_OF_MEMORY))
+            return self.preprocess.resize(black for _ in rows), failed
 
 
 def open_loader(
@@ -81,11 +94,12 @@ def open_loader(
     batch_size: int,
     num_workers: int,
     pin_memory: bool,
+    cache: ImageCache | None = None,
 ) -> DataLoader[Batch]:
     """The sampler's rows as Batches, in the sampler's order."""
     batches = ShardBatches(sampler.shards, batch_size)
     return DataLoader(
-        ImageRows(manifest, preprocess),
+        ImageRows(manifest, preprocess, cache),
         batch_size=None,  # the sampler yields whole batches already
         sampler=batches,
         num_workers=min(num_workers, len(batches)),

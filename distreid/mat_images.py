@@ -27,6 +27,12 @@ def in_mat(file: Path) -> bool:
     return PATH.fullmatch(os.fspath(file)) is not None
 
 
+def file_of(image: Path) -> Path:
+    """The file that holds an image: the .mat file, or the image's own."""
+    match = PATH.fullmatch(os.fspath(image))
+    return Path(match[1]) if match else image
+
+
 def read(file: Path) -> bytes:
     """The image as PNG bytes; raises FileNotFoundError or ImageError."""
     match = PATH.fullmatch(os.fspath(file))

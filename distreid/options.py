@@ -60,6 +60,8 @@ class ExtractOptions:
     batch_size: int = 64
     num_workers: int | None = None
     """None: as many as this process's share of the cores allows."""
+    cache: Path | None = None
+    """A folder for decoded images; None: none are kept."""
     shard_rows: int | None = None
     """None: by the number of rows, see `plan.shard_rows_for`."""
     on_bad_image: str = "fail"
@@ -163,6 +165,11 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--num-workers", type=int, metavar="N", help="decoding processes for each process "
         "(default: by its share of the cores)"
+    )  # fmt: skip
+    machine.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep the decoded images there, 100 kB each at "
+        "256x128, for later runs of any checkpoint that takes them in the same size; best on a "
+        "local disk (default: none are kept)"
     )  # fmt: skip
     machine.add_argument(
         "--shard-rows", type=int, metavar="N", help="rows per file of the store, and what an "

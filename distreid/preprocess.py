@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import simplejpeg
 import torch
 from numpy.typing import NDArray
@@ -65,6 +66,14 @@ class Preprocess:
         description = asdict(self)
         turned = "applied" if description.pop("exif_transpose") else "ignored"
         return description | {"colour": "RGB", "exif_orientation": turned}
+
+    def pixel_identity(self) -> dict[str, Any]:
+        """What the uint8 pixels depend on beside the file: all but the normalisation, and the
+        libraries that decode and resize."""
+        description = self.identity()
+        for later in ("mean", "std", "scale"):
+            del description[later]
+        return description | {m.__name__: m.__version__ for m in (PIL, simplejpeg, torch)}
 
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or

@@ -19,9 +19,11 @@ import torchvision
 
 import distreid
 from distreid.distributed import World
+from distreid.errors import printable
+from distreid.options import ExtractOptions
 
 
-def provenance(world: World, device: torch.device, batch_size: int) -> dict[str, Any]:
+def provenance(world: World, device: torch.device, options: ExtractOptions) -> dict[str, Any]:
     """What a plan carries beside its identity; JSON values."""
     modules = {"h5py": h5py, "numpy": np, "torchvision": torchvision, "distreid": distreid}
     return {
@@ -31,7 +33,8 @@ def provenance(world: World, device: torch.device, batch_size: int) -> dict[str,
         # A path may be no UTF-8, which the store's texts are.
         "command": shlex.join(sys.argv).encode("utf-8", "backslashreplace").decode(),
         "machine": machine(world, device),
-        "batch_size": batch_size,
+        "batch_size": options.batch_size,
+        "cache": options.cache and printable(str(options.cache)),
         "versions": {name: version(module) for name, module in modules.items()},
     }
 

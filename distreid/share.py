@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from distreid.bad_images import BadImages
+from distreid.cache import CacheUse, ImageCache
 from distreid.cameras import camera_indices
 from distreid.distributed import Group
 from distreid.errors import CheckpointError, OptionError, StoreError, printable
 from distreid.inference import Extractor
 from distreid.loader import Batch, dead_workers_named, open_loader
 from distreid.manifest import Status
+from distreid.models.checkpoint import Model
 from distreid.options import ExtractOptions
 from distreid.plan import Plan, Shard
 from distreid.progress import duration
@@ -66,6 +68,7 @@ class Share:
     writing: float = 0.0
     failures: dict[int, str] = field(default_factory=dict)
     """Row → why its image could not be read."""
+    cache: CacheUse = field(default_factory=CacheUse)
 
 
 class Work:
@@ -143,6 +146,7 @@ def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Sha
         batch_size=options.batch_size,
         num_workers=workers,
         pin_memory=job.device.type == "cuda",
+        cache=image_cache(options, first.plan, first.model),
     )
     share = Share()
     clock = time.monotonic()
@@ -156,6 +160,7 @@ def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Sha
                     work.take(batch, share)
             share.images += len(batch.rows)
             share.batches += 1
+            share.cache.add(batch.cache)
             job.group.reached(batch.rows[-1])
             clock = time.monotonic()
     return share
@@ -181,6 +186,12 @@ def count_rows(works: Sequence[Work], todo: Sequence[Shard]) -> Callable[[], int
     return rows_done
 
 
+def image_cache(options: ExtractOptions, plan: Plan, model: Model) -> ImageCache | None:
+    """The cache of the images as all checkpoints take them, if there is to be one."""
+    folder = options.cache
+    return ImageCache(folder, plan, model.architecture.preprocess) if folder else None
+
+
 def bad_images(options: ExtractOptions, run: Path, plan: Plan) -> BadImages:
     """The count of a run's bad images, by the options."""
     return BadImages(run=run, plan=plan, on_bad_image=options.on_bad_image, max_bad=options.max_bad)
@@ -204,6 +215,12 @@ def report_shares(everyone: Sequence[Share], runs: Sequence[Run], log: Console) 
         f"[bold]time[/]   {images:,} images{once} in {duration(longest)}, "
         f"{images / longest:,.0f} images/s: {parts}"
     )
+    use = CacheUse()
+    for share in everyone:
+        use.add(share.cache)
+    if use.found or use.fault:
+        fault = f"; the job went on without: {use.fault}" if use.fault else ""
+        log.print(f"[bold]cache[/]  gave {use.found:,} of these images{fault}")
     failures = {row: why for share in everyone for row, why in share.failures.items()}
     for row in sorted(failures)[:FAILURES_SHOWN]:
         line = f"       row {row}, {runs[0].plan.manifest.file(row)}: {failures[row]}"
