@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from types import FrameType, ModuleType
 from typing import Any
@@ -30,15 +30,23 @@ import distreid
 from distreid.agreement import check_files, shared_plan
 from distreid.bad_images import BadImages
 from distreid.cameras import camera_indices, cost
+from distreid.compilation import EAGER, MODES, Drift, why_eager
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts, describe
 from distreid.distributed import Group, World, process_group
-from distreid.errors import CheckpointError, OptionError, Stopped, StoreError, printable
+from distreid.errors import (
+    CheckpointError,
+    CompileError,
+    OptionError,
+    Stopped,
+    StoreError,
+    printable,
+)
 from distreid.evaluate import cannot_evaluate
 from distreid.inference import Augmentation, Extractor, check_precision, choose_device
-from distreid.loader import Batch, dead_workers_named, open_loader
+from distreid.loader import Batch, ImageRows, dead_workers_named, open_loader
 from distreid.lock import hold
-from distreid.manifest import Status
+from distreid.manifest import Manifest, Status
 from distreid.models.checkpoint import Model, load_model
 from distreid.options import ExtractOptions
 from distreid.plan import Plan, Shard, shard_rows_for
@@ -46,7 +54,7 @@ from distreid.progress import ProgressReport, duration
 from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
 from distreid.sampler import ShardSampler
 from distreid.shards import Rows, ShardWriter, done_shards
-from distreid.store import FORMAT, FeatureStore, begin, finish
+from distreid.store import FORMAT, FeatureStore, begin, existing_plan, finish
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -103,15 +111,16 @@ def run(options: ExtractOptions, world: World) -> None:
                 lambda: load_model(options.checkpoint, options.model, options.input_size)
             )
             job = _Job(options, group, device, model, log, check_signals)
-            todo = group.on_main(lambda: _plan(job, held))
+            extractor = _extractor(job)
+            todo = group.on_main(lambda: _plan(job, extractor, held))
             plan = _shared_plan(job)
-            everyone = _extract(job, plan, todo)
+            everyone = _extract(job, extractor, plan, todo)
         if world.is_main:
             _report_shares(everyone, plan, log)
             _finish(options, plan, log)
 
 
-def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
+def _plan(job: _Job, extractor: Extractor, held: contextlib.ExitStack) -> list[Shard]:
     """Reads the data, says what is what, and starts or continues the run, holding its folder."""
     options, model, log = job.options, job.model, job.log
     manifest = open_data(
@@ -132,6 +141,8 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     warnings = [] if cameras is None else cost(architecture, options.camera_embedding)
     _section(log, "model", str(model.checkpoint.file), model.describe() + warnings)
     _section(log, "run", str(options.out), [f"{tta}; {options.precision}"])
+    held.enter_context(hold(options.out, log.print))
+    mode, compilation = _compilation(job, extractor, manifest)
     plan = Plan(
         manifest=manifest,
         identity={
@@ -146,13 +157,13 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
             "dim": architecture.dim,
             # Of the libraries that the features' last bits depend on.
             "versions": {"torch": _version(torch), "Pillow": _version(PIL), "store": FORMAT},
-        },
-        provenance=_provenance(job),
+        }
+        | ({} if mode == EAGER else {"compile": mode}),
+        provenance=_provenance(job) | {"compilation": compilation},
         dim=architecture.dim,
         dtype=options.dtype,
         shard_rows=options.shard_rows or shard_rows_for(len(manifest)),
     )
-    held.enter_context(hold(options.out, log.print))
     todo = begin(options.out, plan)
     _bad_images(options, plan).check()  # of former attempts
     total = len(plan.shards)
@@ -161,6 +172,68 @@ def _plan(job: _Job, held: contextlib.ExitStack) -> list[Shard]:
     if 0 < len(todo) < job.group.world.world_size:
         log.print(f"       {len(todo)} shards to do: some processes have no work")
     return todo
+
+
+def _compilation(job: _Job, extractor: Extractor, manifest: Manifest) -> tuple[str, Any]:
+    """Torch's mode of compilation or `EAGER`, and the drift or the reason, for the store.
+
+    A run is continued as it was begun, and compiled only when it is clear that it has work.
+    """
+    options, existing = job.options, existing_plan(job.options.out)
+    begun = existing.identity.get("compile", EAGER) if existing else None
+    if existing and (options.compile == "auto" or MODES.get(options.compile) == begun):
+        return str(begun), existing.provenance.get("compilation")
+    if why := why_eager(options.compile, len(manifest), job.device):
+        if options.compile != EAGER:
+            job.log.print(f"       not compiled: {why}")
+        return EAGER, why
+    mode = MODES[options.compile]
+    job.log.print("       compiling …")
+    try:
+        drift = _compile(job, extractor, manifest, mode)
+    except CompileError as error:
+        job.log.print(f"       not compiled: {escape(printable(str(error)))}")
+        return EAGER, str(error)
+    job.log.print(f"       {drift.describe()}")
+    return mode, asdict(drift)
+
+
+def _compile(job: _Job, extractor: Extractor, manifest: Manifest, mode: str) -> Drift:
+    """Compiles the network, and tries it on the first rows."""
+    rows = range(min(job.options.batch_size, len(manifest)))
+    cameras = camera_indices(manifest, job.model.architecture, job.options.camera_embedding)
+    batch = ImageRows(manifest, job.model.architecture.preprocess)[rows]
+    first = None if cameras is None else cameras[: rows.stop]
+    return extractor.compile(mode, job.options.batch_size, batch.images_BCHW, first)
+
+
+def _compile_as_planned(job: _Job, extractor: Extractor, plan: Plan) -> None:
+    """On every rank that has work: what rank 0 could, and others must."""
+    mode = plan.identity.get("compile", EAGER)
+    if mode == EAGER or extractor.compiled_rows:
+        return
+    try:
+        _compile(job, extractor, plan.manifest, mode)
+    except CompileError as error:
+        raise OptionError(
+            f"{_who(job.group.world)} cannot compile the network as the run in {job.options.out} "
+            f"does ({error}); use --compile off and another --out"
+        ) from error
+
+
+def _extractor(job: _Job) -> Extractor:
+    return Extractor(
+        job.model,
+        job.augmentation,
+        precision=job.options.precision,
+        device=job.device,
+        threads=_threads(job.group.world),
+    )
+
+
+def _threads(world: World) -> int:
+    """This process's share of the cores."""
+    return max(1, _cores() // world.local_world_size)
 
 
 def _shared_plan(job: _Job) -> Plan:
@@ -175,11 +248,13 @@ def _shared_plan(job: _Job) -> Plan:
     return plan
 
 
-def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
+def _extract(job: _Job, extractor: Extractor, plan: Plan, todo: list[Shard]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
     world, out = job.group.world, job.options.out
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
     writer = ShardWriter(out, plan)
+    if len(sampler):
+        _compile_as_planned(job, extractor, plan)
     done_before = len(plan.manifest) - sum(map(len, todo))
     todo_rows = {shard.index: len(shard) for shard in todo}
 
@@ -193,21 +268,16 @@ def _extract(job: _Job, plan: Plan, todo: list[Shard]) -> list[Share]:
         ProgressReport(job.log, len(plan.manifest), rows_done) if world.is_main and todo else None
     )
     with show or contextlib.nullcontext():
-        share = _extract_share(job, plan, sampler, writer)
+        share = _extract_share(job, extractor, plan, sampler, writer)
         return job.group.gather(share)
 
 
-def _extract_share(job: _Job, plan: Plan, sampler: ShardSampler, writer: ShardWriter) -> Share:
+def _extract_share(
+    job: _Job, extractor: Extractor, plan: Plan, sampler: ShardSampler, writer: ShardWriter
+) -> Share:
     """The loop: no message to another rank, no file but this rank's shards."""
     options = job.options
-    cores = max(1, _cores() // job.group.world.local_world_size)
-    extractor = Extractor(
-        job.model,
-        job.augmentation,
-        precision=options.precision,
-        device=job.device,
-        threads=cores,
-    )
+    cores = _threads(job.group.world)
     loader = open_loader(
         plan.manifest,
         job.model.architecture.preprocess,
