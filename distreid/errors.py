@@ -8,6 +8,7 @@
         ├── DataError        the images, a folder layout, a CSV manifest
         │   └── ImageError   one image: its row and path
         ├── CheckpointError  the checkpoint file, or a model that does not fit it
+        ├── CompileError     torch.compile of a network, which runs without it too
         └── StoreError       the output folder: incomplete, damaged, or of another run
 
 Beside it stands Stopped: a signal ended the job, which can be continued; exit status 128 and
@@ -68,6 +69,10 @@ class ImageError(DataError):
 
 class CheckpointError(UserError):
     """The checkpoint cannot be used."""
+
+
+class CompileError(UserError):
+    """torch cannot compile the network here."""
 
 
 class StoreError(UserError):

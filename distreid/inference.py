@@ -10,6 +10,7 @@ is faster besides.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distreid.errors import OptionError
+from distreid.compilation import Drift, as_compiled, check_drift, compiled, compiling, drift
+from distreid.errors import CompileError, OptionError
 from distreid.models.checkpoint import Model
 
 CPU_ROWS = 8
@@ -105,12 +107,16 @@ class Extractor:
         self.parts = model.architecture.parts
         self.augmentation = augmentation
         self.device = device
+        self.precision = precision
         self.dtype = PRECISIONS[precision]
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         # cuDNN may choose another algorithm at every start; this keeps to the reproducible ones.
         torch.backends.cudnn.deterministic = True
         self.network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward: Callable[..., Tensor] = self.network
+        self.compiled_rows: int | None = None
+        """How many rows at once the compiled network takes; None while it is not compiled."""
         self.pool = ThreadPoolExecutor(threads) if device.type == "cpu" else None
         if self.pool:
             torch.set_num_threads(1)
@@ -123,17 +129,48 @@ class Extractor:
         `cameras_B` is for a network with embeddings of cameras: see `Architecture.cameras`.
         A feature of norm 0 has no direction and comes out as NaN.
         """
-        if self.pool:
+        with as_compiled() if self.compiled_rows else contextlib.nullcontext():
+            if not self.pool:
+                return self._padded(images_BCHW, cameras_B)
             images = torch.split(images_BCHW, CPU_ROWS)
             cameras = (
                 [None] * len(images) if cameras_B is None else torch.split(cameras_B, CPU_ROWS)
             )
-            features, norms = zip(*self.pool.map(self._features, images, cameras), strict=True)
+            features, norms = zip(*self.pool.map(self._padded, images, cameras), strict=True)
             return torch.cat(features), torch.cat(norms)
+
+    def compile(
+        self, mode: str, rows: int, images_BCHW: Tensor, cameras_B: Tensor | None = None
+    ) -> Drift:
+        """Compiles the network for batches of at most `rows`; gives its drift on some images.
+
+        `mode` is torch's name of one. CompileError if that fails, or gives other features
+        than eager's; then the extractor stays as it was.
+        """
+        first = slice(0, CPU_ROWS if self.pool else rows)
+        try:
+            with compiling():
+                exact_BD, _ = self(images_BCHW, cameras_B)
+                self.forward, self.compiled_rows = compiled(self.network, mode), first.stop
+                # In this thread alone; afterwards nothing is compiled any more.
+                self._padded(images_BCHW[first], None if cameras_B is None else cameras_B[first])
+                found = drift(exact_BD, self(images_BCHW, cameras_B)[0])
+            check_drift(found, self.precision)
+        except CompileError:
+            self.forward, self.compiled_rows = self.network, None
+            raise
+        return found
+
+    def _padded(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One forward pass over at most as many rows as were compiled; the result is on the CPU."""
+        rows = len(images_BCHW)
+        if self.compiled_rows and (more := self.compiled_rows - rows):
+            images_BCHW = F.pad(images_BCHW, (0, 0) * 3 + (0, more))
+            cameras_B = None if cameras_B is None else F.pad(cameras_B, (0, more))
         images_BCHW = images_BCHW.to(self.device, non_blocking=True)
         cameras_B = None if cameras_B is None else cameras_B.to(self.device)
         features_BD, norm_B = self._features(images_BCHW, cameras_B)
-        return features_BD.cpu(), norm_B.cpu()
+        return features_BD[:rows].cpu(), norm_B[:rows].cpu()
 
     @torch.inference_mode()
     def _features(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -150,7 +187,7 @@ class Extractor:
         half = self.dtype != torch.float32
         with torch.autocast(self.device.type, dtype=self.dtype if half else None, enabled=half):
             arguments = (inputs_BCHW,) if cameras_B is None else (inputs_BCHW, cameras_B)
-            features: Tensor = self.network(*arguments)
+            features: Tensor = self.forward(*arguments)
         return features.float()
 
 

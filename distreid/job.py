@@ -17,12 +17,13 @@ from rich.markup import escape
 import distreid
 from distreid.agreement import check_files, check_versions, shared_plan
 from distreid.cameras import cost
+from distreid.compile_run import compile_as_planned, decide
 from distreid.datasets.summary import describe
 from distreid.distributed import World, process_group
 from distreid.epochs import compare_epochs
 from distreid.errors import DataError, StoreError, printable
 from distreid.evaluate import Evaluation, cannot_evaluate
-from distreid.inference import check_precision, choose_device
+from distreid.inference import Extractor, check_precision, choose_device
 from distreid.lock import hold
 from distreid.manifest import Status
 from distreid.models.checkpoint import Model
@@ -41,6 +42,7 @@ from distreid.share import (
     compute_share,
     count_rows,
     image_cache,
+    make_extractor,
     missing_shards,
     report_shares,
 )
@@ -59,31 +61,39 @@ def run(options: ExtractOptions, world: World) -> None:
             folders = group.main_first(lambda: run_folders(options))
             models = group.main_first(lambda: load_models(options))
             job = Job(options, group, device, log, check_signals)
-            todo = group.on_main(lambda: _begin(job, folders, models, held))
+            extractors = [make_extractor(job, model) for model in models]
+            todo = group.on_main(lambda: _begin(job, folders, models, extractors, held))
             runs = _agreed(job, folders, models, todo)
             here = [_at_own_root(job, run) for run in runs]
             check_files(group, here[0].plan.manifest)
-            everyone = _extract(job, here)
+            everyone = _extract(job, here, extractors)
         if world.is_main:
             report_shares(everyone, runs, log)
             _finish(options, runs, log)
 
 
 def _begin(
-    job: Job, folders: Sequence[Path], models: Sequence[Model], held: contextlib.ExitStack
+    job: Job,
+    folders: Sequence[Path],
+    models: Sequence[Model],
+    extractors: Sequence[Extractor],
+    held: contextlib.ExitStack,
 ) -> list[list[Shard]]:
     """Reads the data, says what is what, and starts or continues each run, holding its folder;
     gives the shards that each lacks."""
     options, log = job.options, job.log
     manifest = read_manifest(options)
     made = provenance(job.group.world, job.device, options)
-    plans = [make_plan(options, manifest, model, made) for model in models]
+    plans: list[Plan] = []
     _section(log, "data", f"{manifest.root} ({manifest.layout})", describe(manifest))
     todo: list[list[Shard]] = []
     said: set[str] = set()
-    for folder, model, plan in zip(folders, models, plans, strict=True):
+    for folder, model, extractor in zip(folders, models, extractors, strict=True):
         _introduce(job, folder, model, said)
         held.enter_context(hold(folder, log.print))
+        mode, compilation = decide(job, folder, model, extractor, manifest)
+        plan = make_plan(options, manifest, model, made | {"compilation": compilation}, mode)
+        plans.append(plan)
         todo.append(begin(folder, plan))
         bad_images(options, folder, plan).check()  # of former attempts
         if done := len(plan.shards) - len(todo[-1]):
@@ -153,11 +163,14 @@ def _at_own_root(job: Job, run: Run) -> Run:
     return replace(run, plan=replace(run.plan, manifest=replace(run.plan.manifest, root=root)))
 
 
-def _extract(job: Job, runs: Sequence[Run]) -> list[Share]:
+def _extract(job: Job, runs: Sequence[Run], extractors: Sequence[Extractor]) -> list[Share]:
     """Computes and writes this rank's shards, and waits for the others'; gives all shares."""
     world, todo = job.group.world, missing_shards(runs)
     sampler = ShardSampler(todo, rank=world.rank, world_size=world.world_size)
-    works = [Work(job, run) for run in runs]
+    if len(sampler):
+        for run, extractor in zip(runs, extractors, strict=True):
+            compile_as_planned(job, run, extractor)
+    works = [Work(job, run, extractor) for run, extractor in zip(runs, extractors, strict=True)]
     rows = len(runs[0].plan.manifest)
     show = (
         ProgressReport(job.log, rows, count_rows(works, todo)) if world.is_main and todo else None

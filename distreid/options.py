@@ -29,6 +29,7 @@ DEVICES = ("auto", "cuda", "cpu")
 ON_BAD_IMAGE = ("fail", "record")
 SCALE_MODES = ("independent", "compound")
 CAMERA_EMBEDDINGS = ("auto", "mean", "none")
+COMPILE = ("off", "auto", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class ExtractOptions:
     scale_mode: str = "independent"
     camera_embedding: str = "auto"
     precision: str = "fp32"
+    compile: str = "off"
     dtype: str = "float32"
     device: str = "auto"
     batch_size: int = 64
@@ -74,6 +76,7 @@ class ExtractOptions:
         for name, choices in (
             ("layout", LAYOUTS),
             ("precision", PRECISIONS),
+            ("compile", COMPILE),
             ("dtype", DTYPES),
             ("device", DEVICES),
             ("on_bad_image", ON_BAD_IMAGE),
@@ -155,6 +158,13 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--precision", default="fp32", choices=PRECISIONS, help="of the forward pass "
         "(default: fp32, which reproduces the model's own code)"
+    )  # fmt: skip
+    how.add_argument(
+        "--compile", default="off", choices=COMPILE, help="of the network, by torch.compile. auto: "
+        "where the number of images is worth the minute that it takes; a run is continued as it "
+        "was begun. max: always, with the kernels that are fastest when tried, so that last bits "
+        "may differ between two processes. Compiled features are another identity than eager "
+        "ones; if torch cannot compile, the job says so and goes on without (default: off)"
     )  # fmt: skip
     how.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored features")
     machine = parser.add_argument_group("the machine")

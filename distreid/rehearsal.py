@@ -6,13 +6,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from distreid.compilation import EAGER
 from distreid.datasets.summary import describe
 from distreid.errors import StoreError
 from distreid.options import ExtractOptions
 from distreid.plan import Plan, Shard
 from distreid.progress import duration
 from distreid.runs import load_models, make_plan, read_manifest, run_folders
-from distreid.store import remaining
+from distreid.store import existing_plan, remaining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,10 @@ def rehearse(options: ExtractOptions) -> Rehearsal:
     if not (standing.is_dir() and os.access(standing, os.W_OK)):
         raise StoreError(f"{options.out}: {standing} cannot be written to; check --out")
     manifest, models, folders = read_manifest(options), load_models(options), run_folders(options)
-    plans = [make_plan(options, manifest, model, {}) for model in models]
+    plans = [
+        make_plan(options, manifest, model, {}, _compiled(folder))
+        for model, folder in zip(models, folders, strict=True)
+    ]
     lacking = {shard for runs in zip(folders, plans, strict=True) for shard in remaining(*runs)}
     return Rehearsal(
         options=options,
@@ -76,3 +80,9 @@ def rehearse(options: ExtractOptions) -> Rehearsal:
         plan=plans[0],
         todo=sorted(lacking, key=lambda shard: shard.index),
     )
+
+
+def _compiled(run: Path) -> str:
+    """As the run was begun; a new one is decided on where the job runs."""
+    begun = existing_plan(run)
+    return begun.identity.get("compile", EAGER) if begun else EAGER

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distreid.cameras import camera_indices
+from distreid.compilation import EAGER
 from distreid.datasets import open_data
 from distreid.datasets.summary import check_counts
 from distreid.errors import OptionError, StoreError
@@ -110,9 +111,13 @@ def read_manifest(options: ExtractOptions) -> Manifest:
 
 
 def make_plan(
-    options: ExtractOptions, manifest: Manifest, model: Model, made: dict[str, Any]
+    options: ExtractOptions,
+    manifest: Manifest,
+    model: Model,
+    made: dict[str, Any],
+    compile: str = EAGER,
 ) -> Plan:
-    """What the run of a checkpoint will hold."""
+    """What the run of a checkpoint will hold; `compile` is torch's mode, or `EAGER`."""
     architecture = model.architecture
     cameras = camera_indices(manifest, architecture, options.camera_embedding)
     return Plan(
@@ -128,7 +133,8 @@ def make_plan(
             "dtype": options.dtype,
             "dim": architecture.dim,
             "versions": library_versions() | {"store": FORMAT},
-        },
+        }
+        | ({} if compile == EAGER else {"compile": compile}),
         provenance=made | {"peer": architecture.peer},
         dim=architecture.dim,
         dtype=options.dtype,

@@ -71,20 +71,25 @@ class Share:
     cache: CacheUse = field(default_factory=CacheUse)
 
 
+def make_extractor(job: Job, model: Model) -> Extractor:
+    """A model ready to be called, on this rank's device."""
+    with _full_memory_said(job.options.batch_size):
+        return Extractor(
+            model,
+            augmentation(job.options, model),
+            precision=job.options.precision,
+            device=job.device,
+            threads=job.cores,
+        )
+
+
 class Work:
     """One run's part in it: batches to rows, rows to this run's shards."""
 
-    def __init__(self, job: Job, run: Run) -> None:
+    def __init__(self, job: Job, run: Run, extractor: Extractor) -> None:
         self.run = run
         self.batch_size = job.options.batch_size
-        with self._full_memory_said():
-            self.extractor = Extractor(
-                run.model,
-                augmentation(job.options, run.model),
-                precision=job.options.precision,
-                device=job.device,
-                threads=job.cores,
-            )
+        self.extractor = extractor
         self.writer = ShardWriter(run.folder, run.plan)
         self.bad_images = bad_images(job.options, run.folder, run.plan)
         self.cameras = camera_indices(
@@ -111,7 +116,7 @@ class Work:
         """A batch's rows: NaN where there was no image, and finite elsewhere."""
         part = slice(batch.rows.start, batch.rows.stop)
         cameras_B = None if self.cameras is None else self.cameras[part]
-        with self._full_memory_said():
+        with _full_memory_said(self.batch_size):
             features_BD, norm_B = (t.numpy() for t in self.extractor(batch.images_BCHW, cameras_B))
         readable = batch.status_B == Status.OK
         bad = readable & ~np.isfinite(features_BD).all(axis=1)
@@ -124,15 +129,16 @@ class Work:
         features_BD[~readable] = norm_B[~readable] = np.nan
         return Rows(features=features_BD, norm=norm_B, status=batch.status_B)
 
-    @contextlib.contextmanager
-    def _full_memory_said(self) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise OptionError(
-                f"--batch-size {self.batch_size}: the GPU's memory is full; take a smaller one, or "
-                "fewer checkpoints, and run again to continue"
-            ) from error
+
+@contextlib.contextmanager
+def _full_memory_said(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OptionError(
+            f"--batch-size {batch_size}: the GPU's memory is full; take a smaller one, or "
+            "fewer checkpoints, and run again to continue"
+        ) from error
 
 
 def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Share:

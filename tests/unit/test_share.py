@@ -11,7 +11,7 @@ from distreid.models.checkpoint import load_model
 from distreid.options import ExtractOptions
 from distreid.runs import Run, make_plan
 from distreid.shards import Rows
-from distreid.share import Job, Work, count_rows, missing_shards
+from distreid.share import Job, Work, count_rows, make_extractor, missing_shards
 from distreid.store import begin
 
 
@@ -39,7 +39,7 @@ def works(osnet_file: Path, tmp_path: Path) -> list[Work]:
         Run(folder=tmp_path / name, model=model, plan=plan, todo=shards)
         for name, shards in zip(("a", "b"), (todo[0], todo[1][1:]), strict=True)
     ]
-    made = [Work(job, run) for run in runs]
+    made = [Work(job, run, make_extractor(job, model)) for run in runs]
     made[1].writer.add(range(4), rows(4))
     return made
 
