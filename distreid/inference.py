@@ -10,6 +10,7 @@ is faster besides.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,7 @@ class Extractor:
         # cuDNN may choose another algorithm at every start; this keeps to the reproducible ones.
         torch.backends.cudnn.deterministic = True
         self.network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.pool = ThreadPoolExecutor(threads) if device.type == "cpu" else None
+        self.pool = _threads(threads) if device.type == "cpu" else None
         if self.pool:
             torch.set_num_threads(1)
 
@@ -151,6 +152,12 @@ class Extractor:
             arguments = (inputs_BCHW,) if cameras_B is None else (inputs_BCHW, cameras_B)
             features: Tensor = self.network(*arguments)
         return features.float()
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """The same for all models of a process: a thread keeps the memory that it once took."""
+    return ThreadPoolExecutor(count)
 
 
 def normalise_parts(features_BD: Tensor, parts: int) -> Tensor:
