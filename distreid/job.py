@@ -67,8 +67,10 @@ def run(options: ExtractOptions, world: World) -> None:
 def _begin(
     job: Job, folders: Sequence[Path], models: Sequence[Model], held: contextlib.ExitStack
 ) -> list[list[Shard]]:
-    """Reads the data, says what is what, and starts or continues each run, holding its folder;
-    gives the shards that each lacks."""
+    """Reads the data, says what is what, and starts or continues each run, holding its folder.
+
+    Gives the shards that each lacks.
+    """
     options, log = job.options, job.log
     manifest = open_data(
         options.data,
