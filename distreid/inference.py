@@ -11,6 +11,7 @@ is faster besides.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import socket
 from collections.abc import Callable, Iterator
@@ -117,7 +118,7 @@ class Extractor:
         self.forward: Callable[..., Tensor] = self.network
         self.compiled_rows: int | None = None
         """How many rows at once the compiled network takes; None while it is not compiled."""
-        self.pool = ThreadPoolExecutor(threads) if device.type == "cpu" else None
+        self.pool = _threads(threads) if device.type == "cpu" else None
         if self.pool:
             torch.set_num_threads(1)
 
@@ -189,6 +190,12 @@ class Extractor:
             arguments = (inputs_BCHW,) if cameras_B is None else (inputs_BCHW, cameras_B)
             features: Tensor = self.forward(*arguments)
         return features.float()
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """The same for all models of a process: a thread keeps the memory that it once took."""
+    return ThreadPoolExecutor(count)
 
 
 def normalise_parts(features_BD: Tensor, parts: int) -> Tensor:

@@ -79,8 +79,10 @@ def _begin(
     extractors: Sequence[Extractor],
     held: contextlib.ExitStack,
 ) -> list[list[Shard]]:
-    """Reads the data, says what is what, and starts or continues each run, holding its folder;
-    gives the shards that each lacks."""
+    """Reads the data, says what is what, and starts or continues each run, holding its folder.
+
+    Gives the shards that each lacks.
+    """
     options, log = job.options, job.log
     manifest = read_manifest(options)
     made = provenance(job.group.world, job.device, options)
