@@ -6,7 +6,8 @@
 The rows are a few images of the sample under many names, hard links. Each line is the real
 command in one process, evaluation left out. The memory is the most that the job's process and
 its decoding processes took together, what they share counted once and libraries, which other
-programs use too, not at all (Pss_Anon and Pss_Shmem of Linux's smaps_rollup). The last line is JSON.
+programs use too, not at all (Pss_Anon and Pss_Shmem of Linux's smaps_rollup). The
+last line is JSON.
 """
 
 from __future__ import annotations
