@@ -136,11 +136,14 @@ class ImageCache:
         seal = bytearray(STAMP.size + CRC.size)
         with contextlib.suppress(FileNotFoundError), _opened(self.file, os.O_RDONLY) as handle:
             for place, (row, its_stamp) in enumerate(zip(rows, stamps, strict=True)):
-                if its_stamp is not None:
-                    # By plain reads, not by a mapping: a disk that fails is then an error and
-                    # not a signal.
-                    os.preadv(handle, [images_BHWC[place], seal], row * self.record_bytes)
-                    found[place] = seal == seal_of(images_BHWC[place], its_stamp)
+                if its_stamp is None:
+                    continue
+                image = images_BHWC[place]
+                # By plain reads, not by a mapping: a disk that fails is then an error and not a
+                # signal.
+                count = os.preadv(handle, [image, seal], row * self.record_bytes)
+                whole = count == image.nbytes + len(seal)
+                found[place] = whole and seal == seal_of(image, its_stamp)
 
     def _write(
         self,

@@ -5,8 +5,9 @@
 
 The rows are a few images of the sample under many names, hard links. Each line is the real
 command in one process, evaluation left out. The memory is the most that the job's process and
-its decoding processes took together, what they share counted once (Linux's proportional set
-size). The last line is JSON.
+its decoding processes took together, what they share counted once and libraries, which other
+programs use too, not at all (Pss_Anon and Pss_Shmem of Linux's smaps_rollup). The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def memory(pid: int) -> int:
     total = 0
     with contextlib.suppress(OSError):  # one that has just ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 total += 1024 * int(line.split()[1])
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             total += memory(int(child))
