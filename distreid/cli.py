@@ -14,7 +14,15 @@ import distreid
 from distreid.cluster_options import add_cluster_options
 from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
-from distreid.options import add_extract_options, add_layout_options, input_size
+from distreid.options import (
+    add_extract_options,
+    add_how_options,
+    add_layout_options,
+    add_machine_options,
+    add_what_options,
+    input_size,
+    parse_extract_options,
+)
 from distreid.protocol import CHOICES, PRESETS, Protocol
 
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
@@ -121,6 +129,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--input-size", type=input_size, metavar="256x128")
     _add_json(command)
     command.set_defaults(run=_inspect)
+
+    command = commands.add_parser(
+        "bench",
+        help="how fast this machine is with your images and checkpoint, and what holds it up",
+        description="Measures each step of an extraction alone and all together. Shards are tried "
+        "in a temporary folder, which TMPDIR moves to another disk.",
+    )
+    add_what_options(command)
+    add_how_options(command)
+    add_machine_options(command)
+    command.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="for each figure (default: 3)"
+    )
+    command.add_argument(
+        "--peer", action="store_true", help="run the plain PyTorch loop of test scripts beside it"
+    )
+    _add_json(command)
+    command.set_defaults(run=_bench)
     return parser
 
 
@@ -263,6 +289,23 @@ def _inspect(parsed: argparse.Namespace) -> None:
             check_counts(manifest)
     if parsed.checkpoint:
         _inspect_checkpoint(parsed)
+
+
+def _bench(parsed: argparse.Namespace) -> None:
+    import tempfile
+
+    from rich.console import Console
+
+    from distreid.bench import bench
+    from distreid.bench_figures import bench_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        parsed.out = Path(folder, "run")
+        found = bench(parse_extract_options(parsed), parsed.seconds, parsed.peer)
+    if parsed.json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        Console(highlight=False).print(bench_table(found))
 
 
 def _inspect_checkpoint(parsed: argparse.Namespace) -> None:

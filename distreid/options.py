@@ -105,6 +105,45 @@ class ExtractOptions:
 
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
     """Adds the main job's options to a parser."""
+    what = add_what_options(parser)
+    what.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
+        "the rest go; with an unfinished run of the same kind in it, that run is continued. Of "
+        "several checkpoints, each has a folder of its own in it, named after its file"
+    )  # fmt: skip
+    what.add_argument(
+        "--data-root", metavar="DIR", help="read the images of --data below this folder instead, "
+        "on every host for itself: $VARIABLES are those of the host, as in '$TMPDIR/market'"
+    )  # fmt: skip
+    add_how_options(parser)
+    machine = add_machine_options(parser)
+    machine.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep the decoded images there, 100 kB each at "
+        "256x128, for later runs of any checkpoint that takes them in the same size; best on a "
+        "local disk (default: none are kept)"
+    )  # fmt: skip
+    machine.add_argument(
+        "--shard-rows", type=int, metavar="N", help="rows per file of the store, and what an "
+        "interruption costs at most (default: 1/64 of the rows, from 64 to 8192)"
+    )  # fmt: skip
+    after = parser.add_argument_group("the result")
+    after.add_argument(
+        "--on-bad-image", default="fail", choices=ON_BAD_IMAGE, help="fail: stop and name it. "
+        "record: keep the row with a status and NaN features, and leave it out of the scores "
+        "(default: fail)"
+    )  # fmt: skip
+    after.add_argument(
+        "--max-bad", type=int, metavar="N", help="with record: stop when more than N images of "
+        "the whole run cannot be read (default: any number)"
+    )  # fmt: skip
+    after.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="no scores")
+    after.add_argument(
+        "--mat", action="store_true", help="write pytorch_result.mat too, for evaluate_gpu.py"
+    )
+
+
+def add_what_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds which images and which weights."""
     what = parser.add_argument_group("what")
     what.add_argument(
         "--data", required=True, metavar="DIR|CSV|sample", help="a folder of images, a CSV with "
@@ -115,16 +154,12 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|sample", help="the trained weights; an opts.yaml beside them is read too. "
         "Several, such as model/net_*.pth: every image is read once for all, and they are compared"
     )  # fmt: skip
-    what.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="where the store, metrics.json and "
-        "the rest go; with an unfinished run of the same kind in it, that run is continued. Of "
-        "several checkpoints, each has a folder of its own in it, named after its file"
-    )  # fmt: skip
-    what.add_argument(
-        "--data-root", metavar="DIR", help="read the images of --data below this folder instead, "
-        "on every host for itself: $VARIABLES are those of the host, as in '$TMPDIR/market'"
-    )  # fmt: skip
     add_layout_options(what)
+    return what
+
+
+def add_how_options(parser: argparse.ArgumentParser) -> None:
+    """Adds what the features depend on."""
     how = parser.add_argument_group("how the features are computed")
     how.add_argument(
         "--model", default="auto", metavar="NAME", help="the architecture (default: read it off "
@@ -167,6 +202,10 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "ones; if torch cannot compile, the job says so and goes on without (default: off)"
     )  # fmt: skip
     how.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored features")
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Adds what the rate depends on."""
     machine = parser.add_argument_group("the machine")
     machine.add_argument("--device", default="auto", choices=DEVICES)
     machine.add_argument(
@@ -176,29 +215,7 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "--num-workers", type=int, metavar="N", help="decoding processes for each process "
         "(default: by its share of the cores)"
     )  # fmt: skip
-    machine.add_argument(
-        "--cache", type=Path, metavar="DIR", help="keep the decoded images there, 100 kB each at "
-        "256x128, for later runs of any checkpoint that takes them in the same size; best on a "
-        "local disk (default: none are kept)"
-    )  # fmt: skip
-    machine.add_argument(
-        "--shard-rows", type=int, metavar="N", help="rows per file of the store, and what an "
-        "interruption costs at most (default: 1/64 of the rows, from 64 to 8192)"
-    )  # fmt: skip
-    after = parser.add_argument_group("the result")
-    after.add_argument(
-        "--on-bad-image", default="fail", choices=ON_BAD_IMAGE, help="fail: stop and name it. "
-        "record: keep the row with a status and NaN features, and leave it out of the scores "
-        "(default: fail)"
-    )  # fmt: skip
-    after.add_argument(
-        "--max-bad", type=int, metavar="N", help="with record: stop when more than N images of "
-        "the whole run cannot be read (default: any number)"
-    )  # fmt: skip
-    after.add_argument("--no-evaluate", dest="evaluate", action="store_false", help="no scores")
-    after.add_argument(
-        "--mat", action="store_true", help="write pytorch_result.mat too, for evaluate_gpu.py"
-    )
+    return machine
 
 
 def add_layout_options(parser: argparse._ActionsContainer) -> None:
@@ -226,8 +243,12 @@ def add_layout_options(parser: argparse._ActionsContainer) -> None:
 
 
 def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:
-    """The parsed command line as options."""
-    values: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(ExtractOptions)}
+    """The parsed command line as options; what the command does not have stays as it is."""
+    values: dict[str, Any] = {
+        f.name: getattr(arguments, f.name)
+        for f in fields(ExtractOptions)
+        if hasattr(arguments, f.name)
+    }
     values["checkpoints"] = tuple(values["checkpoints"])
     return ExtractOptions(**values)
 

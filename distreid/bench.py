@@ -1,0 +1,274 @@
+"""What this machine makes of these images and this checkpoint: each step alone, and together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Sized
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from distreid.bench_figures import Bench, Trial
+from distreid.cameras import camera_indices
+from distreid.compilation import EAGER, MODES
+from distreid.datasets import open_data
+from distreid.errors import CompileError, DataError, OptionError
+from distreid.inference import PRECISIONS, Augmentation, Extractor, choose_device
+from distreid.loader import Batch, ImageRows, open_loader
+from distreid.models.checkpoint import load_model
+from distreid.options import ExtractOptions
+from distreid.peer_loop import PeerImages, peer_loop
+from distreid.plan import Plan, shard_rows_for
+from distreid.preprocess import decode, read
+from distreid.sampler import ShardSampler
+from distreid.shards import Rows, ShardWriter, write_shard
+
+MAX_WORKERS = 16
+PASSES = 10_000  # over the images, of which as many are done as there is time for
+BATCH_FACTORS = (0.5, 1, 2, 4)
+PEER_ROUNDS = 2
+
+
+class _Setting:
+    """The images, the network and the plan that every measurement uses."""
+
+    def __init__(self, options: ExtractOptions, seconds: float) -> None:
+        self.options, self.seconds = options, seconds
+        self.device = choose_device(options.device, local_rank=0)
+        self.model = load_model(options.checkpoints[0], options.model, options.input_size)
+        self.manifest = open_data(
+            options.data,
+            options.layout,
+            options.multi_query,
+            split=options.split,
+            pattern=options.pattern,
+        )
+        architecture = self.model.architecture
+        self.preprocess = architecture.preprocess
+        self.augmentation = Augmentation(
+            flip=architecture.flip if options.flip is None else options.flip,
+            scales=options.scales,
+            scale_mode=options.scale_mode,
+        )
+        self.cameras = camera_indices(self.manifest, architecture, options.camera_embedding)
+        self.cores = len(os.sched_getaffinity(0))
+        asked = options.num_workers
+        self.workers = min(self.cores, MAX_WORKERS) if asked is None else asked
+        self.compiled = options.compile
+        self.plan = Plan(
+            manifest=self.manifest,
+            identity={},
+            provenance={},
+            dim=architecture.dim,
+            dtype=options.dtype,
+            shard_rows=shard_rows_for(len(self.manifest)),
+        )
+        self.first = ImageRows(self.manifest, self.preprocess)[
+            range(min(len(self.manifest), options.batch_size))
+        ]
+
+    def rate(self, work: Callable[[], int]) -> float:
+        """Images/s of work that gives how many it did; the first time warms up."""
+        work()
+        done, started = 0, time.perf_counter()
+        while not done or time.perf_counter() - started < self.seconds:
+            done += work()
+        return done / (time.perf_counter() - started)
+
+    def cameras_of(self, rows: range) -> Tensor | None:
+        return None if self.cameras is None else self.cameras[rows.start : rows.stop]
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor | None]:
+        """`size` images on the device, with their cameras: the first rows, again and again."""
+        rows = torch.arange(size) % len(self.first.rows)
+        cameras = self.cameras_of(self.first.rows)
+        images = self.first.images_BCHW[rows].to(self.device)
+        return images, None if cameras is None else cameras[rows]
+
+    def extractor(self, precision: str, size: int) -> Extractor:
+        """Compiled if that was asked for and can be done."""
+        extractor = Extractor(
+            self.model,
+            self.augmentation,
+            precision=precision,
+            device=self.device,
+            threads=self.cores,
+        )
+        if self.options.compile != EAGER:
+            mode = MODES[self.options.compile]
+            try:
+                extractor.compile(mode, size, *self.batch(size))
+                self.compiled = mode
+            except CompileError as error:
+                self.compiled = str(error)
+        return extractor
+
+    def loaded(self) -> Generator[Batch, None, None]:
+        """Batches from the workers, for ever."""
+        sampler = ShardSampler(self.plan.shards * PASSES, rank=0, world_size=1)
+        yield from open_loader(
+            self.manifest,
+            self.preprocess,
+            sampler,
+            batch_size=self.options.batch_size,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+
+def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
+    """Measures every step for so many seconds; `options.out` is where shards are tried.
+
+    OptionError if the peers' loop is wanted of what peers do not do.
+    """
+    if len(options.checkpoints) > 1:
+        raise OptionError("bench: give one --checkpoint")
+    if peer and options.scales != (1.0,):
+        raise OptionError("--peer: the plain loop has no --scales")
+    setting = _Setting(options, seconds)
+    extractor = setting.extractor(options.precision, options.batch_size)
+    (options.out / "shards").mkdir(parents=True)
+    steps = _steps(setting, extractor)
+    return Bench(
+        device=setting.device.type,
+        workers=setting.workers,
+        cores=setting.cores,
+        steps=steps,
+        input=_input(setting),
+        together=setting.rate(_together(setting, extractor)),
+        peer=_beside_the_peer(setting, extractor) if peer else None,
+        trials=_trials(setting, steps["forward"]),
+        compiled=setting.compiled,
+    )
+
+
+def _write(setting: _Setting, extracted: tuple[Tensor, Tensor]) -> Callable[[], Sized]:
+    """Work that writes a whole shard of such features."""
+    run, plan = setting.options.out, setting.plan
+    shard = plan.shards[0]
+    features_BD, norm_B = extracted
+    rows = Rows(
+        features=np.resize(features_BD, (len(shard), plan.dim)).astype(plan.stored_type),
+        norm=np.resize(norm_B, len(shard)),
+        status=np.zeros(len(shard), np.uint8),
+    )
+
+    def write() -> Sized:
+        write_shard(run, plan, shard, rows)
+        return rows.norm
+
+    return write
+
+
+def _steps(setting: _Setting, extractor: Extractor) -> dict[str, float]:
+    """Each step alone; what a CPU has no need of is left out."""
+    rows = setting.first.rows
+    files = [setting.manifest.file(rows[i]) for i in np.flatnonzero(setting.first.status_B == 0)]
+    if not files:
+        raise DataError(f"{setting.manifest.root}: none of the first images can be read")
+    data = [read(file) for file in files]
+    pixels = [decode(each) for each in data]
+    batch = setting.batch(setting.options.batch_size)
+    extracted = extractor(*batch)
+    work: dict[str, Callable[[], Sized]] = {
+        "read": lambda: [read(file) for file in files],
+        "decode": lambda: [decode(each) for each in data],
+        "resize": lambda: setting.preprocess.resize(pixels),
+        "forward": lambda: extractor(*batch)[0],
+        "write": _write(setting, extracted),
+    }
+    if setting.device.type == "cuda":
+        pinned, on_device = batch[0].cpu().pin_memory(), extracted[0].to(setting.device)
+        work["copy to the device"] = lambda: _copied(pinned.to(setting.device, non_blocking=True))
+        work["copy back"] = lambda: on_device.cpu()
+    return {
+        name: setting.rate(lambda once=once: len(once()))  # type: ignore[misc]
+        for name, once in work.items()
+    }
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    torch.cuda.synchronize()
+    return tensor
+
+
+def _input(setting: _Setting) -> float:
+    loaded = setting.loaded()
+    rate = setting.rate(lambda: len(next(loaded).rows))
+    loaded.close()
+    return rate
+
+
+def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
+    """Work that takes the next batch from its files to a shard."""
+    loaded, writer = setting.loaded(), ShardWriter(setting.options.out, setting.plan)
+
+    def work() -> int:
+        batch = next(loaded)
+        features_BD, norm_B = extractor(batch.images_BCHW, setting.cameras_of(batch.rows))
+        writer.add(
+            batch.rows,
+            Rows(features=features_BD.numpy(), norm=norm_B.numpy(), status=batch.status_B),
+        )
+        return len(batch.rows)
+
+    return work
+
+
+def _trials(setting: _Setting, rate: float) -> tuple[Trial, ...]:
+    """The forward pass in every precision that the device has, and in other batch sizes."""
+    size, asked = setting.options.batch_size, setting.options.precision
+    exact = Extractor(
+        setting.model,
+        setting.augmentation,
+        precision="fp32",
+        device=setting.device,
+        threads=setting.cores,
+    )(*setting.batch(size))[0]
+    sizes = [max(1, int(size * factor)) for factor in BATCH_FACTORS]
+    trials: list[Trial] = []
+    others = [(precision, size) for precision in PRECISIONS if precision != asked]
+    for precision, rows in [(asked, size), *others, *((asked, n) for n in sizes if n != size)]:
+        try:
+            extractor = setting.extractor(precision, rows)
+            batch = setting.batch(rows)
+            cosine = (exact[:rows] * extractor(*batch)[0][:size]).sum(dim=1).min()
+            found = rate if not trials else setting.rate(lambda: len(extractor(*batch)[0]))  # noqa: B023
+        except (OptionError, torch.OutOfMemoryError):
+            continue  # the device has no such precision, or too little memory
+        trials.append(Trial(precision=precision, batch_size=rows, rate=found, cosine=float(cosine)))
+    return tuple(trials)
+
+
+def _beside_the_peer(setting: _Setting, extractor: Extractor) -> dict[str, float]:
+    """Both in turn, on the same images and weights."""
+    options = setting.options
+    # Loaded anew: the extractor has laid out its weights in another order.
+    network = load_model(options.checkpoints[0], options.model, options.input_size).network
+    images = PeerImages(setting.manifest, setting.preprocess)
+    loader = DataLoader(images, options.batch_size, num_workers=setting.workers)
+    features: list[Tensor] = []
+    theirs = peer_loop(
+        network.to(setting.device), loader, setting.cameras, setting.augmentation.flip, features
+    )
+    ours = _together(setting, extractor)
+
+    def peer() -> int:
+        torch.set_num_threads(setting.cores)  # as it runs: all cores share one forward pass
+        try:
+            return next(theirs)
+        finally:
+            torch.set_num_threads(1)
+
+    rounds = [(setting.rate(ours), setting.rate(peer)) for _ in range(PEER_ROUNDS)]
+    mine, _ = extractor(setting.first.images_BCHW, setting.cameras_of(setting.first.rows))
+    our_rate, peer_rate = (sum(side) / PEER_ROUNDS for side in zip(*rounds, strict=True))
+    return {
+        "rate": peer_rate,
+        "ours": our_rate,
+        "ratio": our_rate / peer_rate,
+        "cosine": float((mine * features[0]).sum(dim=1).min()),
+    }
