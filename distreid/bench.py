@@ -18,6 +18,7 @@ from distreid.datasets import open_data
 from distreid.errors import CompileError, DataError, OptionError
 from distreid.inference import PRECISIONS, Augmentation, Extractor, choose_device
 from distreid.loader import Batch, ImageRows, open_loader
+from distreid.manifest import Status
 from distreid.models.checkpoint import load_model
 from distreid.options import ExtractOptions
 from distreid.peer_loop import PeerImages, peer_loop
@@ -89,7 +90,7 @@ class _Setting:
         return images, None if cameras is None else cameras[rows]
 
     def extractor(self, precision: str, size: int) -> Extractor:
-        """Compiled if that was asked for and can be done."""
+        """Compiled if that was asked for, whatever the number of images, and can be done."""
         extractor = Extractor(
             self.model,
             self.augmentation,
@@ -130,6 +131,7 @@ def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
         raise OptionError("--peer: the plain loop has no --scales")
     setting = _Setting(options, seconds)
     extractor = setting.extractor(options.precision, options.batch_size)
+    compiled = setting.compiled
     (options.out / "shards").mkdir(parents=True)
     steps = _steps(setting, extractor)
     return Bench(
@@ -141,7 +143,7 @@ def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
         together=setting.rate(_together(setting, extractor)),
         peer=_beside_the_peer(setting, extractor) if peer else None,
         trials=_trials(setting, steps["forward"]),
-        compiled=setting.compiled,
+        compiled=compiled,
     )
 
 
@@ -166,16 +168,19 @@ def _write(setting: _Setting, extracted: tuple[Tensor, Tensor]) -> Callable[[], 
 def _steps(setting: _Setting, extractor: Extractor) -> dict[str, float]:
     """Each step alone; what a CPU has no need of is left out."""
     rows = setting.first.rows
-    files = [setting.manifest.file(rows[i]) for i in np.flatnonzero(setting.first.status_B == 0)]
+    files = [
+        setting.manifest.file(rows[i]) for i in np.flatnonzero(setting.first.status_B == Status.OK)
+    ]
     if not files:
         raise DataError(f"{setting.manifest.root}: none of the first images can be read")
     data = [read(file) for file in files]
-    pixels = [decode(each) for each in data]
+    turned = setting.preprocess.exif_transpose
+    pixels = [decode(each, exif_transpose=turned) for each in data]
     batch = setting.batch(setting.options.batch_size)
     extracted = extractor(*batch)
     work: dict[str, Callable[[], Sized]] = {
         "read": lambda: [read(file) for file in files],
-        "decode": lambda: [decode(each) for each in data],
+        "decode": lambda: [decode(each, exif_transpose=turned) for each in data],
         "resize": lambda: setting.preprocess.resize(pixels),
         "forward": lambda: extractor(*batch)[0],
         "write": _write(setting, extracted),

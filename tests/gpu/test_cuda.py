@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pack, Run
+from torch import Tensor
 
+from distreid.datasets import open_data
 from distreid.errors import OptionError
 from distreid.evaluate import evaluate
 from distreid.inference import Augmentation, Extractor, choose_device
@@ -28,14 +31,20 @@ def _gpu() -> None:
     pytest.skip("torch sees no CUDA device")
 
 
-def extractor(model: Model, precision: str = "fp32") -> Extractor:
+def extractor(model: Model, precision: str = "fp32", flip: bool | None = None) -> Extractor:
     return Extractor(
         model,
-        Augmentation(flip=model.architecture.flip),
+        Augmentation(flip=model.architecture.flip if flip is None else flip),
         precision=precision,
         device=torch.device("cuda", 0),
         threads=1,
     )
+
+
+def sample_batch(model: Model, rows: int = 40) -> Tensor:
+    manifest = open_data("sample")
+    files = [manifest.file(row) for row in range(rows)]
+    return model.architecture.preprocess.resize(map(model.architecture.preprocess.load, files))
 
 
 @pytest.mark.parametrize(
@@ -65,11 +74,7 @@ def test_fp32_features_are_those_of_the_peers_own_code(
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
 def test_faster_precisions_stay_near_fp32(precision: str) -> None:
     model = load_model("sample")
-    from distreid.datasets import open_data
-
-    manifest = open_data("sample")
-    files = [manifest.file(row) for row in range(32)]
-    batch = model.architecture.preprocess.resize(map(model.architecture.preprocess.load, files))
+    batch = sample_batch(model)
     exact, _ = extractor(model)(batch)
     fast, _ = extractor(load_model("sample"), precision)(batch)
     assert (exact * fast).sum(dim=1).min() > 0.999
@@ -109,3 +114,64 @@ def test_a_process_that_is_shown_one_gpu_alone_takes_it() -> None:
     assert choose_device("auto", local_rank=1, bound=True) == torch.device("cuda", 0)
     with pytest.raises(OptionError, match="local rank 1 has no GPU of its own"):
         choose_device("auto", local_rank=1)
+
+
+@pytest.mark.parametrize("mode", ["default", "max-autotune"])  # the latter with CUDA graphs
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_compiled_features_are_eagers(precision: str, mode: str) -> None:
+    model = load_model("sample")
+    batch = sample_batch(model)
+    exact, _ = extractor(model, precision)(batch)
+    fast = extractor(model, precision, flip=True)
+    both, _ = fast(batch)
+    # 40 rows are a batch of 32 and one that is filled up.
+    found = fast.compile(mode, 32, batch[:32])
+    assert found.cosine >= (0.99999 if precision == "fp32" else 0.99)
+    parts = [fast(part)[0] for part in (batch[:32], batch[32:])]
+    assert (torch.cat(parts) * both).sum(dim=1).min() >= (0.9999 if precision == "fp32" else 0.99)
+    # A CUDA graph's result is kept, and another batch does not overwrite it.
+    kept = parts[0].clone()
+    fast(batch[8:40])
+    assert torch.equal(parts[0], kept)
+    assert not torch.equal(exact, both)
+    torch._dynamo.reset()
+
+
+def test_the_network_is_channels_last_and_moves_nothing_else() -> None:
+    convolution = next(
+        parameter
+        for parameter in extractor(load_model("sample")).network.parameters()
+        if parameter.dim() == 4 and min(parameter.shape[1:3]) > 1
+    )
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    assert convolution.device.type == "cuda"
+
+
+def test_a_compiled_run_on_the_gpu_agrees_with_an_eager_one(
+    run_command: Run, tmp_path: Path
+) -> None:
+    stores = {}
+    for how in ("off", "max"):
+        out = tmp_path / how
+        done = run_command(
+            "torchrun", "--nproc_per_node=1", "-m", "distreid.extract", "--data", "sample",
+            "--checkpoint", "sample", "--out", out, "--compile", how, timeout=1200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "not compiled: " not in done.stderr
+        store = FeatureStore.open(out)
+        stores[how] = store.features(np.arange(len(store.manifest)))
+        assert store.plan.identity.get("compile") == (None if how == "off" else "max-autotune")
+    assert (stores["off"] * stores["max"]).sum(axis=1).min() >= 0.99999
+
+
+def test_bench_measures_the_copies_of_a_gpu(run_command: Run) -> None:
+    done = run_command(
+        "distreid", "bench", "--data", "sample", "--checkpoint", "sample", "--seconds", "0.2",
+        "--peer", "--json", timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["steps"]["copy to the device"] > 0 and found["steps"]["copy back"] > 0
+    assert {trial["precision"] for trial in found["trials"]} >= {"fp32", "fp16"}
+    assert found["peer"]["cosine"] >= 0.9999

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,14 @@ class Job:
             Image.fromarray(noise).save(folder / "images" / f"{number}.png")
 
     def __call__(self, out: str, *options: str, processes: int = 1, **settings: str) -> Any:
-        start = ("torchrun", f"--nproc_per_node={processes}", "-m", "distreid.extract")
+        torchrun = ("torchrun", f"--nproc_per_node={processes}")
+        start = (sys.executable,) if processes == 1 else torchrun
         data = () if "--data" in options else ("--data", self.folder / "images")
         model = () if "--model" in options else ("--model", "own_code:build")
         return self.run(
-            *start, *data, *model, "--checkpoint", self.folder / "net.pth",
-            "--out", self.folder / out, "--num-workers", "1", *options,
+            *start, "-m", "distreid.extract", *data, *model,
+            "--checkpoint", self.folder / "net.pth", "--out", self.folder / out,
+            "--num-workers", "1", *options,
             PYTHONPATH=f"{self.folder}:{Path(__file__).parents[2]}", timeout=300, **settings,
         )  # fmt: skip
 
@@ -102,7 +105,7 @@ def test_a_large_run_is_compiled_with_the_same_bytes_from_any_number_of_processe
     drift = plan.provenance["compilation"]
     assert drift["largest"] <= 1e-5 and drift["cosine"] >= 0.99999 and drift["rows"] == 64
     again = job("1", *options)
-    assert again.returncode == 0 and "compil" not in again.stderr
+    assert again.returncode == 0 and "compiling" not in again.stderr
     refused = job("1", *options, "--compile", "off")
     assert "holds another run (compile: None, not default)" in refused.stderr
 
@@ -119,9 +122,7 @@ def test_what_cannot_be_compiled_is_said_in_one_line_and_computed_without(
     assert "Unsupported" in plan.provenance["compilation"]
     few = job("few", "--compile", "auto")
     assert "not compiled: compiling pays from 20,000 images on this device" in few.stderr
-    assert job("off").returncode == 0
-    for out in ("broken", "few"):
-        assert np.array_equal(job.features(out), job.features("off"))
+    assert np.array_equal(job.features("broken"), job.features("few"))
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++)")
@@ -138,7 +139,7 @@ def test_a_compiled_run_is_continued_compiled_or_refused_in_one_line(
     refused = job("run", *options, **elsewhere)
     assert "cannot compile the network as the run in" in refused.stderr
     assert "use --compile off and another --out" in refused.stderr
-    assert "Traceback" not in refused.stderr.partition("torch.distributed")[0]
+    assert "Traceback" not in refused.stderr and refused.returncode == 2
     done = job("run", "--compile", "auto", "--shard-rows", "10")
     assert done.returncode == 0, done.stderr
     assert np.abs(job.features("run") - before).max() <= 1e-6

@@ -109,6 +109,16 @@ def test_a_compiled_extractor_is_never_compiled_anew(small: Small) -> None:
         extract(images()[:, :, :30])
 
 
+@needs_compiler
+def test_the_weights_are_frozen_into_the_compiled_network(small: Small) -> None:
+    extract = extractor(small)
+    extract.compile("default", 64, images())
+    before, _ = extract(images())
+    with torch.no_grad():
+        small.first.weight.zero_()
+    assert torch.equal(extract(images())[0], before)
+
+
 def test_what_cannot_be_compiled_leaves_the_extractor_eager_and_the_terminal_quiet(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
