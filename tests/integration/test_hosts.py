@@ -25,7 +25,7 @@ from distreid.shards import ShardWriter
 
 line.SILENCE_BEATS = 8
 add = ShardWriter.add
-ShardWriter.add = lambda *values: (add(*values), time.sleep(0.5))
+ShardWriter.add = lambda *values: (add(*values), time.sleep(1))
 sys.exit(main())
 """
 START = """
@@ -64,7 +64,9 @@ def on_two_hosts(run_command: Run, tmp_path: Path, market: Path, osnet_file: Pat
 
 WORKING = """
 start h1; h1=$!; start h2
-while [ ! -e "$SHARED/run/shards/000000.h5" ]; do sleep 0.1; done
+# The second shard is rank 1's; within a second or two it has said so.
+while [ ! -e "$SHARED/run/shards/000001.h5" ]; do sleep 0.1; done
+sleep 3
 """
 
 
