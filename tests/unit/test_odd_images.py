@@ -336,10 +336,10 @@ def test_hundreds_of_odd_images_leak_neither_memory_nor_handles(tmp_path: Path) 
     for _ in range(2):
         images[range(len(rows))]
     handles, resident = used()
-    for _ in range(8):
+    for _ in range(16):
         images[range(len(rows))]
     assert used()[0] == handles
-    assert used()[1] - resident < 10_000_000
+    assert used()[1] - resident < 30_000_000  # a batch is 7 MB, and the allocator keeps some
 
 
 SEEDS = [*ODD.values(), claiming(300, 300), png_claiming(99, 99)]
