@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from conftest import REPOSITORY, Run
 TWO_HOSTS = REPOSITORY / "tests/hosts/two_hosts.sh"
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and iproute2's ip"
+    os.geteuid() != 0
+    or shutil.which("ip") is None
+    or subprocess.run(["unshare", "--net", "--mount", "true"], check=False).returncode != 0,
+    reason="needs root, iproute2's ip, and to be allowed namespaces",
 )
 
 # The job with a pause after each batch, and less patience than the two minutes of a real one.
