@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Generator, Sized
 
@@ -14,9 +13,8 @@ from torch.utils.data import DataLoader
 from distreid.bench_figures import Bench, Trial
 from distreid.cameras import camera_indices
 from distreid.compilation import EAGER, MODES
-from distreid.datasets import open_data
 from distreid.errors import CompileError, DataError, OptionError
-from distreid.inference import PRECISIONS, Augmentation, Extractor, choose_device
+from distreid.inference import PRECISIONS, Extractor, choose_device
 from distreid.loader import Batch, ImageRows, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import load_model
@@ -24,10 +22,12 @@ from distreid.options import ExtractOptions
 from distreid.peer_loop import PeerImages, peer_loop
 from distreid.plan import Plan, shard_rows_for
 from distreid.preprocess import decode, read
+from distreid.provenance import cores
+from distreid.runs import augmentation, read_manifest
 from distreid.sampler import ShardSampler
 from distreid.shards import Rows, ShardWriter, write_shard
+from distreid.share import workers
 
-MAX_WORKERS = 16
 PASSES = 10_000  # over the images, of which as many are done as there is time for
 BATCH_FACTORS = (0.5, 1, 2, 4)
 PEER_ROUNDS = 2
@@ -40,24 +40,13 @@ class _Setting:
         self.options, self.seconds = options, seconds
         self.device = choose_device(options.device, local_rank=0)
         self.model = load_model(options.checkpoints[0], options.model, options.input_size)
-        self.manifest = open_data(
-            options.data,
-            options.layout,
-            options.multi_query,
-            split=options.split,
-            pattern=options.pattern,
-        )
+        self.manifest = read_manifest(options)
         architecture = self.model.architecture
         self.preprocess = architecture.preprocess
-        self.augmentation = Augmentation(
-            flip=architecture.flip if options.flip is None else options.flip,
-            scales=options.scales,
-            scale_mode=options.scale_mode,
-        )
+        self.augmentation = augmentation(options, self.model)
         self.cameras = camera_indices(self.manifest, architecture, options.camera_embedding)
-        self.cores = len(os.sched_getaffinity(0))
-        asked = options.num_workers
-        self.workers = min(self.cores, MAX_WORKERS) if asked is None else asked
+        self.cores = cores()
+        self.workers = workers(options, self.cores)
         self.compiled = options.compile
         self.plan = Plan(
             manifest=self.manifest,
@@ -89,15 +78,19 @@ class _Setting:
         images = self.first.images_BCHW[rows].to(self.device)
         return images, None if cameras is None else cameras[rows]
 
-    def extractor(self, precision: str, size: int) -> Extractor:
-        """Compiled if that was asked for, whatever the number of images, and can be done."""
-        extractor = Extractor(
+    def eager(self, precision: str) -> Extractor:
+        """The network as it is; OptionError if the device has no such precision."""
+        return Extractor(
             self.model,
             self.augmentation,
             precision=precision,
             device=self.device,
             threads=self.cores,
         )
+
+    def extractor(self, precision: str, size: int) -> Extractor:
+        """Compiled if that was asked for, whatever the number of images, and can be done."""
+        extractor = self.eager(precision)
         if self.options.compile != EAGER:
             mode = MODES[self.options.compile]
             try:
@@ -226,13 +219,7 @@ def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
 def _trials(setting: _Setting, rate: float) -> tuple[Trial, ...]:
     """The forward pass in every precision that the device has, and in other batch sizes."""
     size, asked = setting.options.batch_size, setting.options.precision
-    exact = Extractor(
-        setting.model,
-        setting.augmentation,
-        precision="fp32",
-        device=setting.device,
-        threads=setting.cores,
-    )(*setting.batch(size))[0]
+    exact, _ = setting.eager("fp32")(*setting.batch(size))
     sizes = [max(1, int(size * factor)) for factor in BATCH_FACTORS]
     trials: list[Trial] = []
     others = [(precision, size) for precision in PRECISIONS if precision != asked]

@@ -27,13 +27,15 @@ def decide(
 
     A run is continued as it was begun, and compiled only when it is clear that it has work.
     """
-    options, existing = job.options, existing_plan(folder)
+    options = job.options
+    if options.compile == EAGER:
+        return EAGER, why_eager(EAGER, len(manifest), job.device)
+    existing = existing_plan(folder)
     begun = existing.identity.get("compile", EAGER) if existing else None
     if existing and (options.compile == "auto" or MODES.get(options.compile) == begun):
         return str(begun), existing.provenance.get("compilation")
     if why := why_eager(options.compile, len(manifest), job.device):
-        if options.compile != EAGER:
-            job.log.print(f"       not compiled: {why}")
+        job.log.print(f"       not compiled: {why}")
         return EAGER, why
     mode = MODES[options.compile]
     job.log.print("       compiling …")

@@ -100,14 +100,13 @@ def _begin(
         bad_images(options, folder, plan).check()  # of former attempts
         if done := len(plan.shards) - len(todo[-1]):
             log.print(f"       {done:,} of {len(plan.shards):,} shards are done already")
-    left = len({shard for shards in todo for shard in shards})
-    if 0 < left < job.group.world.world_size:
-        log.print(f"       {left} shards to do: some processes have no work")
+    left = {shard for shards in todo for shard in shards}
+    if 0 < len(left) < job.group.world.world_size:
+        log.print(f"       {len(left)} shards to do: some processes have no work")
     if left and len(models) > 1:
         log.print(_memory(models, plans))
     if left and (cache := image_cache(options, plans[0], models[0])):
-        rows = sum(map(len, {shard for shards in todo for shard in shards}))
-        _section(log, "cache", cache.prepare(rows), [])
+        _section(log, "cache", cache.prepare(sum(map(len, left))), [])
     return todo
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -94,8 +95,12 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all columns, in order: equal exactly when every row is equal.
 
-        A moved folder keeps its fingerprint: paths are relative to `root`.
+        A moved folder keeps its fingerprint: paths are relative to `root`. Computed once.
         """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, column in self.columns().items():
             digest.update(f"{name} {len(column)}\n".encode())

@@ -71,6 +71,11 @@ class Share:
     cache: CacheUse = field(default_factory=CacheUse)
 
 
+def workers(options: ExtractOptions, cores: int) -> int:
+    """How many processes decode for one that has so many cores."""
+    return min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers
+
+
 def make_extractor(job: Job, model: Model) -> Extractor:
     """A model ready to be called, on this rank's device."""
     with _full_memory_said(job.options.batch_size):
@@ -144,13 +149,12 @@ def _full_memory_said(batch_size: int) -> Iterator[None]:
 def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Share:
     """The loop: every batch is read once, and goes to each run that lacks it."""
     options, first = job.options, works[0].run
-    workers = min(job.cores, MAX_WORKERS) if options.num_workers is None else options.num_workers
     loader = open_loader(
         first.plan.manifest,
         first.model.architecture.preprocess,
         sampler,
         batch_size=options.batch_size,
-        num_workers=workers,
+        num_workers=workers(options, job.cores),
         pin_memory=job.device.type == "cuda",
         cache=image_cache(options, first.plan, first.model),
     )
