@@ -167,6 +167,15 @@ def little_memory(limit: int = 100_000_000) -> Iterator[None]:
     assert resident("VmHWM") - before < limit
 
 
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line of error."""
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("distreid: error: ")]
+    assert len(errors) == 1, lines
+    assert lines[-1] == errors[0]
+    return errors[0].removeprefix("distreid: error: ")
+
+
 def opened(png: bytes) -> Image.Image:
     return Image.open(io.BytesIO(png))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw
+from conftest import draw, said
 
 from distreid import cli, extract
 from distreid.manifest import Status
@@ -51,15 +51,6 @@ def images(tmp_path: Path) -> Path:
     for number in range(3):
         draw(tmp_path / "data" / f"{number}.jpg", number)
     return tmp_path / "data"
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of error."""
-    lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line.startswith("distreid: error: ")]
-    assert len(errors) == 1, lines
-    assert lines[-1] == errors[0]
-    return errors[0].removeprefix("distreid: error: ")
 
 
 def test_no_such_data(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, said
 
 from distreid import cli, extract
 from distreid.errors import OptionError, StoreError
@@ -57,15 +57,6 @@ def run(tmp_path: Path, osnet_file: Path) -> Extract:
         return extract.main([*map(str, line), *more])
 
     return go
-
-
-def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of error."""
-    lines = capsys.readouterr().err.splitlines()
-    errors = [line for line in lines if line.startswith("distreid: error: ")]
-    assert len(errors) == 1, lines
-    assert lines[-1] == errors[0]
-    return errors[0].removeprefix("distreid: error: ")
 
 
 def shards(out: Path) -> dict[str, bytes]:
