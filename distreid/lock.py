@@ -22,7 +22,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -174,26 +174,31 @@ def _others_alive(lock: Lock, say: Callable[[str], None]) -> dict[Path, Holder]:
             alive[file] = holder
         else:
             file.unlink(missing_ok=True)
-    for file, holder in unseen.items():
-        if alive:
-            break  # and no need to wait
-        say(f"is {holder} alive? waiting up to {DEAD_AFTER_S:.0f} s for a sign of it")
-        if _gives_a_sign(file):
-            alive[file] = holder
-        else:
+    if unseen and not alive:  # else there is no need to wait
+        who = " or ".join(map(str, unseen.values()))
+        say(f"is {who} alive? waiting up to {DEAD_AFTER_S:.0f} s for a sign of it")
+        if living := _first_sign(unseen):
+            return {living: unseen[living]}
+        for file in unseen:
             file.unlink(missing_ok=True)
     return alive
 
 
-def _gives_a_sign(file: Path) -> bool:
+def _first_sign(files: Iterable[Path]) -> Path | None:
+    """The first whose time changes; all are watched at once, however many jobs have died."""
     deadline = time.monotonic() + DEAD_AFTER_S
-    with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
-        before = last_sign(file)
-        while time.monotonic() < deadline:
-            time.sleep(LOOK_S)
-            if last_sign(file) != before:
-                return True
-    return False
+    watched, before = set(files), dict[Path, float]()
+    while watched and time.monotonic() < deadline:
+        for file in sorted(watched):
+            try:
+                sign = last_sign(file)
+            except FileNotFoundError:  # it has ended meanwhile
+                watched.remove(file)
+                continue
+            if before.setdefault(file, sign) != sign:
+                return file
+        time.sleep(LOOK_S)
+    return None
 
 
 def _machine() -> str:

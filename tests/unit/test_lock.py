@@ -141,6 +141,15 @@ def test_a_job_of_another_machine_without_a_sign_of_life_is_taken_for_dead(tmp_p
 
 
 @pytest.mark.usefixtures("quick")
+def test_several_dead_jobs_of_other_machines_are_awaited_together(tmp_path: Path) -> None:
+    for host in ("node7", "node8", "node9"):
+        leave(tmp_path, replace(elsewhere(), host=host))
+    (said,) = take(tmp_path)
+    assert all(host in said for host in ("node7", "node8", "node9"))
+    assert holders(tmp_path) == {}
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("hours", [-100, 0, 100])
 def test_a_job_of_another_machine_that_gives_signs_is_alive_whatever_its_clock_says(
     tmp_path: Path, hours: int
