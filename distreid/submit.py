@@ -355,7 +355,8 @@ def _refusals_in_words() -> Iterator[None]:
 def _announce(cluster: ClusterOptions, jobs: list[Job], log: Console) -> None:
     for job in jobs:
         log.print(f"job {job.id}", markup=False)
-        log.print(f"  log     {job.log}", f"  watch   distreid status {job.out}", sep="\n")
+        lines = f"  log     {job.log}", f"  watch   distreid status {job.out}"
+        log.print(*lines, sep="\n", markup=False)
     if cluster.cluster == "slurm":
         number = jobs[0].id.partition("_")[0]
         log.print(f"  queue   squeue -j {number}", f"  cancel  scancel {number}", sep="\n")
