@@ -31,7 +31,7 @@ def kind_of(file: Path) -> str | None:
     try:
         with zipfile.ZipFile(file) as archive:
             names = {Path(name).name for name in archive.namelist()}
-    except zipfile.BadZipFile:
+    except Exception:  # zipfile raises nearly anything of a damaged list of names
         return None
     return next((kind for kind, mark in MARKS.items() if mark in names), None)
 

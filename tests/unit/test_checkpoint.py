@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Pack, little_memory
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -348,6 +348,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     st.lists(st.tuples(st.integers(0, 4000), st.binary(min_size=1, max_size=4)), max_size=8),
     st.integers(0, 4000),
 )
+@example("zip", [(1490, b"+")], 0)  # a name in the archive's list that is not UTF-8
 def test_damaged_checkpoints_load_or_are_refused(
     kind: str, changes: list[tuple[int, bytes]], length: int
 ) -> None:
