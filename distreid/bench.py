@@ -14,11 +14,12 @@ from distreid.bench_figures import Bench, Trial
 from distreid.cameras import camera_indices
 from distreid.compilation import EAGER, MODES
 from distreid.errors import CompileError, DataError, OptionError
-from distreid.inference import PRECISIONS, Extractor, choose_device
+from distreid.inference import PRECISIONS, Extractor, Pending, choose_device
 from distreid.loader import Batch, ImageRows, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import load_model
 from distreid.options import ExtractOptions
+from distreid.pace import Pace
 from distreid.peer_loop import PeerImages, peer_loop
 from distreid.plan import Plan, shard_rows_for
 from distreid.preprocess import decode, read
@@ -26,7 +27,6 @@ from distreid.provenance import cores
 from distreid.runs import augmentation, read_manifest
 from distreid.sampler import ShardSampler
 from distreid.shards import Rows, ShardWriter, write_shard
-from distreid.share import workers
 
 PASSES = 10_000  # over the images, of which as many are done as there is time for
 BATCH_FACTORS = (0.5, 1, 2, 4)
@@ -46,7 +46,7 @@ class _Setting:
         self.augmentation = augmentation(options, self.model)
         self.cameras = camera_indices(self.manifest, architecture, options.camera_embedding)
         self.cores = cores()
-        self.workers = workers(options, self.cores)
+        self.workers = options.num_workers or 0
         self.compiled = options.compile
         self.plan = Plan(
             manifest=self.manifest,
@@ -127,6 +127,10 @@ def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
     compiled = setting.compiled
     (options.out / "shards").mkdir(parents=True)
     steps = _steps(setting, extractor)
+    if options.num_workers is None:
+        image = sum(1 / steps[name] for name in ("read", "decode", "resize"))
+        pace = Pace(input=image, model=1 / steps["forward"])
+        setting.workers = pace.workers(setting.cores)
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
@@ -201,12 +205,20 @@ def _input(setting: _Setting) -> float:
 
 
 def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
-    """Work that takes the next batch from its files to a shard."""
+    """Work that takes the next batch from its files to the device, and the one before to a
+    shard."""
     loaded, writer = setting.loaded(), ShardWriter(setting.options.out, setting.plan)
 
-    def work() -> int:
+    def begun() -> tuple[Batch, Pending]:
         batch = next(loaded)
-        features_BD, norm_B = extractor(batch.images_BCHW, setting.cameras_of(batch.rows))
+        return batch, extractor.begin(batch.images_BCHW, setting.cameras_of(batch.rows))
+
+    ahead = [begun()]
+
+    def work() -> int:
+        ahead.append(begun())
+        batch, pending = ahead.pop(0)
+        features_BD, norm_B = pending.result()
         writer.add(
             batch.rows,
             Rows(features=features_BD.numpy(), norm=norm_B.numpy(), status=batch.status_B),
@@ -241,7 +253,7 @@ def _beside_the_peer(setting: _Setting, extractor: Extractor) -> dict[str, float
     # Loaded anew: the extractor has laid out its weights in another order.
     network = load_model(options.checkpoints[0], options.model, options.input_size).network
     images = PeerImages(setting.manifest, setting.preprocess)
-    loader = DataLoader(images, options.batch_size, num_workers=setting.workers)
+    loader = DataLoader(images, options.batch_size, num_workers=setting.cores)
     features: list[Tensor] = []
     theirs = peer_loop(
         network.to(setting.device), loader, setting.cameras, setting.augmentation.flip, features

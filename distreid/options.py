@@ -61,7 +61,7 @@ class ExtractOptions:
     device: str = "auto"
     batch_size: int = 64
     num_workers: int | None = None
-    """None: as many as this process's share of the cores allows."""
+    """None: as many as keep the model at work, measured at the start."""
     cache: Path | None = None
     """A folder for decoded images; None: none are kept."""
     shard_rows: int | None = None
@@ -212,8 +212,8 @@ def add_machine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         "--batch-size", type=int, default=64, metavar="N", help="images per process (default: 64)"
     )
     machine.add_argument(
-        "--num-workers", type=int, metavar="N", help="decoding processes for each process "
-        "(default: by its share of the cores)"
+        "--num-workers", type=_workers, metavar="N|auto", help="decoding processes for each "
+        "process (default: auto, as many as keep the model at work, measured at the start)"
     )  # fmt: skip
     return machine
 
@@ -261,6 +261,10 @@ def input_size(text: str) -> tuple[int, int]:
     """`256x128` as height and width; ValueError for anything else."""
     height, width = text.split("x")
     return int(height), int(width)
+
+
+def _workers(text: str) -> int | None:
+    return None if text == "auto" else int(text)
 
 
 def _flag(name: str) -> str:

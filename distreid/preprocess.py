@@ -103,20 +103,31 @@ def read(file: Path) -> bytes:
     # Without O_NONBLOCK, opening a pipe that happens to be named .jpg would wait for ever.
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
-        with open(handle, "rb") as stream:
+        try:
             before = os.fstat(handle)
             if not stat.S_ISREG(before.st_mode):
                 raise ImageError("not a regular file")
             if before.st_size > MAX_BYTES:
                 raise ImageError(f"{before.st_size:,} bytes, where {MAX_BYTES:,} are the limit")
-            data = stream.read(MAX_BYTES)
+            data = _read_all(handle, before.st_size)
             after = os.fstat(handle)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
     if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise ImageError("it was changed while it was read")
+    return data
+
+
+def _read_all(handle: int, size: int) -> bytes:
+    """What the file has, up to one byte more than `size`."""
+    # Memory for so much, and no more: asking for the limit would cost more than decoding.
+    data = os.read(handle, size + 1)
+    while len(data) <= size and (more := os.read(handle, size + 1 - len(data))):
+        data += more
     return data
 
 

@@ -80,30 +80,45 @@ def _doubled(images: Images, interpolation: str) -> Tensor:
     )
     pixels = result.movedim(-3, -1).numpy()  # (N, 2h, 2w, 3), the same memory
     # Pillow's order: across, rounded, then down.
-    sides = [images[:, :, :STRIP], images[:, :, -STRIP:]]
-    left, right = (_across(side, interpolation) for side in sides)
-    ends = np.concatenate([left[:, :, :BORDER], right[:, :, -BORDER:]], axis=2)
-    ends = _down(ends, interpolation)
+    sides = [
+        _across(images[:, :, part], interpolation, (first, BORDER))
+        for part, first in ((slice(STRIP), 0), (slice(-STRIP, None), 2 * STRIP - BORDER))
+    ]
+    ends = _down(np.concatenate(sides, axis=2), interpolation, (0, 2 * height))
     pixels[:, :, :BORDER], pixels[:, :, -BORDER:] = ends[:, :, :BORDER], ends[:, :, BORDER:]
     top, bottom = (
-        _down(_across(strip, interpolation), interpolation)
-        for strip in (images[:, :STRIP], images[:, -STRIP:])
+        _down(_across(images[:, part], interpolation, (0, 2 * width)), interpolation, rows)
+        for part, rows in (
+            (slice(STRIP), (0, BORDER)),
+            (slice(-STRIP, None), (2 * STRIP - BORDER, BORDER)),
+        )
     )
-    pixels[:, :BORDER], pixels[:, -BORDER:] = top[:, :BORDER], bottom[:, -BORDER:]
+    pixels[:, :BORDER], pixels[:, -BORDER:] = top, bottom
     return result
 
 
-def _across(images: Images, interpolation: str) -> Images:
-    """(N, h, w, 3) → (N, h, 2w, 3): one tall image for Pillow."""
+def _across(images: Images, interpolation: str, part: tuple[int, int]) -> Images:
+    """(N, h, w, 3) → (N, h, n, 3): of 2w columns the n from `part`'s first on; one tall image for
+    Pillow."""
     count, height, width, _ = images.shape
-    tall = _pillow(images.reshape(-1, width, 3), count * height, 2 * width, interpolation)
-    return tall.reshape(count, height, 2 * width, 3)
+    first, columns = part
+    tall = Image.fromarray(images.reshape(-1, width, 3)).resize(
+        (columns, count * height),
+        Image.Resampling[interpolation.upper()],
+        (first / 2, 0, (first + columns) / 2, count * height),
+    )
+    return np.asarray(tall).reshape(count, height, columns, 3)
 
 
-def _down(images: Images, interpolation: str) -> Images:
-    """(N, h, w, 3) → (N, 2h, w, 3): one wide image for Pillow."""
+def _down(images: Images, interpolation: str, part: tuple[int, int]) -> Images:
+    """(N, h, w, 3) → (N, n, w, 3): of 2h rows the n from `part`'s first on; one wide image for
+    Pillow."""
     count, height, width, _ = images.shape
-    wide = images.swapaxes(0, 1).reshape(height, -1, 3)
-    wide = _pillow(wide, 2 * height, count * width, interpolation)
-    down: Images = wide.reshape(2 * height, count, width, 3).swapaxes(0, 1)
+    first, rows = part
+    wide = Image.fromarray(images.swapaxes(0, 1).reshape(height, -1, 3)).resize(
+        (count * width, rows),
+        Image.Resampling[interpolation.upper()],
+        (0, first / 2, count * width, (first + rows) / 2),
+    )
+    down: Images = np.asarray(wide).reshape(rows, count, width, 3).swapaxes(0, 1)
     return down

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,27 @@ def bad_images_in(file: Path) -> int:
 
 
 class ShardWriter:
-    """Collects the rows of one shard at a time, and publishes it when it is full."""
+    """Collects the rows of one shard at a time; a thread publishes it while the next one fills."""
 
     def __init__(self, run: Path, plan: Plan) -> None:
         self.run = run
         self.plan = plan
         self._shard: Shard | None = None
-        self.pending = 0
+        self._collected = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._writing: tuple[Shard, Future[None]] | None = None
+
+    @property
+    def pending(self) -> int:
         """Rows taken that are not yet on the disk."""
+        writing = self._writing
+        return self._collected + (len(writing[0]) if writing and not writing[1].done() else 0)
 
     def add(self, rows: range, values: Rows) -> None:
-        """Takes consecutive rows of one shard, from its first; publishes it with its last."""
+        """Takes consecutive rows of one shard, from its first; its last begins the publishing.
+
+        Raises what went wrong with the shard before.
+        """
         if self._shard is None:
             self._shard = self.plan.shards[rows.start // self.plan.shard_rows]
             self._rows = Rows(
@@ -94,15 +105,25 @@ class ShardWriter:
                 status=np.empty(len(self._shard), np.uint8),
             )
         shard = self._shard
-        assert rows.start == shard.start + self.pending and rows.stop <= shard.stop, (rows, shard)
+        assert rows.start == shard.start + self._collected and rows.stop <= shard.stop, (
+            rows,
+            shard,
+        )
         place = slice(rows.start - shard.start, rows.stop - shard.start)
         self._rows.features[place] = values.features
         self._rows.norm[place] = values.norm
         self._rows.status[place] = values.status
-        self.pending += len(rows)
-        if self.pending == len(shard):
-            write_shard(self.run, self.plan, shard, self._rows)
-            self._shard, self.pending = None, 0
+        self._collected += len(rows)
+        if self._collected == len(shard):
+            self.wait()
+            written = self._thread.submit(write_shard, self.run, self.plan, shard, self._rows)
+            self._shard, self._collected, self._writing = None, 0, (shard, written)
+
+    def wait(self) -> None:
+        """Until every full shard is published; raises what went wrong with it."""
+        if self._writing:
+            self._writing[1].result()
+            self._writing = None
 
 
 def write_shard(run: Path, plan: Plan, shard: Shard, rows: Rows) -> None:

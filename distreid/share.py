@@ -21,19 +21,19 @@ from distreid.cache import CacheUse, ImageCache
 from distreid.cameras import camera_indices
 from distreid.distributed import Group
 from distreid.errors import CheckpointError, OptionError, StoreError, printable
-from distreid.inference import Extractor
-from distreid.loader import Batch, dead_workers_named, open_loader
+from distreid.inference import CPU_ROWS, Extractor, Pending
+from distreid.loader import Batch, ImageRows, dead_workers_named, open_loader
 from distreid.manifest import Status
 from distreid.models.checkpoint import Model
 from distreid.options import ExtractOptions
+from distreid.pace import measure
 from distreid.plan import Plan, Shard
 from distreid.progress import duration
 from distreid.provenance import cores
 from distreid.runs import Run, augmentation
-from distreid.sampler import ShardSampler
+from distreid.sampler import ShardBatches, ShardSampler
 from distreid.shards import Rows, ShardWriter, done_shards
 
-MAX_WORKERS = 16
 FAILURES_SHOWN = 5
 
 
@@ -61,19 +61,17 @@ class Share:
     images: int = 0
     """Each counts once, however many checkpoints it was for."""
     batches: int = 0
+    last_row: int = -1
+    """That has its features, while others are being computed."""
     waiting: float = 0.0
     """For the next batch: what of reading, decoding and resizing the workers did not hide."""
     forward: float = 0.0
     """Copy to the device, forward passes, copy back."""
     writing: float = 0.0
+    """What of writing shards did not go on beside the rest."""
     failures: dict[int, str] = field(default_factory=dict)
     """Row → why its image could not be read."""
     cache: CacheUse = field(default_factory=CacheUse)
-
-
-def workers(options: ExtractOptions, cores: int) -> int:
-    """How many processes decode for one that has so many cores."""
-    return min(cores, MAX_WORKERS) if options.num_workers is None else options.num_workers
 
 
 def make_extractor(job: Job, model: Model) -> Extractor:
@@ -89,7 +87,10 @@ def make_extractor(job: Job, model: Model) -> Extractor:
 
 
 class Work:
-    """One run's part in it: batches to rows, rows to this run's shards."""
+    """One run's part in it: batches to rows, rows to this run's shards.
+
+    While the device computes a batch, the rows of the one before are stored.
+    """
 
     def __init__(self, job: Job, run: Run, extractor: Extractor) -> None:
         self.run = run
@@ -101,28 +102,57 @@ class Work:
             run.plan.manifest, run.model.architecture, job.options.camera_embedding
         )
         self.todo = {shard.index for shard in run.todo}
+        self._begun: tuple[Batch, Pending] | None = None
 
     def wants(self, batch: Batch) -> bool:
         """Whether this run lacks the batch's shard."""
         return batch.rows.start // self.run.plan.shard_rows in self.todo
 
-    def take(self, batch: Batch, share: Share) -> None:
-        """Computes a batch's rows and writes them; adds the time that it took to `share`."""
-        self.bad_images.add(batch)
-        share.failures |= batch.failures
-        started = time.monotonic()
-        rows = self._compute(batch)
-        computed = time.monotonic()
-        self.writer.add(batch.rows, rows)
-        share.forward += computed - started
-        share.writing += time.monotonic() - computed
-
-    def _compute(self, batch: Batch) -> Rows:
-        """A batch's rows: NaN where there was no image, and finite elsewhere."""
+    def begin(self, batch: Batch) -> Pending:
+        """Has the device compute a batch."""
         part = slice(batch.rows.start, batch.rows.stop)
         cameras_B = None if self.cameras is None else self.cameras[part]
         with _full_memory_said(self.batch_size):
-            features_BD, norm_B = (t.numpy() for t in self.extractor(batch.images_BCHW, cameras_B))
+            return self.extractor.begin(batch.images_BCHW, cameras_B)
+
+    def take(self, batch: Batch, share: Share) -> None:
+        """Begins a batch and finishes the one before; adds the time that it took to `share`."""
+        self.bad_images.add(batch)
+        share.failures |= batch.failures
+        started = time.monotonic()
+        pending = self.begin(batch)
+        share.forward += time.monotonic() - started
+        before, self._begun = self._begun, (batch, pending)
+        if before:
+            self._finish(*before, share)
+
+    def end(self, share: Share) -> None:
+        """Finishes what was begun, and waits until all is on the disk."""
+        if self._begun:
+            self._finish(*self._begun, share)
+            self._begun = None
+        started = time.monotonic()
+        self.writer.wait()
+        share.writing += time.monotonic() - started
+
+    def cancel(self) -> None:
+        """Lets go of what was begun."""
+        if self._begun:
+            self._begun[1].cancel()
+
+    def _finish(self, batch: Batch, pending: Pending, share: Share) -> None:
+        started = time.monotonic()
+        rows = self._rows(batch, pending)
+        computed = time.monotonic()
+        self.writer.add(batch.rows, rows)
+        share.last_row = batch.rows[-1]
+        share.forward += computed - started
+        share.writing += time.monotonic() - computed
+
+    def _rows(self, batch: Batch, pending: Pending) -> Rows:
+        """A batch's rows: NaN where there was no image, and finite elsewhere."""
+        with _full_memory_said(self.batch_size):
+            features_BD, norm_B = (tensor.numpy() for tensor in pending.result())
         readable = batch.status_B == Status.OK
         bad = readable & ~np.isfinite(features_BD).all(axis=1)
         if bad.any():
@@ -149,18 +179,28 @@ def _full_memory_said(batch_size: int) -> Iterator[None]:
 def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Share:
     """The loop: every batch is read once, and goes to each run that lacks it."""
     options, first = job.options, works[0].run
+    if not len(sampler):
+        return Share()
+    manifest, preprocess = first.plan.manifest, first.model.architecture.preprocess
+    cache = image_cache(options, first.plan, first.model)
+    workers = options.num_workers
+    if workers is None:
+        workers = _measured_workers(job, works, ImageRows(manifest, preprocess, cache), sampler)
     loader = open_loader(
-        first.plan.manifest,
-        first.model.architecture.preprocess,
+        manifest,
+        preprocess,
         sampler,
         batch_size=options.batch_size,
-        num_workers=workers(options, job.cores),
+        num_workers=workers,
         pin_memory=job.device.type == "cuda",
-        cache=image_cache(options, first.plan, first.model),
+        cache=cache,
     )
     share = Share()
     clock = time.monotonic()
-    with dead_workers_named(str(job.group.world), loader, lambda: share.batches):
+    with (
+        dead_workers_named(str(job.group.world), loader, lambda: share.batches),
+        _cancelled_unless_ended(works),
+    ):
         for batch in loader:
             share.waiting += time.monotonic() - clock
             job.check_signals()
@@ -171,9 +211,40 @@ def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Sha
             share.images += len(batch.rows)
             share.batches += 1
             share.cache.add(batch.cache)
-            job.group.reached(batch.rows[-1])
+            job.group.reached(share.last_row)
             clock = time.monotonic()
+        for work in works:
+            work.end(share)
     return share
+
+
+def _measured_workers(
+    job: Job, works: Sequence[Work], images: ImageRows, sampler: ShardSampler
+) -> int:
+    """How many decoding processes keep this rank's device at work."""
+    rows = next(iter(ShardBatches(sampler.shards, job.options.batch_size)))
+    on_cpu = job.device.type == "cpu"
+    if on_cpu:
+        rows = rows[: CPU_ROWS * job.cores]  # a pass for every core
+
+    def compute(batch: Batch) -> int:
+        for work in works:
+            work.begin(batch).result()
+        return len(batch.rows)
+
+    pace = measure(images, rows, compute, warm_up=not on_cpu)
+    job.log.print(f"[bold]input[/]  {pace.describe(job.cores)}")
+    return pace.workers(job.cores)
+
+
+@contextlib.contextmanager
+def _cancelled_unless_ended(works: Sequence[Work]) -> Iterator[None]:
+    """A job that is stopped does not wait for the batches that it has begun."""
+    try:
+        yield
+    finally:
+        for work in works:
+            work.cancel()
 
 
 def missing_shards(runs: Sequence[Run]) -> list[Shard]:

@@ -137,6 +137,16 @@ def test_compiled_features_are_eagers(precision: str, mode: str) -> None:
     torch._dynamo.reset()
 
 
+def test_batches_in_flight_do_not_disturb_one_another() -> None:
+    model = load_model("sample")
+    extract = extractor(model, flip=True)
+    parts = torch.split(sample_batch(model, 64), 8)
+    alone = [extract(part)[0] for part in parts]
+    begun = [extract.begin(part.pin_memory()) for part in parts]
+    for pending, expected in zip(begun, alone, strict=True):
+        assert torch.equal(pending.result()[0], expected)
+
+
 def test_the_network_is_channels_last_and_moves_nothing_else() -> None:
     convolution = next(
         parameter

@@ -1,4 +1,5 @@
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,19 +133,73 @@ def test_threads_and_batch_size_do_not_change_a_bit(
     assert got.tobytes() == features_in_batches(osnet, 2, 20).tobytes()
 
 
-def test_a_feature_of_norm_zero_is_not_made_up(osnet: Model) -> None:
-    class Zero(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.zeros(len(x), 512)
+def test_image_and_mirror_image_in_one_pass_give_what_two_give(osnet: Model) -> None:
+    """As on a GPU."""
+    both = Augmentation(flip=True, scales=(1.3, 1.0))
+    at_once = extractor(osnet, both)
+    at_once.views_at_once = True
+    got, norm = at_once(images(3))
+    expected, expected_norm = extractor(osnet, both)(images(3))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm, expected_norm, rtol=1e-4, atol=1e-5)
 
-    model = Model(
-        network=Zero(),
+
+def test_batches_that_are_begun_together_do_not_mix(osnet: Model) -> None:
+    extract = extractor(osnet, PLAIN)
+    parts = torch.split(images(), 8)
+    begun = [extract.begin(part) for part in parts]
+    for part, pending in reversed(list(zip(parts, begun, strict=True))):
+        assert torch.equal(pending.result()[0], extract(part)[0])
+
+
+def standing_in(osnet: Model, network: nn.Module) -> Model:
+    """A model of another network."""
+    return Model(
+        network=network,
         architecture=osnet.architecture,
         checkpoint=osnet.checkpoint,
         loaded=0,
         dropped=(),
     )
-    assert extractor(model, PLAIN)(images(2))[0].isnan().all()
+
+
+def test_every_view_in_one_pass_has_its_image_s_camera(osnet: Model) -> None:
+    class Cameras(nn.Module):
+        def forward(self, x: Tensor, cameras: Tensor) -> Tensor:
+            return torch.stack([x.mean(dim=(1, 2, 3)), cameras.float()], dim=1)
+
+    extract = extractor(standing_in(osnet, Cameras()), Augmentation(flip=True))
+    extract.views_at_once = True
+    features, norm = extract(images(3), torch.tensor([3, 0, 5]))
+    torch.testing.assert_close((features * norm[:, None])[:, 1], torch.tensor([6.0, 0, 10]))
+
+
+def test_what_is_cancelled_is_not_computed(osnet: Model) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    passes = []
+
+    class Waiting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            begun.set()
+            go_on.wait()
+            passes.append(len(x))
+            return torch.ones(len(x), 512)
+
+    extract = extractor(standing_in(osnet, Waiting()), PLAIN, threads=1)
+    pending = extract.begin(images())
+    begun.wait()
+    pending.cancel()
+    go_on.set()
+    extract(images(2))
+    assert passes == [8, 2]  # the one that had begun, and the next call's
+
+
+def test_a_feature_of_norm_zero_is_not_made_up(osnet: Model) -> None:
+    class Zero(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 512)
+
+    assert extractor(standing_in(osnet, Zero()), PLAIN)(images(2))[0].isnan().all()
 
 
 def test_bfloat16_stays_near_fp32_and_is_normalised_in_fp32(osnet: Model) -> None:

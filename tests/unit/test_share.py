@@ -40,8 +40,14 @@ def works(osnet_file: Path, tmp_path: Path) -> list[Work]:
         for name, shards in zip(("a", "b"), (todo[0], todo[1][1:]), strict=True)
     ]
     made = [Work(job, run, make_extractor(job, model)) for run in runs]
-    made[1].writer.add(range(4), rows(4))
+    store(made[1], range(4))
     return made
+
+
+def store(work: Work, taken: range) -> None:
+    """As the loop does, and waits for what is full."""
+    work.writer.add(taken, rows(len(taken)))
+    work.writer.wait()
 
 
 def test_a_row_counts_once_it_has_its_features_of_every_checkpoint(works: list[Work]) -> None:
@@ -49,11 +55,19 @@ def test_a_row_counts_once_it_has_its_features_of_every_checkpoint(works: list[W
     assert [shard.index for shard in todo] == [0, 1, 2]
     done = count_rows(works, todo)
     assert done() == 0
-    works[0].writer.add(range(2), rows(2))
+    store(works[0], range(2))
     assert done() == 2
-    works[0].writer.add(range(2, 4), rows(2))
+    store(works[0], range(2, 4))
     assert done() == 4
-    works[0].writer.add(range(4, 8), rows(4))
+    store(works[0], range(4, 8))
     assert done() == 4
-    works[1].writer.add(range(4, 8), rows(4))
+    store(works[1], range(4, 8))
     assert done() == 8
+
+
+def test_rows_that_are_being_written_count(works: list[Work]) -> None:
+    done = count_rows(works[:1], missing_shards([works[0].run]))
+    works[0].writer.add(range(4), rows(4))
+    assert done() == 4
+    works[0].writer.wait()
+    assert done() == 4

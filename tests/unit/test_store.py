@@ -73,6 +73,7 @@ def write(run: Path, plan: Plan, batch: int = 7) -> None:
             writer.add(
                 rows, Rows(features=features()[part], norm=norms()[part], status=status[part])
             )
+    writer.wait()
 
 
 @pytest.fixture
@@ -450,6 +451,7 @@ def test_a_nan_row_with_a_good_status_is_found(tmp_path: Path) -> None:
             status=np.zeros(len(shard), np.uint8),
         )
         writer.add(range(shard.start, shard.stop), rows)
+    writer.wait()
     with pytest.raises(StoreError, match=r"000000\.h5: the features of row 3 do not fit"):
         finish(tmp_path, plan)
 
@@ -462,6 +464,7 @@ def test_a_run_without_one_readable_image_is_not_finished(tmp_path: Path) -> Non
         status = np.full(len(shard), Status.UNREADABLE, np.uint8)
         rows = Rows(features=values, norm=values[:, 0], status=status)
         writer.add(range(shard.start, shard.stop), rows)
+    writer.wait()
     with pytest.raises(StoreError, match="none of the 70 images could be read"):
         finish(tmp_path, plan)
     assert not (tmp_path / "store.h5").exists()
