@@ -99,15 +99,11 @@ def compiled(network: nn.Module, mode: str) -> Callable[..., Tensor]:
 
 @contextlib.contextmanager
 def compiling() -> Iterator[None]:
-    """Within it, calls compile without a word; what goes wrong is a CompileError.
-
-    Afterwards a call that would have to be compiled anew raises RuntimeError.
-    """
+    """Within it, calls compile without a word; what goes wrong is a CompileError."""
     import torch._inductor.config as inductor
 
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    torch.compiler.set_stance("default")
     try:
         with (
             warnings.catch_warnings(),
@@ -121,6 +117,9 @@ def compiling() -> Iterator[None]:
         text = next(iter(str(error).strip().splitlines()), "")
         raise CompileError(f"{type(error).__name__}: {text[:REASON_LENGTH]}") from error
     finally:
-        # Of the whole process: the threads that call compiled networks see it too.
-        torch.compiler.set_stance("fail_on_recompile")
         logging.disable(disabled)
+
+
+def as_compiled() -> contextlib.AbstractContextManager[None]:
+    """Within it, a call that would have to be compiled anew raises RuntimeError."""
+    return torch.compiler.set_stance("fail_on_recompile")  # type: ignore[no-any-return]

@@ -10,6 +10,7 @@ is faster besides.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import socket
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distreid.compilation import Drift, check_drift, compiled, compiling, drift
+from distreid.compilation import Drift, as_compiled, check_drift, compiled, compiling, drift
 from distreid.errors import CompileError, OptionError
 from distreid.models.checkpoint import Model
 
@@ -145,10 +146,16 @@ class Extractor:
         `cameras_B` is for a network with embeddings of cameras: see `Architecture.cameras`.
         A feature of norm 0 has no direction and comes out as NaN.
         """
-        return self.begin(images_BCHW, cameras_B).result()
+        with self.as_compiled():
+            return self.begin(images_BCHW, cameras_B).result()
+
+    def as_compiled(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, a call that would have to be compiled anew raises RuntimeError, in every
+        thread of the process."""
+        return as_compiled() if self.compiled_rows else contextlib.nullcontext()
 
     def begin(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Pending:
-        """Begins what a call does, and returns at once."""
+        """Begins what a call does, and returns at once; to be used within `as_compiled`."""
         if self.pool is None:
             return self._begin_on_gpu(images_BCHW, cameras_B)
         images = torch.split(images_BCHW, CPU_ROWS)

@@ -199,7 +199,7 @@ def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Sha
     clock = time.monotonic()
     with (
         dead_workers_named(str(job.group.world), loader, lambda: share.batches),
-        _cancelled_unless_ended(works),
+        _ended_or_cancelled(works),
     ):
         for batch in loader:
             share.waiting += time.monotonic() - clock
@@ -238,13 +238,13 @@ def _measured_workers(
 
 
 @contextlib.contextmanager
-def _cancelled_unless_ended(works: Sequence[Work]) -> Iterator[None]:
+def _ended_or_cancelled(works: Sequence[Work]) -> Iterator[None]:
     """A job that is stopped does not wait for the batches that it has begun."""
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as held:
         for work in works:
-            work.cancel()
+            held.callback(work.cancel)
+            held.enter_context(work.extractor.as_compiled())
+        yield
 
 
 def missing_shards(runs: Sequence[Run]) -> list[Shard]:

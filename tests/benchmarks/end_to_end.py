@@ -1,0 +1,132 @@
+"""From JPEG files to a finished store, beside the plain PyTorch loop of the peers' test scripts.
+
+    python tests/benchmarks/end_to_end.py                        ft_net, a ResNet-50
+    python tests/benchmarks/end_to_end.py --checkpoint sample    the built-in network, trained
+
+All sides in turn, each in a process of its own with all cores, over the sample's images. Ours are
+the real command in one process: the rate counts from the first batch to the verified store, without
+the start and the compilation. Theirs is the loop alone: a DataLoader with a worker for each core,
+Pillow and torchvision's transforms, fp32, a forward pass for each view; once as it is and once with
+batch norms fused into convolutions, as Person_reID_baseline_pytorch does. The cosine is the least
+of all images to the plain loop's features, mAP that of the stores' own protocol. Without
+--checkpoint the weights are random, which magnifies rounding. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from throughput import TIME_LINE
+from torch.fx.experimental.optimization import fuse
+from torch.utils.data import DataLoader
+
+from distreid.datasets import open_data
+from distreid.models.checkpoint import load_model
+from distreid.peer_loop import PeerImages, peer_loop
+from distreid.provenance import cores
+from distreid.store import FeatureStore
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from conftest import GOLDEN, Pack
+
+FT_NET = "person_reid_baseline_pytorch/ft_net_r50_s2_512"
+THEIRS = {"plain loop": False, "plain loop, fused": True}
+OURS = {
+    "fp32": [],
+    "fp32, compiled": ["--compile", "max"],
+    "bf16, compiled": ["--compile", "max", "--precision", "bf16"],
+}
+Side = tuple[float, NDArray[np.float32], float | None]
+
+
+def theirs(checkpoint: str, fused: bool) -> Side:
+    """Images a second, and the features."""
+    set_start_method("fork", force=True)  # of the workers
+    torch.set_num_threads(cores())
+    model = load_model(checkpoint)
+    network = fuse(model.network) if fused else model.network
+    images = PeerImages(open_data("sample"), model.architecture.preprocess)
+    loader = DataLoader(images, 32, num_workers=cores())
+    features: list[torch.Tensor] = []
+    loop = peer_loop(network, loader, None, True, features)
+    started, done = time.perf_counter(), 0
+    while done < len(images):
+        done += next(loop)
+    return done / (time.perf_counter() - started), torch.cat(features).numpy(), None
+
+
+def ours(checkpoint: str, options: list[str]) -> Side:
+    """Images a second, the features, and mAP."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable, "-m", "distreid.extract", "--data", "sample", "--flip",
+            "--checkpoint", checkpoint, "--out", folder, *options,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = TIME_LINE.search(done.stderr)
+        if done.returncode or not found or "not compiled: " in done.stderr:
+            sys.exit(done.stderr)
+        store = FeatureStore.open(Path(folder))
+        features = store.features(np.arange(len(store.manifest)))
+        scores = json.loads((Path(folder) / "metrics.json").read_text())["scores"]
+        return float(found["rate"].replace(",", "")), features, _mean_ap(scores)
+
+
+def _mean_ap(scores: list[dict[str, Any]]) -> float:
+    return next(float(each["mAP"]) for each in scores if each["protocol"]["name"] == "layumi")
+
+
+def main() -> None:
+    """A line for each side."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--repeat", type=int, default=3)
+    known = parser.parse_args()
+    rounds: dict[str, list[Side]] = {side: [] for side in (*THEIRS, *OURS)}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = known.checkpoint or str(Pack(GOLDEN / FT_NET).save(Path(folder)))
+        for _ in range(known.repeat):
+            for side, fused in THEIRS.items():
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                    rounds[side].append(pool.submit(theirs, checkpoint, fused).result())
+            for side, options in OURS.items():
+                rounds[side].append(ours(checkpoint, options))
+    rates = {side: statistics.median(each[0] for each in found) for side, found in rounds.items()}
+    exact = rounds["plain loop"][0][1].astype(np.float64)
+    print(f"{os.uname().machine}, {cores()} cores; {known.checkpoint or FT_NET}, medians")
+    result = []
+    for side, found in rounds.items():
+        _, features, mean_ap = found[-1]
+        line = {
+            "side": side,
+            "images_per_second": rates[side],
+            "times_plain": rates[side] / rates["plain loop"],
+            "cosine": float((features * exact).sum(axis=1).min()),
+            "mAP": mean_ap,
+        }
+        result.append(line)
+        print(
+            f"{side:20} {rates[side]:8.1f} images/s, {line['times_plain']:5.2f} times the plain "
+            f"loop, cosine {line['cosine']:.6f}"
+            + ("" if mean_ap is None else f", mAP {100 * mean_ap:.2f} %")
+        )
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
