@@ -62,10 +62,11 @@ def shard_file(run: Path, index: int) -> Path:
 def done_shards(run: Path) -> set[int]:
     """The indices of the shards that have their final name."""
     try:
-        names = (SHARD_NAME.fullmatch(entry.name) for entry in os.scandir(run / "shards"))
-        return {int(match[1]) for match in names if match}
+        names = {entry.name for entry in os.scandir(run / "shards")}
     except OSError as error:
         raise StoreError(f"{run}/shards: {error.strerror}; check the folder") from error
+    indices = (int(match[1]) for match in map(SHARD_NAME.fullmatch, names) if match)
+    return {index for index in indices if shard_file(run, index).name in names}
 
 
 def bad_images_in(file: Path) -> int:

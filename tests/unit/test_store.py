@@ -535,6 +535,12 @@ def test_a_repair_removes_a_shard_that_the_plan_does_not_have(run: Path) -> None
     assert done_shards(run) == {0, 1, 2}
 
 
+def test_a_shard_under_another_name_is_none(run: Path) -> None:
+    shard_file(run, 1).rename(run / "shards" / "0000001.h5")
+    assert done_shards(run) == {0, 2}
+    assert [shard.index for shard in begin(run, example())] == [1]
+
+
 def test_a_repair_never_empties_a_folder(run: Path) -> None:
     make_a_folder(shard_file(run, 1))
     (shard_file(run, 1) / "mine.txt").touch()
