@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, check_bytes, damaged_if_unreadable, open_hdf5, publish_hdf5
+from distreid.files import (
+    MEND,
+    check_bytes,
+    check_column,
+    damaged_if_unreadable,
+    open_hdf5,
+    publish_hdf5,
+)
 from distreid.manifest import Status
 from distreid.plan import Plan, Shard, short
 
@@ -72,7 +79,8 @@ def done_shards(run: Path) -> set[int]:
 def bad_images_in(file: Path) -> int:
     """How many rows of a shard, or of `store.h5`, have no image; nothing is verified."""
     with open_hdf5(file) as hdf5:
-        return int(np.count_nonzero(hdf5["status"][()] != Status.OK))
+        status = check_column(hdf5["status"], len(hdf5["status"]), "u")
+        return int(np.count_nonzero(status[()] != Status.OK))
 
 
 class ShardWriter:
