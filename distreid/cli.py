@@ -237,7 +237,7 @@ def _report(parsed: argparse.Namespace) -> None:
     from distreid.store import FeatureStore
 
     log = Console(stderr=True, highlight=False, soft_wrap=True)
-    print(write_page(FeatureStore.open(parsed.folder), log))
+    print(printable(str(write_page(FeatureStore.open(parsed.folder), log))))
 
 
 def _verify(parsed: argparse.Namespace) -> None:
@@ -245,8 +245,8 @@ def _verify(parsed: argparse.Namespace) -> None:
 
     findings = (repair_run if parsed.repair else verify_run)(parsed.folder)
     for what in findings.bad.values():
-        print(what, file=sys.stderr)
-    print(f"{parsed.folder}: {findings.describe()}")
+        print(printable(what), file=sys.stderr)
+    print(printable(f"{parsed.folder}: {findings.describe()}"))
     if findings.bad and parsed.repair:
         print(f"removed {len(findings.bad):,} files; run the same extraction again to mend the run")
     elif problem := findings.problem():
@@ -260,7 +260,7 @@ def _status(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(asdict(status), indent=2, ensure_ascii=False))
     else:
-        print(f"{parsed.folder}: {status.describe()}")
+        print(printable(f"{parsed.folder}: {status.describe()}"))
 
 
 def _inspect(parsed: argparse.Namespace) -> None:

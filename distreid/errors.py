@@ -18,11 +18,16 @@ its traceback.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import signal
 import sys
 from collections.abc import Callable
 
 EXIT_USER = 2
+# What is printed goes nowhere: files that cannot be written are a StoreError.
+UNHEARD = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
 
 
 class DistreidError(Exception):
@@ -94,6 +99,7 @@ def exit_status(command: Callable[[], None]) -> int:
     """Runs a command and gives its exit status; an error of the tree is one line on stderr."""
     try:
         command()
+        sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as end:
         # Python's own exception comes while torch is still being imported.
         stopped = end if isinstance(end, Stopped) else Stopped(signal.SIGINT)
@@ -102,7 +108,22 @@ def exit_status(command: Callable[[], None]) -> int:
         return 128 + stopped.signal_number
     except FailedElsewhere:
         return EXIT_USER
+    except OSError as error:
+        if error.errno not in UNHEARD:
+            raise
+        _give_up_output()
+        why = f"the output: {error.strerror}; run the same command again"
+        with contextlib.suppress(OSError):
+            print(f"distreid: error: {why}", file=sys.stderr)
+        return EXIT_USER
     except UserError as error:
         print(f"distreid: error: {printable(str(error))}", file=sys.stderr)
         return EXIT_USER
     return 0
+
+
+def _give_up_output() -> None:
+    """What is not yet written would fail again, aloud, as Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from distreid.errors import exit_status
 from distreid.options import add_extract_options, parse_extract_options
+from distreid.signals import signals_wait
 
 DESCRIPTION = (
     "Turns a trained person re-identification checkpoint and a set of images into a verified "
@@ -31,11 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def extract(parsed: argparse.Namespace) -> None:
     """Runs the job with parsed options."""
     options = parse_extract_options(parsed)
-    # Only now: torch takes seconds to import, and --help shall not wait for it.
-    from distreid.distributed import World
-    from distreid.job import run
+    with signals_wait():
+        # Only now: torch takes seconds to import, and --help shall not wait for it.
+        from distreid.distributed import World
+        from distreid.job import run
 
-    run(options, World.from_environment())
+        run(options, World.from_environment())
 
 
 if __name__ == "__main__":

@@ -106,6 +106,18 @@ def open_hdf5(file: Path) -> Iterator[h5py.File]:
         yield hdf5
 
 
+def check_column(dataset: h5py.Dataset, rows: int, kind: str) -> h5py.Dataset:
+    """The dataset, not yet read, if it holds that many values of numpy's kind; else ValueError.
+
+    Only what lies in the file in one piece has an offset, and HDF5 checks that it does. Other
+    layouts can claim any size, and reading them would take the memory.
+    """
+    is_column = dataset.shape == (rows,) and dataset.dtype.kind == kind
+    if not is_column or dataset.id.get_offset() is None:
+        raise ValueError(f"{dataset.name} is no column of {rows:,} rows")
+    return dataset
+
+
 @contextlib.contextmanager
 def damaged_if_unreadable(file: Path) -> Iterator[None]:
     """Turns what h5py raises on a damaged file, which is nearly anything, into StoreError."""

@@ -59,6 +59,10 @@ class Plan:
     """`float32` or `float16`."""
     shard_rows: int
 
+    def __post_init__(self) -> None:
+        if self.shard_rows < 1:
+            raise ValueError(f"shard_rows must be positive, got {self.shard_rows}")
+
     @functools.cached_property
     def shards(self) -> list[Shard]:
         """All shards, in row order."""

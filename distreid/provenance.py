@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import shlex
@@ -15,7 +16,6 @@ import h5py
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 import distreid
 from distreid.distributed import World
@@ -25,7 +25,7 @@ from distreid.options import ExtractOptions
 
 def provenance(world: World, device: torch.device, options: ExtractOptions) -> dict[str, Any]:
     """What a plan carries beside its identity; JSON values."""
-    modules = {"h5py": h5py, "numpy": np, "torchvision": torchvision, "distreid": distreid}
+    modules = {"h5py": h5py, "numpy": np, "distreid": distreid}
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -35,7 +35,9 @@ def provenance(world: World, device: torch.device, options: ExtractOptions) -> d
         "machine": machine(world, device),
         "batch_size": options.batch_size,
         "cache": options.cache and printable(str(options.cache)),
-        "versions": {name: version(module) for name, module in modules.items()},
+        "versions": {name: version(module) for name, module in modules.items()}
+        # Importing it would take as long as importing torch.
+        | {"torchvision": importlib.metadata.version("torchvision").partition("+")[0]},
     }
 
 

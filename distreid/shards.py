@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, check_bytes, damaged_if_unreadable, open_hdf5, publish_hdf5
+from distreid.files import (
+    MEND,
+    check_bytes,
+    check_column,
+    damaged_if_unreadable,
+    open_hdf5,
+    publish_hdf5,
+)
 from distreid.manifest import Status
 from distreid.plan import Plan, Shard, short
 
@@ -63,16 +70,18 @@ def shard_file(run: Path, index: int) -> Path:
 def done_shards(run: Path) -> set[int]:
     """The indices of the shards that have their final name."""
     try:
-        names = (SHARD_NAME.fullmatch(entry.name) for entry in os.scandir(run / "shards"))
-        return {int(match[1]) for match in names if match}
+        names = {entry.name for entry in os.scandir(run / "shards")}
     except OSError as error:
         raise StoreError(f"{run}/shards: {error.strerror}; check the folder") from error
+    indices = (int(match[1]) for match in map(SHARD_NAME.fullmatch, names) if match)
+    return {index for index in indices if shard_file(run, index).name in names}
 
 
 def bad_images_in(file: Path) -> int:
     """How many rows of a shard, or of `store.h5`, have no image; nothing is verified."""
     with open_hdf5(file) as hdf5:
-        return int(np.count_nonzero(hdf5["status"][()] != Status.OK))
+        status = check_column(hdf5["status"], len(hdf5["status"]), "u")
+        return int(np.count_nonzero(status[()] != Status.OK))
 
 
 class ShardWriter:

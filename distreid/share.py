@@ -154,7 +154,8 @@ class Work:
         with _full_memory_said(self.batch_size):
             features_BD, norm_B = (tensor.numpy() for tensor in pending.result())
         readable = batch.status_B == Status.OK
-        bad = readable & ~np.isfinite(features_BD).all(axis=1)
+        # The length of large but finite outputs can be infinite: then the feature is zero.
+        bad = readable & ~(np.isfinite(features_BD).all(axis=1) & np.isfinite(norm_B))
         if bad.any():
             row = batch.rows[int(np.flatnonzero(bad)[0])]
             raise CheckpointError(

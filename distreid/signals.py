@@ -1,4 +1,4 @@
-"""Signals that ask the job to end: within a context they raise Stopped."""
+"""Signals that ask the job to end: within a context they raise Stopped, or wait."""
 
 from __future__ import annotations
 
@@ -12,6 +12,17 @@ from distreid.errors import Stopped
 
 # torchrun and SLURM end a job by SIGTERM, a person by SIGINT, submitit announces by SIGUSR2.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Within it, a signal to end waits until `signals_stop`: an exception in the midst of the
+    import of torch would abort the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -35,6 +46,7 @@ def signals_stop() -> Iterator[Callable[[], None]]:
 
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING_SIGNALS)
         yield check
     except Exception:
         check()  # what a worker process says that got the signal too

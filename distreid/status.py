@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distreid.files import open_hdf5
+from distreid.files import check_column, open_hdf5
 from distreid.lock import DEAD_AFTER_S, holders, last_sign
 from distreid.plan import Shard, plan_shards
 from distreid.progress import duration
@@ -54,10 +54,11 @@ def run_status(run: Path) -> RunStatus:
     if root is None:
         raise no_run(run)
     with open_hdf5(root) as file:
-        rows, shard_rows = len(file["path"]), int(file.attrs["shard_rows"])
+        rows = len(file["path"])
+        check_column(file["path"], rows, "S")
+        shards = plan_shards(rows, int(file.attrs["shard_rows"]))
         identity = json.loads(file.attrs["identity"])
     done = done_shards(run)
-    shards = plan_shards(rows, shard_rows)
     there = [shard for shard in shards if shard.index in done]
     files = [shard_file(run, shard.index) for shard in there]
     complete = root.name == "store.h5" and len(there) == len(shards)

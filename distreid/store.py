@@ -25,13 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import MEND, check_bytes, open_hdf5, publish_hdf5
+from distreid.files import MEND, check_bytes, check_column, open_hdf5, publish_hdf5
 from distreid.manifest import Manifest, Status
 from distreid.plan import Plan, Shard, differences, to_json
 from distreid.shards import STATUS_TYPE, done_shards, read_shard, shard_file, verify_shard
 
 FORMAT = 2
 ROOTS = ("store.h5", "plan.h5")  # either makes a folder a run
+COLUMN_KINDS = {"path": "S", "person_id": "i", "camera_id": "i", "split": "S"}
 
 
 def begin(run: Path, plan: Plan) -> list[Shard]:
@@ -44,12 +45,12 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
         (run / "shards").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{run}: {error.strerror}; check --out") from error
-    present = existing_plan(run)
+    is_run = any((run / name).exists() for name in ROOTS)
     todo = remaining(run, plan)
     for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):
         if ".lock." not in left_over.name:  # of another job, which is about to be refused
             left_over.unlink(missing_ok=True)
-    if todo or present is None:
+    if todo or not is_run:
         write_root(run / "plan.h5", plan)
         # A store that has lost a shard must not look complete while it is mended.
         (run / "store.h5").unlink(missing_ok=True)
@@ -243,13 +244,16 @@ def read_plan(root: Path) -> Plan:
                 "use the version that wrote it"
             )
         identity, provenance = (json.loads(file.attrs[key]) for key in ("identity", "provenance"))
-        columns = {name: file[name][()] for name in ("path", "person_id", "camera_id", "split")} | {
-            "extra": {name: column[()] for name, column in file["extra"].items()}
+        rows = len(file["path"])
+        columns = {
+            name: check_column(file[name], rows, kind)[()] for name, kind in COLUMN_KINDS.items()
         }
+        extra = {name: check_column(c, rows, "S")[()] for name, c in file["extra"].items()}
         manifest = Manifest(
             root=Path(os.fsdecode(bytes(file.attrs["root"]))),
             layout=file.attrs["layout"],
             notes=tuple(json.loads(file.attrs["notes"])),
+            extra=extra,
             **columns,
         )
         return Plan(
@@ -265,7 +269,9 @@ def read_plan(root: Path) -> Plan:
 def read_columns(root: Path) -> Columns:
     """What `store.h5` says of the rows beside their features."""
     with open_hdf5(root) as file:
-        return Columns(norm=file["norm"][()], status=file["status"][()].astype(np.uint8))
+        rows = len(file["path"])
+        norm, status = (check_column(file[n], rows, k) for n, k in (("norm", "f"), ("status", "u")))
+        return Columns(norm=norm[()], status=status[()].astype(np.uint8))
 
 
 def compare(root: Path, ours: Columns, theirs: Columns) -> None:

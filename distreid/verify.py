@@ -61,11 +61,12 @@ class Findings:
 
 def verify_run(run: Path) -> Findings:
     """Reads every byte of a run, complete or not; StoreError if there is none."""
-    plan, bad = None, {}
+    plan, claimed, bad = None, None, {}
     root = run / "store.h5"
     for file in (run / "plan.h5", root):
         try:
             plan = read_plan(file) if file.exists() else plan
+            claimed = read_columns(file) if file == root and file.exists() else None
         except StoreError as error:
             bad[file] = str(error)
     if plan is None and not bad:
@@ -74,7 +75,6 @@ def verify_run(run: Path) -> Findings:
     if plan is None:
         good, bad_shards = _check_alone(run)
     else:
-        claimed = read_columns(root) if complete and root not in bad else None
         good, bad_shards = _check_shards(run, plan, complete, claimed)
     return Findings(run=run, plan=plan, complete=complete, good=good, bad=bad | bad_shards)
 

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from distreid.errors import CheckpointError
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.peer_config import settings
 from distreid.models.timm_extra import timm_for
+from distreid.models.torchvision_networks import torchvision_networks
 from distreid.models.vit import (
     BLOCKS,
     HEAD_DIM,
@@ -126,7 +126,7 @@ class ClipResNet(nn.Module):
 
     def __init__(self, *, projected: int, tokens: int) -> None:
         super().__init__()
-        network = torchvision.models.resnet50(weights=None)
+        network = torchvision_networks().resnet50(weights=None)
         self.conv1 = nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(32)
         self.conv2 = nn.Conv2d(32, 32, 3, padding=1, bias=False)

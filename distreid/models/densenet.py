@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import nn
 
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchvision_networks import torchvision_networks
 
 # Pooled features, which tell them apart.
 DIMS = {"densenet121": 1024, "densenet169": 1664, "densenet201": 1920, "densenet161": 2208}
@@ -20,7 +20,7 @@ NAMES = (*DIMS, "densenet121_fc512")
 def build(name: str) -> nn.Module:
     """An untrained network by torchreid's name, one of `NAMES`; pooled features, or its `fc`'s."""
     base = name.removesuffix("_fc512")
-    network = torchvision.models.get_model(base, weights=None)
+    network = torchvision_networks().get_model(base, weights=None)
     network.classifier = nn.Identity() if base == name else fc_block(DIMS[base])
     return network  # type: ignore[no-any-return]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from distreid.models.torchvision_networks import torchvision_networks
 
 POOLED_DIM = 1792
 NOMINAL_SIZE = 380
@@ -57,7 +58,7 @@ class PaddedConv(nn.Conv2d):
 def efficientnet_b4() -> nn.Module:
     """Untrained: (N, 3, H, W) normalised images → (N, 1792) pooled features."""
     norm = partial(nn.BatchNorm2d, eps=1e-3)
-    network: Any = torchvision.models.efficientnet_b4(weights=None, norm_layer=norm)
+    network: Any = torchvision_networks().efficientnet_b4(weights=None, norm_layer=norm)
     network.classifier = nn.Identity()
     size = NOMINAL_SIZE
     for sequence in [m for m in network.modules() if isinstance(m, nn.Sequential)]:

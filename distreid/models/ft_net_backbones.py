@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from distreid.models import efficientnet, timm_extra
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.ft_net import Baseline, linear_num_of, stride_of
+from distreid.models.torchvision_networks import torchvision_networks
 from distreid.preprocess import Preprocess
 
 SIZE = (256, 128)
@@ -43,7 +43,7 @@ class DenseBody(nn.Module):
 
     def __init__(self, stride: int = 2) -> None:
         super().__init__()
-        self.features = torchvision.models.densenet121(weights=None).features
+        self.features = torchvision_networks().densenet121(weights=None).features
         self.features.transition3.pool.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:

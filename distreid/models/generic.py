@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from distreid.errors import CheckpointError, OptionError
 from distreid.models import timm_extra
 from distreid.models.architecture import Architecture, Size, StateDict, resized, rows_of
+from distreid.models.torchvision_networks import torchvision_networks
 from distreid.preprocess import Preprocess
 
 
@@ -73,13 +73,13 @@ def _of_timm(name: str, what: str, state: StateDict, size: Size | None) -> Archi
 
 
 def _of_torchvision(name: str, what: str, state: StateDict, size: Size | None) -> Architecture:
-    if what not in torchvision.models.list_models(module=torchvision.models):
+    if what not in torchvision_networks().list_models(module=torchvision_networks()):
         raise OptionError(f"--model {name}: torchvision has no such network for images")
-    network = torchvision.models.get_model(what, weights=None)
+    network = torchvision_networks().get_model(what, weights=None)
     last = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, child = last.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
-    own = torchvision.models.get_model_weights(what).DEFAULT.transforms()
+    own = torchvision_networks().get_model_weights(what).DEFAULT.transforms()
     height, width = size or own.crop_size * 2
     preprocess = Preprocess(
         height=height,

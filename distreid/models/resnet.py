@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from distreid.models.architecture import Architecture, StateDict
 from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchvision_networks import torchvision_networks
 
 # What tells them apart: blocks in layer3, inputs of a group in layer1, the pooled features.
 SHAPES = {
@@ -54,12 +53,16 @@ class InstanceBatchNorm(nn.Module):
         return torch.cat((self.IN(normed.contiguous()), self.BN(batched.contiguous())), dim=1)
 
 
-class NormedBottleneck(Bottleneck):  # type: ignore[misc]
-    """A bottleneck whose sum is instance-normalised: IBN-b of the same paper."""
+class NormedBottleneck(nn.Module):
+    """torchvision's bottleneck, its sum instance-normalised: IBN-b of the same paper."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels // Bottleneck.expansion)
-        self.IN = nn.InstanceNorm2d(channels, affine=True)
+    def __init__(self, bottleneck: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = bottleneck.conv1, bottleneck.bn1
+        self.conv2, self.bn2 = bottleneck.conv2, bottleneck.bn2
+        self.conv3, self.bn3 = bottleneck.conv3, bottleneck.bn3
+        self.relu = bottleneck.relu
+        self.IN = nn.InstanceNorm2d(bottleneck.bn3.num_features, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -72,7 +75,7 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
 
     `ibn` is `a`, `b` or empty; `last_stride` that of layer4.
     """
-    network = torchvision.models.get_model(name, weights=None)
+    network = torchvision_networks().get_model(name, weights=None)
     network.fc = nn.Identity()
     if ibn == "a":
         for layer in (network.layer1, network.layer2, network.layer3):
@@ -81,7 +84,7 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
     elif ibn == "b":
         network.bn1 = nn.InstanceNorm2d(network.bn1.num_features, affine=True)
         for layer in (network.layer1, network.layer2):
-            layer[-1] = NormedBottleneck(layer[-1].bn3.num_features)
+            layer[-1] = NormedBottleneck(layer[-1])
     if last_stride == 1:
         first = network.layer4[0]
         first.conv2.stride = first.downsample[0].stride = (1, 1)

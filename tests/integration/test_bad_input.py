@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draw, said
+from conftest import Run, draw, said
 
 from distreid import cli, extract
 from distreid.manifest import Status
@@ -179,16 +180,18 @@ def test_nothing_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys) == "inspect: give --data, --checkpoint or both"
 
 
+# Of the last, each output is finite and their length is not, so that the feature were zero.
 @pytest.mark.usefixtures("images")
-def test_a_model_that_gives_nan_stops_with_the_row(
-    run: Extract, capsys: pytest.CaptureFixture[str], osnet_file: Path, tmp_path: Path
+@pytest.mark.parametrize("bias", [float("nan"), float("inf"), 1e25])
+def test_a_model_that_gives_no_feature_stops_with_the_row(
+    run: Extract, capsys: pytest.CaptureFixture[str], osnet_file: Path, tmp_path: Path, bias: float
 ) -> None:
     import torch
 
     content = torch.load(osnet_file, weights_only=False)
-    content["state_dict"]["fc.0.bias"][:] = float("nan")
-    torch.save(content, tmp_path / "nan.pth")
-    assert run("--checkpoint", tmp_path / "nan.pth") == 2
+    content["state_dict"]["fc.1.bias"][:] = bias
+    torch.save(content, tmp_path / "wrong.pth")
+    assert run("--checkpoint", tmp_path / "wrong.pth") == 2
     assert "row 0, " in (error := said(capsys))
     assert "the model gives NaN" in error
     assert not list((tmp_path / "run" / "shards").iterdir())
@@ -205,3 +208,29 @@ def test_a_csv_of_paths_elsewhere_is_extracted_in_its_order(
     store = FeatureStore.open(tmp_path / "run")
     assert store.manifest.path.tolist()[1:] == [b"data/1.jpg", b"data/0.jpg"]
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("takes", "why"), [(">/dev/full", "No space left on device"), ("| true", "Broken pipe")]
+)
+def test_output_that_nobody_takes_is_one_line(
+    run: Extract, run_command: Run, tmp_path: Path, takes: str, why: str
+) -> None:
+    assert run() == 0
+    line = f"set -o pipefail; distreid status {tmp_path}/run {takes}"
+    done = run_command("bash", "-c", line)
+    assert done.returncode == 2
+    assert done.stderr == f"distreid: error: the output: {why}; run the same command again\n"
+
+
+@pytest.mark.usefixtures("images")
+def test_a_run_is_looked_at_whatever_its_name(
+    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / os.fsdecode(b"no utf-8 \xff\n")
+    assert run("--out", out) == 0
+    for command in ("verify", "status"):
+        capsys.readouterr()
+        assert cli.main([command, str(out)]) == 0
+        assert "no utf-8 \\udcff\\n" in capsys.readouterr().out

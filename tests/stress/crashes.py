@@ -46,6 +46,8 @@ class Crashes:
     run: Path
     script: Path
     random: random.Random
+    data: str = "sample"
+    shard_rows: int = 15
     kills: int = 0
     attempts: int = 0
     published: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -55,8 +57,9 @@ class Crashes:
         """The job, as a user starts it, in a session of its own; 0 processes: no torchrun."""
         self.attempts += 1
         torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", *launcher]
-        options = ["--data", "sample", "--checkpoint", "sample", "--out", str(self.run)]
-        options += ["--num-workers", "1", "--shard-rows", "15", "--batch-size", "8"]
+        options = ["--data", self.data, "--checkpoint", "sample", "--out", str(self.run)]
+        options += ["--num-workers", "1", "--shard-rows", str(self.shard_rows)]
+        options += ["--batch-size", "8"]
         # A log for each attempt, for whoever has to look.
         log = self.run.with_name(f"{self.run.name}.{self.attempts}.log")
         with log.open("wb") as stderr:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 import resource
@@ -11,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import little_memory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from distreid.shards import (
     verify_shard,
     write_shard,
 )
+from distreid.status import run_status
 from distreid.store import FeatureStore, begin, finish, verify
 from distreid.verify import repair_run, verify_run
 
@@ -350,6 +353,60 @@ def test_every_damage_of_a_root_file_is_found_by_name(
     assert list(findings.bad) == [run / name]
 
 
+def claims(name: str, rows: int) -> Damage:
+    """A column that is larger than its file."""
+
+    def damage(file: Path) -> None:
+        with h5py.File(file, "r+") as hdf5:
+            kind = hdf5[name].dtype
+            del hdf5[name]
+            hdf5.create_dataset(name, shape=(rows,), dtype=kind)
+        resealed(file)
+
+    return damage
+
+
+def takes_person_id_from_elsewhere(file: Path) -> None:
+    with h5py.File(file, "r+") as hdf5:
+        del hdf5["person_id"]
+        where = [(str(file), 0, 8 * ROWS)]
+        hdf5.create_dataset("person_id", (ROWS,), "<i8", external=where)
+    resealed(file)
+
+
+def cuts_shards_of(rows: int) -> Damage:
+    def damage(file: Path) -> None:
+        with h5py.File(file, "r+") as hdf5:
+            hdf5.attrs["shard_rows"] = rows
+        resealed(file)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (claims("norm", 10**13), "/norm is no column of 70 rows"),
+        (claims("path", 10**13), "/path is no column of 10,000,000,000,000 rows"),
+        (takes_person_id_from_elsewhere, "/person_id is no column of 70 rows"),
+        (cuts_shards_of(0), "shard_rows must be positive, got 0"),
+        (cuts_shards_of(-5), "shard_rows must be positive, got -5"),
+    ],
+)
+def test_a_root_file_made_to_harm_is_refused_before_memory_is_taken_and_repaired(
+    run: Path, damage: Damage, message: str
+) -> None:
+    damage(run / "store.h5")
+    with little_memory(), pytest.raises(StoreError, match=rf"store\.h5: damaged, .*\({message}"):
+        FeatureStore.open(run)
+    with little_memory(), contextlib.suppress(StoreError):  # it looks at less
+        run_status(run)
+    assert list(repair_run(run).bad) == [run / "store.h5"]
+    write(run, example())
+    finish(run, example())
+    assert verify_run(run).problem() == ""
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -536,6 +593,12 @@ def test_a_repair_removes_a_shard_that_the_plan_does_not_have(run: Path) -> None
     shutil.copy(shard_file(run, 0), shard_file(run, 3))
     assert list(repair_run(run).bad) == [shard_file(run, 3)]
     assert done_shards(run) == {0, 1, 2}
+
+
+def test_a_shard_under_another_name_is_none(run: Path) -> None:
+    shard_file(run, 1).rename(run / "shards" / "0000001.h5")
+    assert done_shards(run) == {0, 2}
+    assert [shard.index for shard in begin(run, example())] == [1]
 
 
 def test_a_repair_never_empties_a_folder(run: Path) -> None:
