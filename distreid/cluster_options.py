@@ -60,7 +60,7 @@ class ClusterOptions:
             ("tasks_per_node", 1),
             ("cpus_per_task", 1),
             ("max_parallel", 1),
-            ("signal_delay", 0),
+            ("signal_delay", 1),
         ):
             if (value := getattr(self, name)) is not None and value < least:
                 flag = "--" + name.replace("_", "-")
@@ -69,7 +69,11 @@ class ClusterOptions:
             raise OptionError(f"--images-per-second must be positive, got {self.images_per_second}")
         if self.cluster != "slurm" and self.nodes > 1:
             raise OptionError(f"--cluster {self.cluster}: one node only, got --nodes {self.nodes}")
-        _ = self.minutes
+        if 60 * self.minutes <= self.signal_delay:
+            raise OptionError(
+                f"--time {self.time}: no longer than the {self.signal_delay} s of --signal-delay "
+                "before its end at which the job stops; give more --time"
+            )
 
     @property
     def tasks(self) -> int:
