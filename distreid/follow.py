@@ -26,6 +26,9 @@ from distreid.shards import done_shards
 
 INTERVAL_S = 2.0
 ERRORS_SHOWN = 5
+ERROR = r"error:|Error:|^distreid: stopped"
+# submitit's first line of each attempt.
+ATTEMPT = " - Starting with JobEnvironment("
 # NODE_FAIL and PREEMPTED are not among them: SLURM queues the job again.
 ENDED = (
     "COMPLETED",
@@ -46,6 +49,7 @@ HINTS = (
         r"No module named '?(distreid|submitit)",
         "the node's Python has no distreid; install it there, or give another --python",
     ),
+    (r"srun: error: .*: Killed", "a process was killed; submit the same again to continue"),
     (r"oom.kill|Out Of Memory", "the memory is full; give more --mem-gb, or fewer --num-workers"),
     (r"DUE TO TIME LIMIT", "the time limit came; submit the same again to continue"),
     (r"DUE TO NODE FAILURE|Node failure", "a node failed; submit the same again to continue"),
@@ -191,12 +195,12 @@ def reasons(job: Job) -> list[str]:
     errors: dict[str, Path] = {}
     hints: dict[str, None] = {}
     for log in job.logs:
-        text = log.read_text(encoding="utf-8", errors="replace")
-        found = [line for line in text.splitlines() if re.search(r"error:|Error:", line)]
+        text = log.read_text(encoding="utf-8", errors="replace").rpartition(ATTEMPT)[2]
+        found = [line for line in text.splitlines() if re.search(ERROR, line)]
         errors |= {line: log for line in found[-ERRORS_SHOWN:] if line not in errors}
         hints |= {hint: None for pattern, hint in HINTS if re.search(pattern, text)}
     # srun adds a line for every rank that it kills.
-    ours = [line for line in errors if "distreid: error:" in line]
+    ours = [line for line in errors if line.startswith("distreid: ")]
     shown = (ours or list(errors))[:ERRORS_SHOWN]
     where = dict.fromkeys([errors[line] for line in shown] or [job.log])
     return [*shown, *hints, *(f"see {log}" for log in where)]

@@ -324,7 +324,9 @@ def test_what_the_logs_of_a_job_mean_is_said(images: Path, tmp_path: Path) -> No
     said = reasons(job)
     assert said[0].startswith("srun: error: exit code 127")
     assert "give --python" in said[1]
-    logs[10].write_text("distreid: error: row 7: no image\n")
+    start = "submitit INFO (2026) - Starting with JobEnvironment(job_id=7)\n"
+    before = "distreid: stopped by SIGTERM; run the same command again to continue\n"
+    logs[10].write_text(f"{start}{before}{start}distreid: error: row 7: no image\n")
     logs[2].write_text("distreid: error: row 5: no image\n")
     said = reasons(job)
     assert said[:2] == [f"distreid: error: row {row}: no image" for row in (5, 7)]
