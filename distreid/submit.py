@@ -166,8 +166,8 @@ def submit(parsed: argparse.Namespace) -> None:
     rehearsals = _rehearse(commands)
     for rehearsal in rehearsals:
         log.print(*rehearsal.describe(), sep="\n", markup=False)
-        time_needed = rehearsal.estimate(cluster.processes, cluster.images_per_second)
-        log.print(f"time    {time_needed}", markup=False)
+        needed = rehearsal.estimate(cluster.processes, cluster.images_per_second, cluster.attempt_s)
+        log.print(f"time    {needed}", markup=False)
     logs = (cluster.logs or _logs(cluster, rehearsals)).absolute()
     if cluster.dry_run:
         print(dry_run(cluster, logs, commands))

@@ -217,10 +217,12 @@ def test_without_slurm_it_is_said(
 
 
 def test_a_dry_run_tells_what_is_to_do_and_writes_nothing(submit: Submit, tmp_path: Path) -> None:
-    status, said = submit("--dry-run", "--images-per-second", "1", "--", "--shard-rows", "1")
+    rate = ("--images-per-second", "0.01", "--time", "4")
+    status, said = submit("--dry-run", *rate, "--", "--shard-rows", "1")
     assert status == 0
     assert "3 of 3 images to do, 3 of 3 shards" in said
-    assert "about 3.0 s at 1 images/s for each of 1" in said
+    assert "about 5 min 00 s at 0.01 images/s for each of 1, then" in said
+    assert "3 time limits, so queued again 2 times by itself" in said
     # Asked for a GPU: a job that finds none must not crawl.
     assert "--shard-rows 1 --device cuda\n" in said
     assert not (tmp_path / "run").exists()
