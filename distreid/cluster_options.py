@@ -6,6 +6,7 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -49,7 +50,7 @@ class ClusterOptions:
     """A table with a job in each line."""
     max_parallel: int | None = None
     images_per_second: float | None = None
-    """Of one task, as a former run printed it; for the estimated time."""
+    """Of one task; for the estimated time."""
     dry_run: bool = False
     wait: bool = False
 
@@ -60,7 +61,7 @@ class ClusterOptions:
             ("tasks_per_node", 1),
             ("cpus_per_task", 1),
             ("max_parallel", 1),
-            ("signal_delay", 0),
+            ("signal_delay", 1),
         ):
             if (value := getattr(self, name)) is not None and value < least:
                 flag = "--" + name.replace("_", "-")
@@ -69,7 +70,11 @@ class ClusterOptions:
             raise OptionError(f"--images-per-second must be positive, got {self.images_per_second}")
         if self.cluster != "slurm" and self.nodes > 1:
             raise OptionError(f"--cluster {self.cluster}: one node only, got --nodes {self.nodes}")
-        _ = self.minutes
+        if self.attempt_s <= 0:
+            raise OptionError(
+                f"--time {self.time}: no longer than the {self.signal_delay} s of --signal-delay "
+                "before its end at which the job stops; give more --time"
+            )
 
     @property
     def tasks(self) -> int:
@@ -80,6 +85,11 @@ class ClusterOptions:
     def processes(self) -> int:
         """Of the whole job."""
         return 1 if self.cluster == "debug" else self.nodes * self.tasks
+
+    @property
+    def attempt_s(self) -> float:
+        """Seconds in which the job works before it is queued again."""
+        return 60 * self.minutes - self.signal_delay if self.cluster == "slurm" else math.inf
 
     @property
     def minutes(self) -> int:

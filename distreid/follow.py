@@ -26,6 +26,9 @@ from distreid.shards import done_shards
 
 INTERVAL_S = 2.0
 ERRORS_SHOWN = 5
+ERROR = r"error:|Error:|^distreid: stopped"
+# submitit's first line of each attempt.
+ATTEMPT = " - Starting with JobEnvironment("
 # NODE_FAIL and PREEMPTED are not among them: SLURM queues the job again.
 ENDED = (
     "COMPLETED",
@@ -46,6 +49,7 @@ HINTS = (
         r"No module named '?(distreid|submitit)",
         "the node's Python has no distreid; install it there, or give another --python",
     ),
+    (r"srun: error: .*: Killed", "a process was killed; submit the same again to continue"),
     (r"oom.kill|Out Of Memory", "the memory is full; give more --mem-gb, or fewer --num-workers"),
     (r"DUE TO TIME LIMIT", "the time limit came; submit the same again to continue"),
     (r"DUE TO NODE FAILURE|Node failure", "a node failed; submit the same again to continue"),
@@ -75,6 +79,12 @@ class Job:
     """`out`, or of several checkpoints the folders in it."""
 
     @property
+    def logs(self) -> list[Path]:
+        """Of all ranks that have one, by rank."""
+        files = self.log.parent.glob(f"{self.id}_*_log.out")
+        return sorted(files, key=lambda file: int(file.name.split("_")[-2]))
+
+    @property
     def rows(self) -> int:
         """Of all its runs."""
         return len(self.plan.manifest) * len(self.runs)
@@ -89,23 +99,57 @@ class Job:
 
 def follow(jobs: list[Job], log: Console) -> int:
     """Shows the jobs' progress until all have ended, then the scores; the worst exit status."""
-    states: dict[str, State] = {}
+    watch = Watch(jobs, log)
+    # Neither an hour in the queue nor the time of the scores belongs to the rate.
+    watch.until(lambda: watch.running or watch.ended)
     total = sum(job.rows for job in jobs)
-    with ProgressReport(log, total, lambda: sum(job.rows_done for job in jobs)):
-        while len([state for state in states.values() if state.status is not None]) < len(jobs):
-            time.sleep(INTERVAL_S)
-            for job in jobs:
-                before = states.get(job.id)
-                if before and before.status is not None:
-                    continue
-                states[job.id] = job.look()
-                if states[job.id] != before:
-                    log.print(f"job {job.id}: {states[job.id].words}", markup=False)
+
+    def done() -> int:
+        return sum(job.rows_done for job in jobs)
+
+    if not watch.ended and done() < total:
+        with ProgressReport(log, total, done):
+            watch.until(lambda: watch.ended or done() == total)
+    watch.until(lambda: watch.ended)
     for job in jobs:
-        if states[job.id].status:
-            log.print(*reasons(job.log), sep="\n", markup=False)
+        if watch.states[job.id].status:
+            log.print(*reasons(job), sep="\n", markup=False)
     Console(highlight=False).print(score_lines([(job.id, run) for job in jobs for run in job.runs]))
-    return max(state.status or 0 for state in states.values())
+    return max(state.status or 0 for state in watch.states.values())
+
+
+class Watch:
+    """The jobs' states, looked at again and again; each change is a line."""
+
+    def __init__(self, jobs: list[Job], log: Console) -> None:
+        self.jobs = jobs
+        self.log = log
+        self.states: dict[str, State] = {}
+
+    @property
+    def running(self) -> bool:
+        """Whether one of them runs."""
+        return any(state.words.startswith("RUNNING") for state in self.states.values())
+
+    @property
+    def ended(self) -> bool:
+        """Whether all have."""
+        return not self._open()
+
+    def until(self, wanted: Callable[[], bool]) -> None:
+        """Looks until it is so."""
+        while not wanted():
+            # slurmctld has others to answer: of many jobs, no more than one question a second.
+            time.sleep(INTERVAL_S * max(1.0, len(self._open()) / 2))
+            for job in self._open():
+                before, now = self.states.get(job.id), job.look()
+                self.states[job.id] = now
+                if now != before:
+                    self.log.print(f"job {job.id}: {now.words}", markup=False)
+
+    def _open(self) -> list[Job]:
+        known = self.states
+        return [job for job in self.jobs if job.id not in known or known[job.id].status is None]
 
 
 def slurm_state(job: str, runs: list[Path]) -> State:
@@ -144,14 +188,22 @@ def _show(job: str) -> tuple[dict[str, str], str]:
     return dict(re.findall(r"(\w+)=(\S*)", done.stdout)), done.stderr.strip()
 
 
-def reasons(log: Path) -> list[str]:
-    """Why a job failed: the errors in its log, and what they mean."""
-    if not log.exists():
-        return [f"{log}: not there; is --logs a folder that the nodes share?"]
-    text = log.read_text(encoding="utf-8", errors="replace")
-    errors = [line for line in text.splitlines() if re.search(r"error:|Error:", line)]
-    hints = [hint for pattern, hint in HINTS if re.search(pattern, text)]
-    return [*dict.fromkeys(errors[-ERRORS_SHOWN:]), *hints, f"see {log}"]
+def reasons(job: Job) -> list[str]:
+    """Why a job failed: the errors in its ranks' logs, and what they mean."""
+    if not job.logs:
+        return [f"{job.log}: not there; is --logs a folder that the nodes share?"]
+    errors: dict[str, Path] = {}
+    hints: dict[str, None] = {}
+    for log in job.logs:
+        text = log.read_text(encoding="utf-8", errors="replace").rpartition(ATTEMPT)[2]
+        found = [line for line in text.splitlines() if re.search(ERROR, line)]
+        errors |= {line: log for line in found[-ERRORS_SHOWN:] if line not in errors}
+        hints |= {hint: None for pattern, hint in HINTS if re.search(pattern, text)}
+    # srun adds a line for every rank that it kills.
+    ours = [line for line in errors if line.startswith("distreid: ")]
+    shown = (ours or list(errors))[:ERRORS_SHOWN]
+    where = dict.fromkeys([errors[line] for line in shown] or [job.log])
+    return [*shown, *hints, *(f"see {log}" for log in where)]
 
 
 def score_lines(runs: list[tuple[str, Path]]) -> Table:

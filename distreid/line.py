@@ -95,7 +95,8 @@ class Line:
         self._launcher = launcher
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], futures.Future[Any]] | None]
         self._calls = queue.SimpleQueue()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def join(self, connect: Callable[[], dist.Store]) -> None:
         """Waits until all ranks are here; LaunchError names those that do not come."""
@@ -142,6 +143,8 @@ class Line:
                     time.sleep(POLL_S)
                     self._ask(lambda: self._listen(self.peers), PARTING_BEATS * BEAT_S)
         self._calls.put(None)
+        # Python aborts if a thread comes back from torch while it ends.
+        self._thread.join(BEAT_S)
 
     def lost(self) -> str | None:
         """After parting: who has ended without a word, if anybody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,19 +47,28 @@ class Rehearsal:
             f"{len(self.todo):,} of {total:,} shards",
         ]
 
-    def estimate(self, processes: int, images_per_second: float | None) -> str:
-        """How long it takes, from the rate of one process; for people."""
+    def estimate(
+        self, processes: int, images_per_second: float | None, attempt_s: float = math.inf
+    ) -> str:
+        """How long it takes, from the rate of one process, in attempts of so long; for people."""
         if not self.todo:
             return "nothing is left but to verify and score"
         if images_per_second is None:
-            return "not known; give --images-per-second, as a former run of one process printed it"
+            return (
+                "not known; give --images-per-second, what a former run printed divided by its "
+                "processes"
+            )
         # A rank takes whole shards.
         rounds = -(-len(self.todo) // processes)
         rows = min(rounds * self.plan.shard_rows, self.images_todo)
-        return (
-            f"about {duration(rows / images_per_second)} at {images_per_second:g} images/s for "
-            f"each of {processes}, then verification and scores"
+        seconds = rows / images_per_second
+        text = (
+            f"about {duration(seconds)} at {images_per_second:g} images/s for each of "
+            f"{processes}, then verification and scores"
         )
+        if again := int(seconds / attempt_s):
+            text += f"; {again + 1} time limits, so queued again {again} times by itself"
+        return text
 
 
 def rehearse(options: ExtractOptions) -> Rehearsal:

@@ -53,6 +53,8 @@ PEER_LIMIT_S = 15
 EARLY_STOPS_ALLOWED = 3
 # The number of time limits is no measure; progress is.
 TIMEOUTS_ALLOWED = 1_000_000
+# One's own host has no time limit.
+LOCAL_LIMIT_MIN = 60 * 24 * 365
 
 
 class Extraction(Checkpointable):
@@ -164,8 +166,8 @@ def submit(parsed: argparse.Namespace) -> None:
     rehearsals = _rehearse(commands)
     for rehearsal in rehearsals:
         log.print(*rehearsal.describe(), sep="\n", markup=False)
-        time_needed = rehearsal.estimate(cluster.processes, cluster.images_per_second)
-        log.print(f"time    {time_needed}", markup=False)
+        needed = rehearsal.estimate(cluster.processes, cluster.images_per_second, cluster.attempt_s)
+        log.print(f"time    {needed}", markup=False)
     logs = (cluster.logs or _logs(cluster, rehearsals)).absolute()
     if cluster.dry_run:
         print(dry_run(cluster, logs, commands))
@@ -173,7 +175,7 @@ def submit(parsed: argparse.Namespace) -> None:
     jobs = _submit(cluster, logs, commands, rehearsals)
     _announce(cluster, jobs, log)
     if cluster.wait or cluster.cluster == "debug":
-        sys.exit(follow(jobs, log))
+        sys.exit(_follow(cluster, jobs, log))
 
 
 def parse_job(arguments: Sequence[str]) -> ExtractOptions:
@@ -277,7 +279,7 @@ def _submit(
         Extraction(c, limit_s=60 * cluster.minutes, signal_delay_s=cluster.signal_delay)
         for c in commands
     ]
-    with _refusals_in_words():
+    with _refusals_in_words(), _interrupts_ignored():
         started = executor.submit_array(work) if len(work) > 1 else [executor.submit(work[0])]
     return [
         Job(
@@ -315,14 +317,15 @@ def _executor(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) ->
     if cluster.cluster == "debug":
         return submitit.DebugExecutor(folder=logs)
     if cluster.cluster == "local":
-        executor: Any = submitit.LocalExecutor(logs, TIMEOUTS_ALLOWED, python=_python(cluster))
-        gpus = [int(gpu) for gpu in re.findall(r"\d+", os.environ.get("CUDA_VISIBLE_DEVICES", ""))]
+        python = _python(cluster)
+        if cluster.gpus_per_node:  # which submitit would number anew
+            name = "CUDA_VISIBLE_DEVICES"
+            as_here = [f"{name}={os.environ[name]}"] if name in os.environ else ["-u", name]
+            python = f"{shlex.join(['env', *as_here])} {python}"
+        executor: Any = submitit.LocalExecutor(logs, TIMEOUTS_ALLOWED, python=python)
         executor.update_parameters(
-            timeout_min=cluster.minutes,
+            timeout_min=LOCAL_LIMIT_MIN,
             tasks_per_node=cluster.tasks,
-            gpus_per_node=cluster.gpus_per_node,
-            visible_gpus=tuple(gpus),
-            signal_delay_s=cluster.signal_delay,
             stderr_to_stdout=True,
             setup=list(cluster.setup),
         )
@@ -352,11 +355,50 @@ def _refusals_in_words() -> Iterator[None]:
         raise LaunchError(f"sbatch refuses the job: {message}") from error
 
 
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What is started here, a job of this host, does not end with a traceback at control-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _announce(cluster: ClusterOptions, jobs: list[Job], log: Console) -> None:
     for job in jobs:
         log.print(f"job {job.id}", markup=False)
-        lines = f"  log     {job.log}", f"  watch   distreid status {job.out}"
+        lines = f"  log     {job.log}", f"  watch   distreid status {shlex.quote(str(job.out))}"
         log.print(*lines, sep="\n", markup=False)
     if cluster.cluster == "slurm":
-        number = jobs[0].id.partition("_")[0]
-        log.print(f"  queue   squeue -j {number}", f"  cancel  scancel {number}", sep="\n")
+        log.print(f"  queue   squeue -j {_number(jobs)}", markup=False)
+    if cluster.cluster != "debug":
+        log.print(f"  cancel  {shlex.join(_cancel(cluster, jobs))}", markup=False)
+
+
+def _number(jobs: list[Job]) -> str:
+    """SLURM's; an array has one for all its jobs."""
+    return jobs[0].id.partition("_")[0]
+
+
+def _cancel(cluster: ClusterOptions, jobs: list[Job]) -> list[str]:
+    """The command that ends the jobs."""
+    if cluster.cluster == "slurm":
+        return ["scancel", _number(jobs)]
+    return ["kill", *(job.id for job in jobs)]
+
+
+def _follow(cluster: ClusterOptions, jobs: list[Job], log: Console) -> int:
+    """The exit status of the jobs, or that of control-C, which ends those of this host."""
+    try:
+        return follow(jobs, log)
+    except KeyboardInterrupt:
+        cancel = _cancel(cluster, jobs)
+        if cluster.cluster == "slurm":
+            log.print(f"distreid: no longer followed, but not ended; {shlex.join(cancel)} ends it")
+            return 128 + signal.SIGINT
+        if cluster.cluster == "local":
+            subprocess.run(cancel, check=False)
+            while any(job.look().status is None for job in jobs):
+                time.sleep(0.1)
+        raise

@@ -1,6 +1,7 @@
 """A sweep file to the command lines of its jobs: CSV, or a YAML list of mappings.
 
-A column is an option of the main job without its dashes; an empty cell leaves it out.
+A column is an option of the main job without its dashes; an empty cell leaves it out. In YAML,
+true and false are a flag and its --no-, and a list is several values, such as checkpoints.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def _options(line: Mapping[str, Any]) -> list[str]:
         flag = str(name).strip().replace("_", "-")
         if value is True or value is False:
             options.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            options += [f"--{flag}", *map(str, value)]
         elif str(value) != "":
             options += [f"--{flag}", str(value)]
     return options

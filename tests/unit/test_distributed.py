@@ -1,3 +1,4 @@
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -44,13 +45,27 @@ def test_an_environment_that_makes_no_sense_is_refused(change: dict[str, str]) -
 
 
 @pytest.fixture
-def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Group]:
-    """A real group of a single process."""
+def world_of_one(monkeypatch: pytest.MonkeyPatch) -> World:
+    """As torchrun starts a single process."""
     for name, value in (TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_PORT", "0")
-    with process_group(World.from_environment()) as group:
+    return World.from_environment()
+
+
+@pytest.fixture
+def group_of_one(world_of_one: World) -> Iterator[Group]:
+    """A real group of a single process."""
+    with process_group(world_of_one) as group:
         yield group
+
+
+def test_a_group_leaves_no_thread(world_of_one: World) -> None:
+    # One that comes back from torch while Python ends would abort the process.
+    before = threading.enumerate()
+    with process_group(world_of_one):
+        assert threading.enumerate() != before
+    assert threading.enumerate() == before
 
 
 def test_a_group_of_one_process_gives_what_it_gets(group_of_one: Group) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, draw
+from conftest import draw
+from rich.console import Console
 
-from distreid import cli, extract
+from distreid import cli, extract, follow, progress
 from distreid.cluster_options import ClusterOptions, add_cluster_options, parse_cluster_options
 from distreid.distributed import World
 from distreid.errors import OptionError, Stopped
-from distreid.follow import reasons, score_lines
-from distreid.submit import Extraction, _stop, dry_run
+from distreid.follow import Job, State, reasons, score_lines
+from distreid.rehearsal import rehearse
+from distreid.submit import Extraction, _stop, dry_run, parse_job
 from distreid.sweep import read_sweep
 
 SBATCH = """\
@@ -95,7 +99,7 @@ def test_the_defaults_of_the_command_line_are_those_of_the_class() -> None:
     [("90", 90), ("00:30", 1), ("01:30:00", 90), ("1-12", 2160), ("2-00:00:01", 2881), ("5:30", 6)],
 )
 def test_a_time_limit_is_read_as_slurm_does(time: str, minutes: int) -> None:
-    assert ClusterOptions(time=time).minutes == minutes
+    assert ClusterOptions(time=time, signal_delay=1).minutes == minutes
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,7 @@ def test_a_time_limit_is_read_as_slurm_does(time: str, minutes: int) -> None:
         ({"gpus_per_node": -1}, "--gpus-per-node must be at least 0"),
         ({"time": "soon"}, "--time soon: give minutes"),
         ({"time": "0"}, "--time 0: must be more than nothing"),
+        ({"time": "2"}, "--time 2: no longer than the 120 s of --signal-delay"),
         ({"images_per_second": 0.0}, "--images-per-second must be positive"),
         ({"cluster": "local", "nodes": 2}, "--cluster local: one node only, got --nodes 2"),
     ],
@@ -123,8 +128,9 @@ def test_a_sweep_file_is_a_job_for_each_line(tmp_path: Path) -> None:
     ]
     assert read_sweep(table) == expected
     listed = tmp_path / "sweep.yaml"
-    listed.write_text("- {out: a, flip: false, mat: true, batch_size: 8}\n")
-    assert read_sweep(listed) == [["--out", "a", "--no-flip", "--mat", "--batch-size", "8"]]
+    listed.write_text("- {checkpoint: [a, b], flip: false, mat: true, batch_size: 8}\n")
+    expected = [["--checkpoint", "a", "b", "--no-flip", "--mat", "--batch-size", "8"]]
+    assert read_sweep(listed) == expected
 
 
 @pytest.mark.parametrize(
@@ -156,10 +162,21 @@ def images(tmp_path: Path) -> Path:
 
 Submit = Callable[..., tuple[int, str]]
 
+# Its debug executor does not close its logs.
+SUBMITITS_FILES = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
 
 @pytest.fixture
-def submit(tmp_path: Path, images: Path, capfd: pytest.CaptureFixture[str]) -> Submit:
+def submit(
+    tmp_path: Path,
+    images: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Submit:
     """`distreid submit` in this process, on three images; its status and what it prints."""
+    monkeypatch.setattr(follow, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # which a debug job changes
+    monkeypatch.setenv("COLUMNS", "200")
 
     def go(*arguments: str | Path) -> tuple[int, str]:
         line = list(map(str, arguments))
@@ -200,26 +217,25 @@ def test_without_slurm_it_is_said(
 
 
 def test_a_dry_run_tells_what_is_to_do_and_writes_nothing(submit: Submit, tmp_path: Path) -> None:
-    status, said = submit("--dry-run", "--images-per-second", "1", "--", "--shard-rows", "1")
+    rate = ("--images-per-second", "0.01", "--time", "4")
+    status, said = submit("--dry-run", *rate, "--", "--shard-rows", "1")
     assert status == 0
     assert "3 of 3 images to do, 3 of 3 shards" in said
-    assert "about 3.0 s at 1 images/s for each of 1" in said
+    assert "about 5 min 00 s at 0.01 images/s for each of 1, then" in said
+    assert "3 time limits, so queued again 2 times by itself" in said
     # Asked for a GPU: a job that finds none must not crawl.
     assert "--shard-rows 1 --device cuda\n" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_the_debug_executor_runs_at_once(images: Path, tmp_path: Path, run_command: Run) -> None:
-    def submit(*options: str) -> subprocess.CompletedProcess[str]:
-        return run_command(
-            "distreid", "submit", *options, "--", "--data", images, "--checkpoint", "sample",
-            "--out", tmp_path / "run", "--device", "cpu",
-        )  # fmt: skip
-
-    done = submit("--cluster", "debug")
-    assert done.returncode == 0, done.stderr
-    assert "3 rows, each exactly once" in done.stderr
-    assert "nothing is left but to verify and score" in submit("--dry-run").stderr
+@SUBMITITS_FILES
+def test_the_debug_executor_runs_at_once(submit: Submit) -> None:
+    status, said = submit("--cluster", "debug", "--", "--device", "cpu")
+    assert status == 0, said
+    assert "3 rows, each exactly once" in said
+    assert "ENDED, exit status 0" in said
+    status, said = submit("--dry-run", "--", "--device", "cpu")
+    assert "nothing is left but to verify and score" in said
 
 
 def test_a_run_of_another_kind_is_refused_before(submit: Submit, images: Path) -> None:
@@ -231,44 +247,41 @@ def test_a_run_of_another_kind_is_refused_before(submit: Submit, images: Path) -
 
 
 def test_two_local_processes_do_the_job_and_their_status_is_the_commands(
-    images: Path, tmp_path: Path, run_command: Run
+    submit: Submit, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def submit(out: str) -> subprocess.CompletedProcess[str]:
-        return run_command(
-            "distreid", "submit", "--cluster", "local", "--tasks-per-node", "2",
-            "--gpus-per-node", "0", "--wait", "--", "--data", images, "--checkpoint", "sample",
-            "--out", tmp_path / out, "--shard-rows", "1", "--num-workers", "0",
-        )  # fmt: skip
-
-    done = submit("run")
-    assert done.returncode == 0, done.stderr
-    assert "ENDED, exit status 0" in done.stderr
-    (log,) = (tmp_path / "run/jobs").glob("*_0_log.out")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-none, such")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\necho "sees $CUDA_VISIBLE_DEVICES"\nexec {shlex.quote(sys.executable)} "$@"\n'
+    )
+    python.chmod(0o755)
+    two = ("--cluster", "local", "--tasks-per-node", "2", "--python", python, "--wait", "--")
+    status, said = submit(*two, "--shard-rows", "1", "--device", "cpu")
+    assert status == 0, said
+    assert "ENDED, exit status 0" in said
+    log = Path(re.findall("  log     (.*)", said)[0])
     assert "2 processes" in log.read_text()
-    (images / "0.jpg").write_text("no image")
-    done = submit("other")
-    assert done.returncode == 2, done.stderr
-    assert "distreid: error: row 0" in done.stderr
+    assert "sees GPU-none, such\n" in log.read_text()
+    # Its row is the second process's, which has a log of its own.
+    (images / "1.jpg").write_text("no image")
+    out = tmp_path / "other"
+    status, said = submit(*two, "--shard-rows", "1", "--device", "cpu", "--out", out)
+    assert status == 2, said
+    assert "distreid: error: row 1" in said
+    assert re.search("see .*_1_log.out", said)
 
 
-def test_an_array_runs_every_line_and_ends_in_one_table(
-    images: Path, tmp_path: Path, run_command: Run
-) -> None:
+@SUBMITITS_FILES
+def test_an_array_runs_every_line_and_ends_in_one_table(submit: Submit, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep.csv"
-
-    def submit() -> subprocess.CompletedProcess[str]:
-        return run_command(
-            "distreid", "submit", "--cluster", "debug", "--array", sweep, "--", "--data", images,
-            "--checkpoint", "sample", "--device", "cpu", "--num-workers", "0", COLUMNS="200",
-        )  # fmt: skip
-
+    array = ("--cluster", "debug", "--array", sweep, "--", "--device", "cpu")
     sweep.write_text(f"out,batch_size\n{tmp_path}/a,1\n{tmp_path}/a,2\n")
-    done = submit()
-    assert (done.returncode, "more than one job has --out" in done.stderr) == (2, True)
+    status, said = submit(*array)
+    assert (status, "more than one job has --out" in said) == (2, True)
     sweep.write_text(f"out,batch_size\n{tmp_path}/a,1\n{tmp_path}/b,2\n")
-    done = submit()
-    assert done.returncode == 0, done.stderr
-    assert [f"{tmp_path}/{name} │" in done.stdout for name in "ab"] == [True, True]
+    status, said = submit(*array)
+    assert status == 0, said
+    assert [f"{tmp_path}/{name} │" in said for name in "ab"] == [True, True]
 
 
 def test_a_job_that_makes_no_progress_is_not_queued_again(
@@ -302,13 +315,55 @@ def test_a_rank_that_is_stopped_leaves_the_status_to_rank_0(number: int) -> None
         _stop(World(), Stopped(signal.SIGTERM))
 
 
-def test_what_a_log_means_is_said(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert "is --logs a folder that the nodes share?" in reasons(log)[0]
-    log.write_text("hello\n-: 1: exec: /no/python: not found\nsrun: error: exit code 127\n")
-    said = reasons(log)
+def test_what_the_logs_of_a_job_mean_is_said(images: Path, tmp_path: Path) -> None:
+    logs = [tmp_path / f"7_{rank}_log.out" for rank in range(12)]
+    options = ["--data", str(images), "--checkpoint", "sample", "--out", str(tmp_path)]
+    plan = rehearse(parse_job(options)).plan
+    running = State(words="RUNNING")
+    job = Job(id="7", look=lambda: running, log=logs[0], plan=plan, out=tmp_path, runs=[])
+    assert "is --logs a folder that the nodes share?" in reasons(job)[0]
+    logs[0].write_text("hello\n-: 1: exec: /no/python: not found\nsrun: error: exit code 127\n")
+    said = reasons(job)
     assert said[0].startswith("srun: error: exit code 127")
     assert "give --python" in said[1]
+    start = "submitit INFO (2026) - Starting with JobEnvironment(job_id=7)\n"
+    before = "distreid: stopped by SIGTERM; run the same command again to continue\n"
+    logs[10].write_text(f"{start}{before}{start}distreid: error: row 7: no image\n")
+    logs[2].write_text("distreid: error: row 5: no image\n")
+    said = reasons(job)
+    assert said[:2] == [f"distreid: error: row {row}: no image" for row in (5, 7)]
+    assert said[-2:] == [f"see {logs[2]}", f"see {logs[10]}"]
+
+
+def test_the_progress_shown_is_of_the_work_alone(
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Neither of the time in the queue, which would spoil the rate, nor of that of the scores.
+    monkeypatch.setattr(follow, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0.01)
+    out = tmp_path / "run"
+    options = ["--data", str(images), "--checkpoint", "sample", "--out", str(out)]
+    plan = rehearse(parse_job(options)).plan
+    queued = ["PENDING (Resources)", "PENDING (Priority)"]
+    words = iter([*queued, "RUNNING", "RUNNING, attempt 2", "E"])
+
+    def look() -> State:
+        word = next(words)
+        if word == "RUNNING, attempt 2":
+            (out / "shards").mkdir(parents=True)
+            (out / "shards/000000.h5").touch()
+        return State(words=word, status=0 if word == "E" else None)
+
+    job = Job(id="7", look=look, log=tmp_path / "7_0_log.out", plan=plan, out=out, runs=[out])
+    assert follow.follow([job], Console(stderr=True)) == 0
+    lines = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[:3] == [f"job 7: {word}" for word in [*queued, "RUNNING"]]
+    assert set(lines[3:-2]) <= {"0 of 3 images (0%)", "3 of 3 images (100%)"}
+    assert "0 of 3 images (0%)" in lines
+    assert [line for line in lines[-2:] if "job" in line] == ["job 7: RUNNING", "job 7: E"]
 
 
 def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: Path) -> None:
