@@ -151,7 +151,9 @@ def map_blocks(
         return work(first, scores_BG.numpy())
 
     threads = threads_for(rows)
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    # Each thread must be told: what `_one_thread_each` sets does not reach the products of others.
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    with _one_thread_each(), pool:
         waiting: deque[tuple[int, Future[T]]] = deque()
         for first in range(0, len(query_QD), size):
             waiting.append((first, pool.submit(block, first)))

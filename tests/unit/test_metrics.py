@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from distreid.ranking import Labelled, multi_query, score_queries
 from distreid.similarity import (
     Similarity,
     block_rows,
+    map_blocks,
     memory_needed,
     score_blocks,
     seconds_needed,
@@ -261,6 +263,23 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
     monkeypatch.setattr(similarity, "threads_for", lambda rows: count)
     for ours, theirs in zip(score_blocks(query, gallery), reference, strict=True):
         assert ours[1].tobytes() == theirs.tobytes()
+
+
+def test_each_block_is_one_threads_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity, "threads_for", lambda rows: 2)
+    before, threads = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    rows = np.ones((20 * block_rows(3000), 96), np.float32)
+    try:
+        running = len(os.listdir("/proc/self/task"))
+        for _ in map_blocks(
+            lambda *_: threads.append(len(os.listdir("/proc/self/task"))), rows, rows[:3000]
+        ):
+            pass
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert max(threads) <= running + 2  # a product that is shared has helpers of its own
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
