@@ -97,6 +97,11 @@ def seconds_needed(queries: int, gallery_rows: int, dim: int) -> float:
     return queries * (gallery_rows * product / threads_for(gallery_rows) + sort)
 
 
+def in_pieces(rows: NDArray[np.floating[Any]] | Pieces) -> Pieces:
+    """One array as its only piece; pieces as they are."""
+    return [rows] if isinstance(rows, np.ndarray) else rows
+
+
 def score_blocks(
     query_QD: NDArray[np.floating[Any]],
     gallery: NDArray[np.floating[Any]] | Pieces,
@@ -131,7 +136,7 @@ def map_blocks(
     """(first query, work(first query, scores (B, G))) of each block of `score_blocks`, in order;
     the work is done by the thread that computed the block, while it is in the cache, and may
     overwrite it; the next block will."""
-    pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
+    pieces = in_pieces(gallery)
     rows = sum(map(len, pieces))
     tiles = _tiles(pieces) if similarity.device == "cpu" else _gallery_on_gpu(pieces, similarity)
     stops = np.cumsum([len(tile_GD) for tile_GD in tiles])
