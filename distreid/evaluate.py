@@ -74,6 +74,12 @@ class Evaluation:
     diagnosis: list[str] = field(default_factory=list)
     """What is wrong with the data, in words, if the scores mean little."""
 
+    @property
+    def of_a_search(self) -> Scores:
+        """Of the protocols side by side, the one that ranks as a search does: by cosine, each query
+        that can be found counting once. fastreid and transreid are the same."""
+        return next(s for s in self.scores if s.protocol.name in ("fastreid", "transreid"))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; a score that does not exist is null."""
         return {

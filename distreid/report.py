@@ -15,14 +15,14 @@ import numpy as np
 import scipy.io
 from rich.console import Console, Group
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from distreid.confidence import RESAMPLES
-from distreid.errors import StoreError
+from distreid.errors import StoreError, printable
 from distreid.evaluate import (
     Evaluation,
-    Scores,
     cannot_evaluate,
     evaluate,
     side_by_side,
@@ -38,8 +38,10 @@ from distreid.store import FeatureStore
 
 RANKS_SHOWN = (1, 5, 10)
 INTERVAL = "  95 %"
-WHO_COLUMNS = ["row", "path", "person_id", "camera_id"]
-SCORE_COLUMNS = ["matches", "first_rank", "ap", "ap_trapezoid", "inp"]
+CSV_COLUMNS = [
+    *("protocol", "row", "path", "person_id", "camera_id"),
+    *("matches", "first_rank", "ap", "ap_trapezoid", "inp"),
+]
 MAT_LIMIT = 4 << 30  # bytes of one variable in a MAT 5 file
 
 
@@ -138,26 +140,35 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     return lines + evaluation.diagnosis
 
 
-def write_query_csv(store: FeatureStore, scores: Scores, file: Path) -> None:
-    """One line per query: path, person, camera, matches, rank of the first, APs, INP."""
+def write_query_csv(store: FeatureStore, evaluation: Evaluation, file: Path) -> None:
+    """For each protocol, one line per query: path, person, camera, matches, rank of the first,
+    APs, INP."""
     rows = usable_rows(store, QUERY)
-    each = scores.per_query
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(WHO_COLUMNS + SCORE_COLUMNS)
-    for place, row in enumerate(rows):
-        writer.writerow(
-            [
-                row,
-                store.manifest.path[row].decode("utf-8", "backslashreplace"),
-                store.manifest.person_id[row],
-                store.manifest.camera_id[row],
-                each.matches[place],
-                each.first_rank[place],
-                *(f"{values[place]:.6f}" for values in (each.ap, each.ap_trapezoid, each.inp)),
-            ]
-        )
+    writer.writerow(CSV_COLUMNS)
+    for scores in evaluation.scores:
+        each = scores.per_query
+        for place, row in enumerate(rows):
+            writer.writerow(
+                [
+                    scores.protocol.name,
+                    row,
+                    store.manifest.path[row].decode("utf-8", "backslashreplace"),
+                    store.manifest.person_id[row],
+                    store.manifest.camera_id[row],
+                    each.matches[place],
+                    each.first_rank[place],
+                    *(f"{values[place]:.6f}" for values in (each.ap, each.ap_trapezoid, each.inp)),
+                ]
+            )
     publish_text(file, text.getvalue())
+
+
+def say_written(log: Console, files: Sequence[Path]) -> None:
+    """A line for each file, with its size."""
+    for file in files:
+        log.print(f"wrote  {escape(printable(str(file)))} ({decimal(file.stat().st_size)})")
 
 
 def write_metrics(store: FeatureStore, evaluation: Evaluation) -> Path:

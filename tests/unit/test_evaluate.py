@@ -67,7 +67,9 @@ def test_the_protocol_of_the_checkpoints_own_project_comes_first(
 ) -> None:
     store = store_of(tmp_path, example())
     store = replace(store, plan=replace(store.plan, provenance={"peer": peer}))
-    assert [scores.protocol.name for scores in evaluate(store).scores] == names
+    found = evaluate(store)
+    assert [scores.protocol.name for scores in found.scores] == names
+    assert found.of_a_search.protocol.name == ({"fastreid", "transreid"} & set(names)).pop()
 
 
 def test_the_figures_and_their_counts(tmp_path: Path) -> None:
