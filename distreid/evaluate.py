@@ -33,6 +33,7 @@ from distreid.tracklets import first_rows, pool
 
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
+SAME_CAMERA = "; with --camera-rule none they count"
 SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
 
 
@@ -253,9 +254,9 @@ def _diagnose(query: Labelled, gallery: Labelled, scores: QueryScores) -> list[s
         text = f"0 of {len(query):,} queries have a match"
         cameras = np.unique(np.concatenate([query.camera_id, gallery.camera_id]))
         if shared and len(cameras) == 1:
-            text += " in another camera: all camera ids are equal"
+            text += f" in another camera: all camera ids are equal{SAME_CAMERA}"
         elif shared:
-            text += " in another camera: every match is in the query's own"
+            text += f" in another camera: every match is in the query's own{SAME_CAMERA}"
         else:
             text += ": query and gallery have no person in common"
         found.append(text)
