@@ -23,6 +23,7 @@ from distreid.confidence import RESAMPLES
 from distreid.errors import StoreError, printable
 from distreid.evaluate import (
     Evaluation,
+    Scores,
     cannot_evaluate,
     evaluate,
     side_by_side,
@@ -87,20 +88,18 @@ def score_table(evaluation: Evaluation) -> Group:
     for k in RANKS_SHOWN:
         table.add_row(f"Rank-{k}", *[percent(scores.rank(k)) for scores in evaluation.scores])
         if k == 1:
-            table.add_row(INTERVAL, *_intervals(evaluation, "rank1"), style="dim")
+            table.add_row(INTERVAL, *[interval(s, "rank1") for s in evaluation.scores], style="dim")
     table.add_row("mAP", *[percent(scores.mAP) for scores in evaluation.scores])
-    table.add_row(INTERVAL, *_intervals(evaluation, "mAP"), style="dim")
+    table.add_row(INTERVAL, *[interval(s, "mAP") for s in evaluation.scores], style="dim")
     table.add_row("mINP", *[percent(scores.mINP) for scores in evaluation.scores])
     table.add_row("queries", *[f"{scores.queries:,}" for scores in evaluation.scores])
     return Group(table, *map(Text, count_lines(evaluation)))
 
 
-def _intervals(evaluation: Evaluation, measure: str) -> list[str]:
-    found = (scores.confidence.intervals[measure] for scores in evaluation.scores)
-    return [
-        "–" if math.isnan(each.low) else f"{100 * each.low:.1f} – {100 * each.high:.1f} %"
-        for each in found
-    ]
+def interval(scores: Scores, measure: str) -> str:
+    """`81.9 – 91.2 %`, of one of the measures of `Scores.values`; none is a dash."""
+    found = scores.confidence.intervals[measure]
+    return "–" if math.isnan(found.low) else f"{100 * found.low:.1f} – {100 * found.high:.1f} %"
 
 
 def headings(protocol: Protocol) -> list[str]:

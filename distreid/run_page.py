@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from distreid.pictures import cmc_curve, open_set_curves, score_histogram
 from distreid.progress import Steps
 from distreid.ranking import Labelled
 from distreid.ranking_picture import RankedImage, RankedQuery, ranking_gallery
-from distreid.report import evaluate_aloud, headings, percent
+from distreid.report import evaluate_aloud, headings, interval, percent
 from distreid.store import FeatureStore
 
 WORST, FIRST, RANKED = 6, 4, 10
@@ -72,7 +74,11 @@ def write_page(store: FeatureStore, log: Console) -> Path:
         pictures={
             caption: pictures[name] for name, caption in CAPTIONS.items() if name in pictures
         },
-        breakdowns=[_query_table(worst, name), _person_table(persons, name)],
+        breakdowns=[
+            *_threshold_tables(calibration),
+            _query_table(worst, name),
+            _person_table(persons, name),
+        ],
     )
     breakdown = {
         "protocol": name,
@@ -111,32 +117,35 @@ def _plots(
 def _rankings(
     store: FeatureStore, scores: Scores, query: Labelled, gallery: Labelled
 ) -> dict[str, bytes]:
-    """A PNG for each of CAPTIONS that shows images."""
+    """A PNG for each of CAPTIONS that shows images, if there are any."""
     shown = {
         "worst_queries": worst_queries(scores, WORST),
         "first_queries": np.arange(min(FIRST, len(query))),
     }
     return {
-        name: ranking_gallery(_ranked(store, scores, query, gallery, queries))
+        name: ranking_gallery(ranked_queries(store, scores, query, gallery, queries))
         for name, queries in shown.items()
+        if len(queries)
     }
 
 
-def _ranked(
+def ranked_queries(
     store: FeatureStore,
     scores: Scores,
     query: Labelled,
     gallery: Labelled,
     queries: np.ndarray[tuple[int], np.dtype[np.intp]],
 ) -> list[RankedQuery]:
-    """The evaluator's own ranking, with the images."""
+    """The evaluator's own ranking of some queries, with the images."""
     query_rows, gallery_rows = usable_rows(store, QUERY), usable_rows(store, GALLERY)
     return [
         RankedQuery(
             image=store.manifest.file(int(query_rows[found.query])),
             person=int(query.person_id[found.query]),
             camera=int(query.camera_id[found.query]),
-            ap=float(scores.per_query.ap[found.query]),
+            ap=float(scores.per_query.ap[found.query])
+            if scores.per_query.matches[found.query]
+            else math.nan,
             ranked=[
                 RankedImage(
                     image=store.manifest.file(int(gallery_rows[row])),
@@ -155,21 +164,51 @@ def _ranked(
 
 
 def _score_table(evaluation: Evaluation) -> Table:
+    """A column for each protocol, as in the terminal."""
+    lines: dict[str, Callable[[Scores], str]] = {
+        "how": lambda s: ", ".join(headings(s.protocol)[1:]),
+        "Rank-1": lambda s: percent(s.rank(1)),
+        "Rank-1, 95 % interval": lambda s: interval(s, "rank1"),
+        "Rank-5": lambda s: percent(s.rank(5)),
+        "Rank-10": lambda s: percent(s.rank(10)),
+        "mAP": lambda s: percent(s.mAP),
+        "mAP, 95 % interval": lambda s: interval(s, "mAP"),
+        "mINP": lambda s: percent(s.mINP),
+        "queries": lambda s: f"{s.queries:,}",
+    }
     return Table(
         title="Scores by protocol",
-        header=["protocol", "how", "Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "queries"],
-        rows=[
-            [
-                s.protocol.name,
-                ", ".join(headings(s.protocol)[1:]),
-                *(percent(s.rank(k)) for k in (1, 5, 10)),
-                percent(s.mAP),
-                percent(s.mINP),
-                f"{s.queries:,}",
-            ]
-            for s in evaluation.scores
-        ],
+        header=["protocol", *[s.protocol.name for s in evaluation.scores]],
+        rows=[[name, *map(line, evaluation.scores)] for name, line in lines.items()],
     )
+
+
+def _threshold_tables(calibration: Calibration) -> list[Table]:
+    """For the wished rates that there are pairs, or queries, enough for."""
+    kinds = {
+        "Thresholds: is it the same person?": ("FPR", "TPR", calibration.verification()),
+        "Thresholds: is the person in the gallery?": (
+            *("false alarms", "identified"),
+            calibration.identification(),
+        ),
+    }
+    return [
+        Table(
+            title=title,
+            header=[f"{false} wished", "threshold", f"{false} achieved", true],
+            rows=[
+                [
+                    f"{100 * point.wished:g} %",
+                    f"{point.threshold:.4f}",
+                    f"{100 * point.false_rate:.3g} %",
+                    "–" if point.true_rate is None else percent(point.true_rate),
+                ]
+                for point in points
+                if point.threshold is not None and point.false_rate is not None
+            ],
+        )
+        for title, (false, true, points) in kinds.items()
+    ]
 
 
 def _worst_queries(store: FeatureStore, scores: Scores) -> list[dict[str, Any]]:
