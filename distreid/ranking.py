@@ -52,8 +52,10 @@ class Labelled:
         """The rows wanted, (N,) bool; all of them without a copy."""
         if wanted.all():
             return self
+        stops = np.cumsum([len(piece) for piece in self.pieces])
+        parts = np.split(wanted, stops[:-1])
         return Labelled(
-            pieces=[self.features[wanted]],
+            pieces=[piece[part] for piece, part in zip(self.pieces, parts, strict=True)],
             norm=self.norm[wanted],
             person_id=self.person_id[wanted],
             camera_id=self.camera_id[wanted],
