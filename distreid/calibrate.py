@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Console, Group
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -14,21 +15,33 @@ from distreid.evaluate import cannot_evaluate, labelled
 from distreid.files import publish_text
 from distreid.manifest import GALLERY, NO_CAMERA, QUERY
 from distreid.openset import Calibration, OperatingPoint, Who, calibrate
-from distreid.similarity import score_blocks
+from distreid.progress import Steps, duration
+from distreid.similarity import memory_needed, score_blocks, seconds_needed
 from distreid.store import FeatureStore
 
 
-def calibrate_run(store: FeatureStore) -> Calibration:
-    """Counts every query–gallery pair by its cosine; DataError if there is nothing to count."""
+def calibrate_run(store: FeatureStore, log: Console) -> Calibration:
+    """Counts every query–gallery pair by its cosine; DataError if there is nothing to count.
+
+    Says what it takes before it starts, and how far it is, on `log`.
+    """
     if why := cannot_evaluate(store):
         raise DataError(f"{store.run}: not calibrated: {why}")
     query, gallery = labelled(store, QUERY), labelled(store, GALLERY)
-    return calibrate(
-        score_blocks(query.features, gallery.pieces),
-        Who(person_id=query.person_id, camera_id=query.camera_id),
-        Who(person_id=gallery.person_id, camera_id=gallery.camera_id),
-        cross_camera=bool((query.camera_id != NO_CAMERA).any()),
+    seconds = seconds_needed(len(query), len(gallery), store.plan.dim)
+    need = 2 * memory_needed(len(query), len(gallery))  # blocks that wait to be counted
+    log.print(
+        f"counting {len(query):,} × {len(gallery):,} pairs: about {duration(seconds)}, "
+        f"{decimal(need)} of memory beside the features"
     )
+    with Steps(log) as steps:
+        return calibrate(
+            score_blocks(query.features, gallery.pieces),
+            Who(person_id=query.person_id, camera_id=query.camera_id),
+            Who(person_id=gallery.person_id, camera_id=gallery.camera_id),
+            cross_camera=bool((query.camera_id != NO_CAMERA).any()),
+            progress=steps,
+        )
 
 
 def write_calibration(store: FeatureStore, calibration: Calibration) -> Path:

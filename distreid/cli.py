@@ -25,6 +25,19 @@ from distreid.options import (
 )
 from distreid.protocol import CHOICES, PRESETS, Protocol
 
+CONVENTIONS = {
+    "ap": "the mean of the precisions at the matches, or the area under trapezoids",
+    "denominator": "divide by the queries with a match, or by all",
+    "camera_rule": "cross: the query's own person in its own camera is left out",
+    "distance": "euclidean and its square rank alike",
+    "features": "raw: as the model gives them, before they are normalised",
+    "query": "multi: the mean of the multi-query features of its person and camera",
+    "gallery_shots": "single: CMC on 10 random galleries of one image of each person",
+    "junk": "masked: among the neighbours in re-ranking and expansion, though never ranked",
+    "rerank": "k-reciprocal re-ranking, as this project computes it",
+    "expand": "aqe: α-weighted expansion of queries and gallery by their neighbours",
+}
+
 # Handlers import what they need: torch takes seconds, and --help shall not wait for it.
 
 
@@ -63,19 +76,25 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="score a complete run again, by any convention",
         description="Scores a complete run. By default the main conventions stand side by side; "
-        "an option such as --ap changes each of the protocols named.",
+        "an option such as --ap changes each of the protocols named. The scores replace those in "
+        "the run's metrics.json.",
     )
     _add_run(command)
     command.add_argument(
         "--protocol", metavar="NAME,…", help=f"whose numbers: {', '.join(PRESETS)}"
     )
     for name, choices in CHOICES.items():
-        command.add_argument(f"--{name.replace('_', '-')}", choices=choices)
+        flag = f"--{name.replace('_', '-')}"
+        command.add_argument(flag, choices=choices, help=CONVENTIONS[name])
     command.add_argument("--depth", type=int, metavar="K", help="the largest k of Rank-k")
     command.add_argument("--seed", type=int, metavar="N", help="of single-shot draws")
-    command.add_argument("--precision", default="fp32", choices=("fp32", "fp64"))
-    command.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    command.add_argument("--csv", type=Path, metavar="FILE", help="write a line per query")
+    command.add_argument(
+        "--precision", default="fp32", choices=("fp32", "fp64"), help="of the scores"
+    )
+    command.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where scores are computed"
+    )
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write a line for each query")
     _add_json(command)
     command.set_defaults(run=_evaluate)
 
@@ -167,7 +186,13 @@ def _submit(parsed: argparse.Namespace) -> None:
 def _evaluate(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from distreid.report import evaluate_aloud, score_table, write_metrics, write_query_csv
+    from distreid.report import (
+        evaluate_aloud,
+        say_written,
+        score_table,
+        write_metrics,
+        write_query_csv,
+    )
     from distreid.similarity import Similarity
     from distreid.store import FeatureStore
 
@@ -176,12 +201,15 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     evaluation = evaluate_aloud(store, log, _protocols(parsed), similarity)
     file = write_metrics(store, evaluation)
-    if parsed.csv:
-        write_query_csv(store, evaluation.scores[0], parsed.csv)
     if parsed.json:
         print(file.read_text(encoding="utf-8"), end="")
     else:
         Console(highlight=False).print(score_table(evaluation))
+    written = [file]
+    if parsed.csv:
+        write_query_csv(store, evaluation, parsed.csv)
+        written.append(parsed.csv)
+    say_written(log, written)
 
 
 def _protocols(parsed: argparse.Namespace) -> list[Protocol] | None:
@@ -207,7 +235,8 @@ def _compare(parsed: argparse.Namespace) -> None:
     from distreid.store import FeatureStore
 
     stores = FeatureStore.open(parsed.a), FeatureStore.open(parsed.b)
-    comparison = compare_runs(*stores, PRESETS[parsed.protocol])
+    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    comparison = compare_runs(*stores, PRESETS[parsed.protocol], log)
     if parsed.json:
         print(json.dumps(comparison_json(*stores, comparison), indent=2))
     else:
@@ -219,15 +248,18 @@ def _calibrate(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from distreid.calibrate import calibrate_run, calibration_table, write_calibration
+    from distreid.report import say_written
     from distreid.store import FeatureStore
 
     store = FeatureStore.open(parsed.folder)
-    calibration = calibrate_run(store)
+    log = Console(stderr=True, highlight=False, soft_wrap=True)
+    calibration = calibrate_run(store, log)
     file = write_calibration(store, calibration)
     if parsed.json:
         print(file.read_text(encoding="utf-8"), end="")
     else:
         Console(highlight=False).print(calibration_table(calibration))
+    say_written(log, [file])
 
 
 def _report(parsed: argparse.Namespace) -> None:

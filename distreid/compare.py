@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from distreid.confidence import Comparison, compare
 from distreid.errors import StoreError, printable
-from distreid.evaluate import evaluate, usable_rows
+from distreid.evaluate import usable_rows
 from distreid.manifest import GALLERY, QUERY
 from distreid.protocol import Protocol
+from distreid.report import evaluate_aloud
 from distreid.store import FeatureStore
 
 MEASURES = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
 LISTED = 3
 
 
-def compare_runs(a: FeatureStore, b: FeatureStore, protocol: Protocol) -> Comparison:
+def compare_runs(a: FeatureStore, b: FeatureStore, protocol: Protocol, log: Console) -> Comparison:
     """B − A by one protocol, paired by query; the gallery is the same too.
+
+    What it takes is said before it starts, and how far it is, on `log`.
 
     StoreError, which says how they differ, unless both runs are of the same rows and left
     out the same images.
@@ -41,7 +44,7 @@ def compare_runs(a: FeatureStore, b: FeatureStore, protocol: Protocol) -> Compar
                 f"{a.run} and {b.run}: row {row} has features in one of them only; "
                 "mend the image and extract again"
             )
-    scores = [evaluate(store, [protocol]).scores[0] for store in (a, b)]
+    scores = [evaluate_aloud(store, log, [protocol]).scores[0] for store in (a, b)]
     return compare(scores[0].values, scores[1].values)
 
 

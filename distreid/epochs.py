@@ -27,12 +27,11 @@ from distreid.files import publish_bytes, publish_text
 from distreid.pictures import epoch_curves
 from distreid.report import percent
 
-PROTOCOL = "fastreid"  # as `distreid compare` has it; the others are in each metrics.json
-
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One checkpoint's run, and its scores by `PROTOCOL`."""
+    """One checkpoint's run, and its scores as of a search, as `distreid compare` has them; those of
+    the other protocols are in each metrics.json."""
 
     run: Path
     number: int
@@ -88,11 +87,7 @@ def rank_epochs(
     No best one if no query can be scored.
     """
     epochs = [
-        Epoch(
-            run=run,
-            number=number,
-            scores=next(s for s in evaluation.scores if s.protocol.name == PROTOCOL),
-        )
+        Epoch(run=run, number=number, scores=evaluation.of_a_search)
         for (run, evaluation), number in zip(evaluations.items(), numbers, strict=True)
     ]
     epochs.sort(key=lambda epoch: epoch.number)
@@ -130,7 +125,8 @@ def in_words(epochs: Sequence[Epoch], best: Epoch | None) -> str:
     """Which checkpoint is best, and how sure that is."""
     if best is None:
         return "no best checkpoint: no query can be scored"
-    text = f"best mAP by {PROTOCOL}: {printable(best.run.name)}, {percent(best.scores.mAP)}"
+    scores = best.scores
+    text = f"best mAP by {scores.protocol.name}: {printable(best.run.name)}, {percent(scores.mAP)}"
     equals = [epoch for epoch in epochs if epoch.lead and epoch.lead.p_value >= 1 - LEVEL]
     if equals:
         names = ", ".join(printable(epoch.run.name) for epoch in equals)
@@ -141,7 +137,7 @@ def in_words(epochs: Sequence[Epoch], best: Epoch | None) -> str:
 def to_json(epochs: Sequence[Epoch], best: Epoch | None) -> dict[str, Any]:
     """Plain values; a score that does not exist is null."""
     return {
-        "protocol": PROTOCOL,
+        "protocol": epochs[0].scores.protocol.name,
         "best": best and best.run.name,
         "checkpoints": [
             {

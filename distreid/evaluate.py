@@ -33,6 +33,7 @@ from distreid.tracklets import first_rows, pool
 
 SAME_FEATURE = 1e-6  # cosine distance under which all gallery features count as one
 NORM_SLACK = 1e-2  # of float16, the coarsest that a store holds
+SAME_CAMERA = "; with --camera-rule none they count"
 SIDE_BY_SIDE = ("torchreid", "fastreid", "layumi")  # transreid ranks and counts as fastreid does
 
 
@@ -73,6 +74,12 @@ class Evaluation:
     of persons in no query), bad_queries, bad_gallery, unlabelled_queries."""
     diagnosis: list[str] = field(default_factory=list)
     """What is wrong with the data, in words, if the scores mean little."""
+
+    @property
+    def of_a_search(self) -> Scores:
+        """Of the protocols side by side, the one that ranks as a search does: by cosine, each query
+        that can be found counting once. fastreid and transreid are the same."""
+        return next(s for s in self.scores if s.protocol.name in ("fastreid", "transreid"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a score that does not exist is null."""
@@ -247,9 +254,9 @@ def _diagnose(query: Labelled, gallery: Labelled, scores: QueryScores) -> list[s
         text = f"0 of {len(query):,} queries have a match"
         cameras = np.unique(np.concatenate([query.camera_id, gallery.camera_id]))
         if shared and len(cameras) == 1:
-            text += " in another camera: all camera ids are equal"
+            text += f" in another camera: all camera ids are equal{SAME_CAMERA}"
         elif shared:
-            text += " in another camera: every match is in the query's own"
+            text += f" in another camera: every match is in the query's own{SAME_CAMERA}"
         else:
             text += ": query and gallery have no person in common"
         found.append(text)

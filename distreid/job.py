@@ -31,7 +31,13 @@ from distreid.options import ExtractOptions
 from distreid.plan import Plan, Shard
 from distreid.progress import ProgressReport, duration
 from distreid.provenance import machine, provenance
-from distreid.report import evaluate_aloud, score_table, write_mat, write_metrics
+from distreid.report import (
+    evaluate_aloud,
+    say_written,
+    score_table,
+    write_mat,
+    write_metrics,
+)
 from distreid.runs import Run, augmentation, load_models, make_plan, read_manifest, run_folders
 from distreid.sampler import ShardSampler
 from distreid.share import (
@@ -201,8 +207,7 @@ def _finish(options: ExtractOptions, runs: Sequence[Run], log: Console) -> None:
     else:
         for evaluation in evaluations.values():
             Console(highlight=False).print(score_table(evaluation))
-    for file in written:
-        log.print(f"wrote  {escape(printable(str(file)))} ({decimal(file.stat().st_size)})")
+    say_written(log, written)
 
 
 def _complete(options: ExtractOptions, run: Run, log: Console) -> FeatureStore:

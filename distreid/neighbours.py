@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from distreid.errors import DataError
-from distreid.similarity import Features
+from distreid.similarity import Features, Pieces, Scores, in_pieces, map_blocks
 
 Rows = NDArray[np.int32]
 Progress = Callable[[str, int, int], None]
@@ -46,25 +46,29 @@ class Neighbours:
     from 0, so that a distance divided by it is 0."""
 
 
-def joined(query_QD: Features, gallery_GD: Features) -> Features:
-    """(N, D) float32, a copy: the queries, then the gallery.
+def joined(query_QD: Features, gallery: Features | Pieces) -> Features:
+    """(N, D) float32, a copy: the queries, then the gallery, whole or in pieces.
 
     DataError, which names the feature, if one is not finite; and if the dimensions differ.
     """
-    if query_QD.shape[1] != gallery_GD.shape[1]:
-        raise DataError(
-            f"query features have {query_QD.shape[1]} dimensions, gallery features "
-            f"{gallery_GD.shape[1]}: extract both with one model"
-        )
-    for name, rows_RD in (("query", query_QD), ("gallery", gallery_GD)):
-        for start, stop in blocks(*rows_RD.shape):
-            bad = np.flatnonzero(~np.isfinite(rows_RD[start:stop]).all(axis=1))
-            if len(bad):
-                raise DataError(
-                    f"{name} feature {start + bad[0]} (from 0) holds NaN or infinity: "
-                    "leave the row out or extract it again"
-                )
-    return np.concatenate([query_QD, gallery_GD], dtype=np.float32)
+    pieces = in_pieces(gallery)
+    for piece_GD in pieces:
+        if query_QD.shape[1] != piece_GD.shape[1]:
+            raise DataError(
+                f"query features have {query_QD.shape[1]} dimensions, gallery features "
+                f"{piece_GD.shape[1]}: extract both with one model"
+            )
+    rows_ND = np.concatenate([query_QD, *pieces], dtype=np.float32)
+    for start, stop in blocks(*rows_ND.shape):
+        bad = start + np.flatnonzero(~np.isfinite(rows_ND[start:stop]).all(axis=1))
+        if len(bad):
+            row = int(bad[0])
+            side, row = ("query", row) if row < len(query_QD) else ("gallery", row - len(query_QD))
+            raise DataError(
+                f"{side} feature {row} (from 0) holds NaN or infinity: "
+                "leave the row out or extract it again"
+            )
+    return rows_ND
 
 
 def squared_distances(
@@ -89,19 +93,17 @@ def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neig
     DataError where that leaves too many: the rows are all but the same.
     """
     count, k = len(rows_ND), min(k, len(rows_ND))
-    rows = torch.from_numpy(rows_ND)
-    norm_N = torch.linalg.vector_norm(rows, dim=1)
+    norm_N = torch.linalg.vector_norm(torch.from_numpy(rows_ND), dim=1)
     slack_N = _rounding(rows_ND.shape[1]) * (norm_N + norm_N.max()) ** 2
     found = Neighbours(
         rank_NK=np.empty((count, k), np.int32), farthest_N=np.empty(count, np.float32)
     )
-    held_BN = torch.empty(next(blocks(count, count))[1], count)
-    for start, stop in blocks(count, count):
+
+    def block(start: int, product_BN: Scores) -> int:
+        stop = start + len(product_BN)
         own = slice(start, stop)
         # Without the row's own norm, which changes nothing in its order.
-        distance_BN = torch.addmm(
-            norm_N**2, rows[own], rows.T, alpha=-2, out=held_BN[: stop - start]
-        )
+        distance_BN = torch.from_numpy(product_BN).mul_(-2).add_(norm_N**2)
         is_candidate_BN = distance_BN <= _reach(distance_BN, k) + 2 * slack_N[own, None]
         candidate_P = np.flatnonzero(is_candidate_BN.numpy())
         if len(candidate_P) > MOST_CANDIDATES:
@@ -113,7 +115,10 @@ def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neig
         farthest_B = distance_BN.amax(1) + norm_N[own] ** 2
         farthest_B[farthest_B <= slack_N[own]] = torch.inf
         found.farthest_N[own] = farthest_B.numpy()
-        progress("neighbours", stop, count)
+        return stop
+
+    for _, done in map_blocks(block, rows_ND, rows_ND):
+        progress("neighbours", done, count)
     return found
 
 

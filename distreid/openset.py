@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from distreid.errors import DataError
 from distreid.manifest import JUNK, NO_CAMERA, NO_PERSON
 from distreid.metrics import Floats
+from distreid.neighbours import Progress, no_progress
 
 Scores = NDArray[np.floating[Any]]
 
@@ -187,7 +188,12 @@ class Calibration:
 
 
 def calibrate(
-    blocks: Iterable[tuple[int, Scores]], query: Who, gallery: Who, *, cross_camera: bool
+    blocks: Iterable[tuple[int, Scores]],
+    query: Who,
+    gallery: Who,
+    *,
+    cross_camera: bool,
+    progress: Progress = no_progress,
 ) -> Calibration:
     """Counts every pair once, holding one block, the counts, and three values per query.
 
@@ -213,6 +219,7 @@ def calibrate(
             if cross_camera and query.camera_id[row] != NO_CAMERA:
                 match_G &= gallery.camera_id != query.camera_id[row]
             _add(found, row, scores_G, match_G, nonmatch_G)
+        progress("counting", seen, len(known_Q))
     if seen != len(known_Q):
         raise ValueError(f"the blocks have {seen} queries, not {len(known_Q)}")
     return found

@@ -22,7 +22,7 @@ from distreid.metrics import (
 )
 from distreid.neighbours import Progress, no_progress
 from distreid.protocol import Protocol
-from distreid.rerank import RERANKINGS, expand, rerank_scores
+from distreid.rerank import RERANKINGS, expand, map_reranked
 from distreid.similarity import COSINE, Features, Pieces, Similarity, map_blocks
 
 SINGLE_SHOT_DRAWS = 10  # as torchreid
@@ -52,8 +52,10 @@ class Labelled:
         """The rows wanted, (N,) bool; all of them without a copy."""
         if wanted.all():
             return self
+        stops = np.cumsum([len(piece) for piece in self.pieces])
+        parts = np.split(wanted, stops[:-1])
         return Labelled(
-            pieces=[self.features[wanted]],
+            pieces=[piece[part] for piece, part in zip(self.pieces, parts, strict=True)],
             norm=self.norm[wanted],
             person_id=self.person_id[wanted],
             camera_id=self.camera_id[wanted],
@@ -108,13 +110,18 @@ def _ranked_blocks(
     """Has every query ranked; gives their number block by block."""
     query_QD = query.features
     if protocol.expand == "aqe":
-        query_QD, expanded_GD = expand(query_QD, gallery.features, progress=progress)
+        query_QD, expanded_GD = expand(query_QD, gallery.pieces, progress=progress)
         gallery = replace(gallery, pieces=[expanded_GD])
     if protocol.rerank != "none":
-        how = RERANKINGS[protocol.rerank]
-        reranked = rerank_scores(query_QD, gallery.features, how, progress=progress)
-        for first, scores_BG in reranked:
-            yield ranker.rank(first, scores_BG)
+        reranked = map_reranked(
+            lambda first, distance_BG: ranker.rank(first, np.negative(distance_BG, distance_BG)),
+            query_QD,
+            gallery.pieces,
+            RERANKINGS[protocol.rerank],
+            progress=progress,
+        )
+        for _, ranked in reranked:
+            yield ranked
         return
     blocks = map_blocks(
         ranker.rank,

@@ -15,11 +15,12 @@ import numpy as np
 import scipy.io
 from rich.console import Console, Group
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from distreid.confidence import RESAMPLES
-from distreid.errors import StoreError
+from distreid.errors import StoreError, printable
 from distreid.evaluate import (
     Evaluation,
     Scores,
@@ -38,8 +39,10 @@ from distreid.store import FeatureStore
 
 RANKS_SHOWN = (1, 5, 10)
 INTERVAL = "  95 %"
-WHO_COLUMNS = ["row", "path", "person_id", "camera_id"]
-SCORE_COLUMNS = ["matches", "first_rank", "ap", "ap_trapezoid", "inp"]
+CSV_COLUMNS = [
+    *("protocol", "row", "path", "person_id", "camera_id"),
+    *("matches", "first_rank", "ap", "ap_trapezoid", "inp"),
+]
 MAT_LIMIT = 4 << 30  # bytes of one variable in a MAT 5 file
 
 
@@ -85,20 +88,18 @@ def score_table(evaluation: Evaluation) -> Group:
     for k in RANKS_SHOWN:
         table.add_row(f"Rank-{k}", *[percent(scores.rank(k)) for scores in evaluation.scores])
         if k == 1:
-            table.add_row(INTERVAL, *_intervals(evaluation, "rank1"), style="dim")
+            table.add_row(INTERVAL, *[interval(s, "rank1") for s in evaluation.scores], style="dim")
     table.add_row("mAP", *[percent(scores.mAP) for scores in evaluation.scores])
-    table.add_row(INTERVAL, *_intervals(evaluation, "mAP"), style="dim")
+    table.add_row(INTERVAL, *[interval(s, "mAP") for s in evaluation.scores], style="dim")
     table.add_row("mINP", *[percent(scores.mINP) for scores in evaluation.scores])
     table.add_row("queries", *[f"{scores.queries:,}" for scores in evaluation.scores])
     return Group(table, *map(Text, count_lines(evaluation)))
 
 
-def _intervals(evaluation: Evaluation, measure: str) -> list[str]:
-    found = (scores.confidence.intervals[measure] for scores in evaluation.scores)
-    return [
-        "–" if math.isnan(each.low) else f"{100 * each.low:.1f} – {100 * each.high:.1f} %"
-        for each in found
-    ]
+def interval(scores: Scores, measure: str) -> str:
+    """`81.9 – 91.2 %`, of one of the measures of `Scores.values`; none is a dash."""
+    found = scores.confidence.intervals[measure]
+    return "–" if math.isnan(found.low) else f"{100 * found.low:.1f} – {100 * found.high:.1f} %"
 
 
 def headings(protocol: Protocol) -> list[str]:
@@ -138,26 +139,35 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     return lines + evaluation.diagnosis
 
 
-def write_query_csv(store: FeatureStore, scores: Scores, file: Path) -> None:
-    """One line per query: path, person, camera, matches, rank of the first, APs, INP."""
+def write_query_csv(store: FeatureStore, evaluation: Evaluation, file: Path) -> None:
+    """For each protocol, one line per query: path, person, camera, matches, rank of the first,
+    APs, INP."""
     rows = usable_rows(store, QUERY)
-    each = scores.per_query
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(WHO_COLUMNS + SCORE_COLUMNS)
-    for place, row in enumerate(rows):
-        writer.writerow(
-            [
-                row,
-                store.manifest.path[row].decode("utf-8", "backslashreplace"),
-                store.manifest.person_id[row],
-                store.manifest.camera_id[row],
-                each.matches[place],
-                each.first_rank[place],
-                *(f"{values[place]:.6f}" for values in (each.ap, each.ap_trapezoid, each.inp)),
-            ]
-        )
+    writer.writerow(CSV_COLUMNS)
+    for scores in evaluation.scores:
+        each = scores.per_query
+        for place, row in enumerate(rows):
+            writer.writerow(
+                [
+                    scores.protocol.name,
+                    row,
+                    store.manifest.path[row].decode("utf-8", "backslashreplace"),
+                    store.manifest.person_id[row],
+                    store.manifest.camera_id[row],
+                    each.matches[place],
+                    each.first_rank[place],
+                    *(f"{values[place]:.6f}" for values in (each.ap, each.ap_trapezoid, each.inp)),
+                ]
+            )
     publish_text(file, text.getvalue())
+
+
+def say_written(log: Console, files: Sequence[Path]) -> None:
+    """A line for each file, with its size."""
+    for file in files:
+        log.print(f"wrote  {escape(printable(str(file)))} ({decimal(file.stat().st_size)})")
 
 
 def write_metrics(store: FeatureStore, evaluation: Evaluation) -> Path:

@@ -18,19 +18,17 @@ after use an unstable sort, so with exact ties their order depends on the machin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from numpy.typing import NDArray
 
 from distreid.errors import OptionError
 from distreid.memory import check_memory
 from distreid.neighbours import (
-    BLOCK_BYTES,
     Neighbours,
     Progress,
     Rows,
@@ -40,8 +38,17 @@ from distreid.neighbours import (
     no_progress,
     squared_distances,
 )
-from distreid.similarity import Features
+from distreid.similarity import (
+    Features,
+    Pieces,
+    Scores,
+    in_pieces,
+    map_blocks,
+    memory_needed,
+    threads_for,
+)
 
+T = TypeVar("T")
 Floats: TypeAlias = NDArray[np.float32]
 Sparse: TypeAlias = Any  # scipy's CSR matrix; scipy has no types
 
@@ -90,12 +97,12 @@ class Need:
     bytes: int
     """Of memory beside the features given; a copy of them is most of it."""
     seconds: float
-    """On the threads that torch may use."""
+    """On the cores that this process may use."""
 
 
 def rerank(
     query_QD: Features,
-    gallery_GD: Features,
+    gallery: Features | Pieces,
     how: Reranking = ZHONG,
     *,
     memory_limit: int | None = None,
@@ -112,31 +119,39 @@ def rerank(
     DataError if a feature is not finite or the dimensions differ. The work itself starts with
     the first block; DataError then if the features are all but the same.
     """
-    queries, gallery = len(query_QD), len(gallery_GD)
-    if queries and gallery:
-        need = estimate(queries, gallery, query_QD.shape[1], how)
-        what = f"re-ranking {queries:,} queries and {gallery:,} gallery rows"
-        check_memory(what, need.bytes, memory_limit)
-    rows_ND = joined(query_QD, gallery_GD)
-    return _distance_blocks(rows_ND, queries, how, progress)
+    return map_reranked(
+        lambda first, distance_BG: distance_BG.copy(),
+        query_QD,
+        gallery,
+        how,
+        memory_limit=memory_limit,
+        progress=progress,
+    )
 
 
-def rerank_scores(
+def map_reranked(
+    work: Callable[[int, Features], T],
     query_QD: Features,
-    gallery_GD: Features,
+    gallery: Features | Pieces,
     how: Reranking = ZHONG,
     *,
     memory_limit: int | None = None,
     progress: Progress = no_progress,
-) -> Iterator[tuple[int, Features]]:
-    """The negated distances of `rerank`: ranked by descending score, as `score_blocks` is."""
-    found = rerank(query_QD, gallery_GD, how, memory_limit=memory_limit, progress=progress)
-    return ((first, -distance_BG) for first, distance_BG in found)
+) -> Iterator[tuple[int, T]]:
+    """(first query, work(first query, distances (B, G))) of each block of `rerank`; the work is
+    done by the thread that has the block, and may overwrite it, as in `map_blocks`."""
+    queries, rows = len(query_QD), sum(map(len, in_pieces(gallery)))
+    if queries and rows:
+        need = estimate(queries, rows, query_QD.shape[1], how)
+        what = f"re-ranking {queries:,} queries and {rows:,} gallery rows"
+        check_memory(what, need.bytes, memory_limit)
+    rows_ND = joined(query_QD, gallery)
+    return _distance_blocks(work, rows_ND, queries, how, progress)
 
 
 def expand(
     query_QD: Features,
-    gallery_GD: Features,
+    gallery: Features | Pieces,
     *,
     k: int = 5,
     alpha: float = 3.0,
@@ -153,9 +168,10 @@ def expand(
     """
     if k < 1:
         raise OptionError(f"k = {k}: at least 1 is needed")
-    rows, dimensions = len(query_QD) + len(gallery_GD), query_QD.shape[1]
+    rows = len(query_QD) + sum(map(len, in_pieces(gallery)))
+    dimensions = query_QD.shape[1]
     check_memory(f"expanding {rows:,} features", expansion_bytes(rows, dimensions), memory_limit)
-    rows_ND = joined(query_QD, gallery_GD)
+    rows_ND = joined(query_QD, gallery)
     expanded_ND = np.empty_like(rows_ND)
     if len(rows_ND):
         rank_NK = nearest(rows_ND, k, progress).rank_NK
@@ -178,49 +194,56 @@ def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG
     averaged = min(extended * (how.k2 + 1) // 2, rows)
     graph = rows * (8 * width + 16 * extended + 16 * averaged)
     products = 2.0 * dimensions * (rows * rows + queries * gallery)
-    threads = torch.get_num_threads()
+    threads = threads_for(rows)
     return Need(
-        bytes=4 * rows * dimensions + 4 * min(BLOCK_BYTES, 4 * rows * rows) + graph,
+        bytes=4 * rows * dimensions + _search_bytes(rows) + graph,
         seconds=products / (FLOPS_PER_THREAD * threads)
         + 4e-9 * rows * rows / threads
         + 1e-9 * rows * (width + extended) * dimensions
-        + 1e-8 * queries * averaged**2,
+        + 1e-8 * queries * averaged**2 / threads,
     )
 
 
 def expansion_bytes(rows: int, dimensions: int) -> int:
     """Of memory that `expand` takes beside the features given: a copy of them and its result,
     and what the search for neighbours holds."""
-    return 8 * rows * dimensions + 4 * min(BLOCK_BYTES, 4 * rows * rows)
+    return 8 * rows * dimensions + _search_bytes(rows)
+
+
+def _search_bytes(rows: int) -> int:
+    """What `nearest` holds: blocks of distances, and half as much to choose among them."""
+    return 3 * memory_needed(rows, rows) // 2
 
 
 def _distance_blocks(
-    rows_ND: Features, queries: int, how: Reranking, progress: Progress
-) -> Iterator[tuple[int, Features]]:
-    """Builds the graph, then yields what `rerank` promises."""
-    gallery = len(rows_ND) - queries
+    work: Callable[[int, Features], T],
+    rows_ND: Features,
+    queries: int,
+    how: Reranking,
+    progress: Progress,
+) -> Iterator[tuple[int, T]]:
+    """Builds the graph, then yields what `map_reranked` promises."""
     if not queries:
         return
     near = nearest(rows_ND, how.k1 + (not how.counts_itself), progress)
     weights_NN = _averaged(_encoded(rows_ND, near, how, progress), near, how)
     weights_QN, weights_NG = weights_NN[:queries], weights_NN[queries:].T.tocsr()
     del weights_NN
-    rows = torch.from_numpy(rows_ND)
-    norm_N = torch.linalg.vector_norm(rows, dim=1) ** 2
+    norm_N = np.einsum("nd,nd->n", rows_ND, rows_ND)
+    # Half of a squared distance is 1 − cosine.
+    weight = np.float32(how.weight if how.relative else how.weight / 2)
 
-    def distances(start: int, stop: int) -> Floats:
-        own = slice(start, stop)
-        squared_BG = torch.addmm(norm_N[queries:], rows[own], rows[queries:].T, alpha=-2)
-        squared_BG.add_(norm_N[own, None]).clamp_(min=0)
-        distance_BG = _distance(squared_BG.numpy(), near.farthest_N[own, None], how)
-        # Half of a squared distance is 1 − cosine.
-        distance_BG *= np.float32(how.weight if how.relative else how.weight / 2)
-        for row, distance_G in enumerate(distance_BG, start):
+    def distances(first: int, product_BG: Scores) -> T:
+        for row, distance_G in enumerate(product_BG, first):
+            distance_G *= -2
+            distance_G += norm_N[row] + norm_N[queries:]
+            distance_G.clip(min=0, out=distance_G)
+            _distance(distance_G, near.farthest_N[row], how)
+            distance_G *= weight
             distance_G += (1 - how.weight) * _jaccard(row, weights_QN, weights_NG)
-        return distance_BG
+        return work(first, product_BG)
 
-    for start, stop in blocks(queries, gallery):
-        yield start, distances(start, stop)
+    yield from map_blocks(distances, rows_ND[:queries], rows_ND[queries:])
 
 
 def _encoded(rows_ND: Features, near: Neighbours, how: Reranking, progress: Progress) -> Sparse:
@@ -270,7 +293,7 @@ def _marked(rank_NK: Rows, dtype: type) -> Sparse:
     return sp.csr_matrix(marks, shape=(count, count))
 
 
-def _distance(squared: Floats, farthest: Floats, how: Reranking) -> Floats:
+def _distance(squared: Floats, farthest: Floats | np.float32, how: Reranking) -> Floats:
     """What weighs and mixes, from squared distances and the largest of each row; in place."""
     if how.relative:
         squared /= farthest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,16 @@ from distreid.errors import OptionError
 from distreid.evaluate import Evaluation, Scores, labelled, usable_rows
 from distreid.files import publish_bytes, publish_text
 from distreid.manifest import GALLERY, QUERY
-from distreid.openset import EDGES_T
+from distreid.openset import EDGES_T, Calibration
 from distreid.page import Page, Table, render_page
 from distreid.pictures import camera_pairs as draw_camera_pairs
 from distreid.pictures import cmc_curve, open_set_curves, score_histogram
+from distreid.progress import Steps
 from distreid.ranking import Labelled
 from distreid.ranking_picture import RankedImage, RankedQuery, ranking_gallery
-from distreid.report import evaluate_aloud, headings, percent
+from distreid.report import evaluate_aloud, headings, interval, percent
 from distreid.store import FeatureStore
 
-PROTOCOL = "fastreid"  # whose ranking is drawn: by cosine, as a search would rank
 WORST, FIRST, RANKED = 6, 4, 10
 LISTED = 20
 DRAWN_FPR = 1e-3
@@ -34,28 +36,30 @@ CAPTIONS = {
     "cmc": "CMC: the share of queries whose first match is within the first k",
     "histogram": "Cosines of matches and of non-matches",
     "roc": "ROC over pairs",
+    "camera_pairs": "mAP by query camera and gallery camera",
     "worst_queries": "The queries with the lowest AP, and what they find first",
     "first_queries": "The first queries, and what they find first",
-    "camera_pairs": "mAP by query camera and gallery camera",
 }
 
 
 def write_page(store: FeatureStore, log: Console) -> Path:
     """`report.html` in the run's folder, a single file; beside it its pictures and
-    `breakdown.json`. Without matplotlib it has no pictures, and `log` says so."""
+    `breakdown.json`. Without matplotlib it has no plots, and `log` says so."""
     evaluation = evaluate_aloud(store, log)
-    scores = next(s for s in evaluation.scores if s.protocol.name == PROTOCOL)
+    scores = evaluation.of_a_search  # whose ranking is drawn
     query, gallery = labelled(store, QUERY), labelled(store, GALLERY)
-    pairs = camera_pairs(query, gallery, scores.protocol)
+    with Steps(log) as steps:
+        pairs = camera_pairs(query, gallery, scores.protocol, steps)
+    calibration = calibrate_run(store, log)
+    pictures = _rankings(store, scores, query, gallery)
     try:
-        pictures = _pictures(store, evaluation, scores, pairs, query, gallery)
+        pictures |= _plots(evaluation, calibration, pairs)
     except OptionError as error:
-        log.print(f"no pictures: {error}")
-        pictures = {}
+        log.print(f"no plots: {error}")
     (store.run / "pictures").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         publish_bytes(store.run / "pictures" / f"{name}.png", picture)
-    worst = _worst_queries(store, scores)
+    worst, name = _worst_queries(store, scores), scores.protocol.name
     persons = person_scores(query, scores)
     page = Page(
         title=f"{store.plan.identity['model']['name']} on {store.manifest.root.name}",
@@ -67,11 +71,17 @@ def write_page(store: FeatureStore, log: Console) -> Path:
         scores=_score_table(evaluation),
         counts=evaluation.counts,
         diagnosis=evaluation.diagnosis,
-        pictures={CAPTIONS[name]: picture for name, picture in pictures.items()},
-        breakdowns=[_query_table(worst), _person_table(persons)],
+        pictures={
+            caption: pictures[name] for name, caption in CAPTIONS.items() if name in pictures
+        },
+        breakdowns=[
+            *_threshold_tables(calibration),
+            _query_table(worst, name),
+            _person_table(persons, name),
+        ],
     )
     breakdown = {
-        "protocol": PROTOCOL,
+        "protocol": name,
         "camera_pairs": pairs.to_json(),
         "persons": [{"person_id": p, "queries": n, "mAP": mean} for p, n, mean in persons],
         "worst_queries": worst,
@@ -81,55 +91,61 @@ def write_page(store: FeatureStore, log: Console) -> Path:
     return store.run / "report.html"
 
 
-def _pictures(
-    store: FeatureStore,
-    evaluation: Evaluation,
-    scores: Scores,
-    pairs: CameraPairs,
-    query: Labelled,
-    gallery: Labelled,
+def _plots(
+    evaluation: Evaluation, calibration: Calibration, pairs: CameraPairs
 ) -> dict[str, bytes]:
-    """A PNG for each of CAPTIONS that there is something to draw for."""
-    calibration = calibrate_run(store)
+    """A PNG for each of CAPTIONS that shows numbers, if there are any."""
     fpr, tpr = calibration.roc()
     thresholds = {
-        f"FPR {point.wished:g}": point.threshold
+        f"FPR {100 * point.wished:g} %": point.threshold
         for point in calibration.verification()
         if point.threshold is not None and point.wished <= DRAWN_FPR
     }
     edges = np.append(EDGES_T, 1.0)
-    first = np.arange(min(FIRST, len(query)))
-    pictures = {
+    plots = {
         "cmc": cmc_curve({s.protocol.name: s.cmc for s in evaluation.scores}),
         "histogram": score_histogram(
             edges, calibration.matches.counts, calibration.nonmatches.counts, thresholds
         ),
         "roc": open_set_curves(fpr, tpr, calibration.auc()),
-        "worst_queries": ranking_gallery(
-            _ranked(store, scores, query, gallery, worst_queries(scores, WORST))
-        ),
-        "first_queries": ranking_gallery(_ranked(store, scores, query, gallery, first)),
     }
     if pairs.cameras:
-        pictures["camera_pairs"] = draw_camera_pairs(pairs.cameras, pairs.mAP_CC, pairs.queries_CC)
-    return pictures
+        plots["camera_pairs"] = draw_camera_pairs(pairs.cameras, pairs.mAP_CC, pairs.queries_CC)
+    return plots
 
 
-def _ranked(
+def _rankings(
+    store: FeatureStore, scores: Scores, query: Labelled, gallery: Labelled
+) -> dict[str, bytes]:
+    """A PNG for each of CAPTIONS that shows images, if there are any."""
+    shown = {
+        "worst_queries": worst_queries(scores, WORST),
+        "first_queries": np.arange(min(FIRST, len(query))),
+    }
+    return {
+        name: ranking_gallery(ranked_queries(store, scores, query, gallery, queries))
+        for name, queries in shown.items()
+        if len(queries)
+    }
+
+
+def ranked_queries(
     store: FeatureStore,
     scores: Scores,
     query: Labelled,
     gallery: Labelled,
     queries: np.ndarray[tuple[int], np.dtype[np.intp]],
 ) -> list[RankedQuery]:
-    """The evaluator's own ranking, with the images."""
+    """The evaluator's own ranking of some queries, with the images."""
     query_rows, gallery_rows = usable_rows(store, QUERY), usable_rows(store, GALLERY)
     return [
         RankedQuery(
             image=store.manifest.file(int(query_rows[found.query])),
             person=int(query.person_id[found.query]),
             camera=int(query.camera_id[found.query]),
-            ap=float(scores.per_query.ap[found.query]),
+            ap=float(scores.per_query.ap[found.query])
+            if scores.per_query.matches[found.query]
+            else math.nan,
             ranked=[
                 RankedImage(
                     image=store.manifest.file(int(gallery_rows[row])),
@@ -148,21 +164,51 @@ def _ranked(
 
 
 def _score_table(evaluation: Evaluation) -> Table:
+    """A column for each protocol, as in the terminal."""
+    lines: dict[str, Callable[[Scores], str]] = {
+        "how": lambda s: ", ".join(headings(s.protocol)[1:]),
+        "Rank-1": lambda s: percent(s.rank(1)),
+        "Rank-1, 95 % interval": lambda s: interval(s, "rank1"),
+        "Rank-5": lambda s: percent(s.rank(5)),
+        "Rank-10": lambda s: percent(s.rank(10)),
+        "mAP": lambda s: percent(s.mAP),
+        "mAP, 95 % interval": lambda s: interval(s, "mAP"),
+        "mINP": lambda s: percent(s.mINP),
+        "queries": lambda s: f"{s.queries:,}",
+    }
     return Table(
         title="Scores by protocol",
-        header=["protocol", "how", "Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "queries"],
-        rows=[
-            [
-                s.protocol.name,
-                ", ".join(headings(s.protocol)[1:]),
-                *(percent(s.rank(k)) for k in (1, 5, 10)),
-                percent(s.mAP),
-                percent(s.mINP),
-                f"{s.queries:,}",
-            ]
-            for s in evaluation.scores
-        ],
+        header=["protocol", *[s.protocol.name for s in evaluation.scores]],
+        rows=[[name, *map(line, evaluation.scores)] for name, line in lines.items()],
     )
+
+
+def _threshold_tables(calibration: Calibration) -> list[Table]:
+    """For the wished rates that there are pairs, or queries, enough for."""
+    kinds = {
+        "Thresholds: is it the same person?": ("FPR", "TPR", calibration.verification()),
+        "Thresholds: is the person in the gallery?": (
+            *("false alarms", "identified"),
+            calibration.identification(),
+        ),
+    }
+    return [
+        Table(
+            title=title,
+            header=[f"{false} wished", "threshold", f"{false} achieved", true],
+            rows=[
+                [
+                    f"{100 * point.wished:g} %",
+                    f"{point.threshold:.4f}",
+                    f"{100 * point.false_rate:.3g} %",
+                    "–" if point.true_rate is None else percent(point.true_rate),
+                ]
+                for point in points
+                if point.threshold is not None and point.false_rate is not None
+            ],
+        )
+        for title, (false, true, points) in kinds.items()
+    ]
 
 
 def _worst_queries(store: FeatureStore, scores: Scores) -> list[dict[str, Any]]:
@@ -180,9 +226,9 @@ def _worst_queries(store: FeatureStore, scores: Scores) -> list[dict[str, Any]]:
     ]
 
 
-def _query_table(worst: list[dict[str, Any]]) -> Table:
+def _query_table(worst: list[dict[str, Any]], protocol: str) -> Table:
     return Table(
-        title=f"The queries with the lowest AP ({PROTOCOL})",
+        title=f"The queries with the lowest AP ({protocol})",
         header=["path", "AP", "rank of the first match", "matches"],
         rows=[
             [q["path"], percent(q["ap"]), f"{q['first_rank']:,}", f"{q['matches']:,}"]
@@ -191,9 +237,9 @@ def _query_table(worst: list[dict[str, Any]]) -> Table:
     )
 
 
-def _person_table(persons: list[tuple[int, int, float]]) -> Table:
+def _person_table(persons: list[tuple[int, int, float]], protocol: str) -> Table:
     return Table(
-        title=f"The persons with the lowest mAP ({PROTOCOL})",
+        title=f"The persons with the lowest mAP ({protocol})",
         header=["person", "mAP", "queries"],
         rows=[
             [str(person), percent(mean), f"{count:,}"] for person, count, mean in persons[:LISTED]

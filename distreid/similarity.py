@@ -32,6 +32,7 @@ Pieces = Sequence[NDArray[np.floating[Any]]]
 
 BLOCK_BYTES = 128 << 20  # of fp32 scores in one block
 BLOCK_ROWS = 128  # more rows than this make a product no faster
+TILE_ROWS = 512  # of the gallery in one product: a core's second cache holds what it reads again
 MEMORY_BYTES = 512 << 20  # of the blocks in work at once; each thread has one
 SIMILARITIES = ("cosine", "euclidean")
 
@@ -83,16 +84,22 @@ def memory_needed(queries: int, gallery_rows: int, similarity: Similarity = COSI
 
 def seconds_needed(queries: int, gallery_rows: int, dim: int) -> float:
     """About how long ranking takes on this CPU, by timing a small part of it (0.1 s)."""
-    left, right = torch.rand(BLOCK_ROWS, dim), torch.rand(4096, dim)
+    left, right = torch.rand(BLOCK_ROWS, dim), torch.rand(8, TILE_ROWS, dim)
     scores = np.random.default_rng(0).random(gallery_rows, dtype=np.float32)
     with _one_thread_each():
         started = time.perf_counter()
-        _ = left @ right.T
-        product = (time.perf_counter() - started) / (BLOCK_ROWS * 4096)
+        for tile in right:
+            _ = left @ tile.T
+        product = (time.perf_counter() - started) / (BLOCK_ROWS * right[..., 0].numel())
     started = time.perf_counter()
     np.sort(scores)
     sort = time.perf_counter() - started
     return queries * (gallery_rows * product / threads_for(gallery_rows) + sort)
+
+
+def in_pieces(rows: NDArray[np.floating[Any]] | Pieces) -> Pieces:
+    """One array as its only piece; pieces as they are."""
+    return [rows] if isinstance(rows, np.ndarray) else rows
 
 
 def score_blocks(
@@ -129,11 +136,11 @@ def map_blocks(
     """(first query, work(first query, scores (B, G))) of each block of `score_blocks`, in order;
     the work is done by the thread that computed the block, while it is in the cache, and may
     overwrite it; the next block will."""
-    pieces = [gallery] if isinstance(gallery, np.ndarray) else gallery
+    pieces = in_pieces(gallery)
     rows = sum(map(len, pieces))
+    tiles = _tiles(pieces) if similarity.device == "cpu" else _gallery_on_gpu(pieces, similarity)
+    stops = np.cumsum([len(tile_GD) for tile_GD in tiles])
     size = block_rows(rows)
-    stops = np.cumsum([len(piece) for piece in pieces])
-    on_device = _gallery_on_gpu(pieces, similarity) if similarity.device != "cpu" else []
     own = threading.local()  # a thread's block: fresh memory for each costs a fifth of the time
 
     def block(first: int) -> T:
@@ -141,9 +148,9 @@ def map_blocks(
         if not hasattr(own, "scores"):
             own.scores = torch.empty(size, rows, dtype=similarity.dtype, device=similarity.device)
         scores_BG = own.scores[: len(query_BD)]
-        tensors = on_device or (_tensor(piece, similarity) for piece in pieces)
-        for stop, piece_GD in zip(stops, tensors, strict=True):
-            torch.mm(query_BD, piece_GD.T, out=scores_BG[:, stop - len(piece_GD) : stop])
+        for stop, tile_GD in zip(stops, tiles, strict=True):
+            tile_DG = tile_GD.to(similarity.dtype).T
+            torch.mm(query_BD, tile_DG, out=scores_BG[:, stop - len(tile_GD) : stop])
         scores_BG = scores_BG.cpu()
         if similarity.name == "euclidean":
             assert query_norm_Q is not None and gallery_norm_G is not None
@@ -151,7 +158,9 @@ def map_blocks(
         return work(first, scores_BG.numpy())
 
     threads = threads_for(rows)
-    with _one_thread_each(), ThreadPoolExecutor(threads) as pool:
+    # Each thread must be told: what `_one_thread_each` sets does not reach the products of others.
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    with _one_thread_each(), pool:
         waiting: deque[tuple[int, Future[T]]] = deque()
         for first in range(0, len(query_QD), size):
             waiting.append((first, pool.submit(block, first)))
@@ -171,6 +180,11 @@ def _to_distances(scores_BG: Tensor, query_norm_B: Features, gallery_norm_G: Fea
 
 def _tensor(values: NDArray[np.floating[Any]], similarity: Similarity) -> Tensor:
     return torch.from_numpy(np.asarray(values)).to(similarity.device, similarity.dtype)
+
+
+def _tiles(pieces: Pieces) -> list[Tensor]:
+    tensors = (torch.from_numpy(np.asarray(piece)) for piece in pieces)
+    return [tile_GD for piece_GD in tensors for tile_GD in torch.split(piece_GD, TILE_ROWS)]
 
 
 def _gallery_on_gpu(pieces: Pieces, similarity: Similarity) -> list[Tensor]:

@@ -206,7 +206,8 @@ def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run
     assert len(score["cmc"]) == 3
     lines = (tmp_path / "queries.csv").read_text().splitlines()
     assert len(lines) == 61
-    assert lines[1].startswith("0,query/0001_c1s1_000001_00.jpg,1,1,2,")
+    assert lines[1].startswith('"layumi, changed",0,query/0001_c1s1_000001_00.jpg,1,1,2,')
+    assert f"wrote  {tmp_path}/queries.csv" in changed.stderr
     unknown = run_command("distreid", "evaluate", tmp_path / "run", "--protocol", "mine")
     assert unknown.returncode == 2
     assert "--protocol mine: choose among torchreid, fastreid" in unknown.stderr

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from distreid import cli, extract
+from distreid.evaluate import evaluate, labelled
+from distreid.manifest import GALLERY, QUERY
 from distreid.report import INTERVAL
+from distreid.run_page import ranked_queries, write_page
 from distreid.shards import shard_file
+from distreid.store import FeatureStore
 
 Said = Callable[..., str]
 
@@ -126,7 +134,7 @@ def test_a_page_shows_the_run(runs: Path, said: Said) -> None:
     assert file == runs / "flip" / "report.html"
     # A long name may break where <wbr> stands.
     text = file.read_text(encoding="utf-8").replace("<wbr>", "")
-    for expected in ("osnet_x0_25", "layumi", "mAP", "distractors", "query/00"):
+    for expected in ("osnet_x0_25", "layumi", "95 %", "threshold", "distractors", "query/00"):
         assert expected in text
     assert "http://" not in text
     assert "https://" not in text
@@ -134,6 +142,22 @@ def test_a_page_shows_the_run(runs: Path, said: Said) -> None:
     assert breakdown["camera_pairs"]["cameras"] == [1, 2, 3]
     assert len(breakdown["persons"]) == 20
     assert {"path", "ap", "first_rank", "matches"} <= set(breakdown["worst_queries"][0])
+
+
+def test_a_query_without_a_match_is_drawn_as_that_and_not_among_the_worst(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "run")
+    store = FeatureStore.open(tmp_path / "run")
+    one_camera = replace(store.manifest, camera_id=np.ones(len(store.manifest), np.int64))
+    store = replace(store, plan=replace(store.plan, manifest=one_camera))
+    text = write_page(store, Console(quiet=True)).read_text(encoding="utf-8")
+    assert "all camera ids are equal" in text
+    assert not (tmp_path / "run" / "pictures" / "worst_queries.png").exists()
+    both, scores = [labelled(store, split) for split in (QUERY, GALLERY)], evaluate(store)
+    (first,) = ranked_queries(store, scores.of_a_search, both[0], both[1], np.array([0]))
+    assert math.isnan(first.ap)
+    assert len(first.ranked) == 10
 
 
 def test_a_page_has_its_pictures(runs: Path, said: Said) -> None:

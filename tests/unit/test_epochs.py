@@ -49,6 +49,12 @@ def test_the_first_of_equals_is_the_best_and_the_other_is_not_told_apart() -> No
     )
 
 
+def test_a_transreid_checkpoint_is_ranked_by_its_own_protocol() -> None:
+    runs = {Path("o/a"): evaluation(0.5, protocol="transreid")}
+    epochs, best = rank_epochs(runs, [1])
+    assert in_words(epochs, best) == "best mAP by transreid: a, 50.00 %"
+
+
 def test_a_checkpoint_that_is_surely_worse_is_told_apart() -> None:
     better, worse = evaluation(*[0.9] * 8), evaluation(*[0.2] * 8)
     epochs, best = rank_epochs({Path("o/a"): worse, Path("o/b"): better}, [1, 2])

@@ -30,7 +30,11 @@ def example(**columns: list[int] | list[str]) -> Manifest:
 
 
 def store_of(
-    run: Path, manifest: Manifest, bad: tuple[int, ...] = (), angles: list[int] = ANGLES
+    run: Path,
+    manifest: Manifest,
+    bad: tuple[int, ...] = (),
+    angles: list[int] = ANGLES,
+    length: float = 1.0,
 ) -> FeatureStore:
     plan = Plan(
         manifest=manifest,
@@ -41,7 +45,7 @@ def store_of(
         shard_rows=4,
     )
     radians = np.radians(angles)
-    features = np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+    features = np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32) * length
     status = np.zeros(6, np.uint8)
     status[list(bad)] = Status.UNREADABLE
     features[list(bad)] = np.nan
@@ -67,7 +71,9 @@ def test_the_protocol_of_the_checkpoints_own_project_comes_first(
 ) -> None:
     store = store_of(tmp_path, example())
     store = replace(store, plan=replace(store.plan, provenance={"peer": peer}))
-    assert [scores.protocol.name for scores in evaluate(store).scores] == names
+    found = evaluate(store)
+    assert [scores.protocol.name for scores in found.scores] == names
+    assert found.of_a_search.protocol.name == ({"fastreid", "transreid"} & set(names)).pop()
 
 
 def test_the_figures_and_their_counts(tmp_path: Path) -> None:
@@ -112,11 +118,13 @@ def test_bad_images_are_left_out_and_counted(tmp_path: Path) -> None:
     [
         (
             {"camera_id": [1] * 6},
-            "0 of 2 queries have a match in another camera: all camera ids are equal",
+            "0 of 2 queries have a match in another camera: all camera ids are equal; "
+            "with --camera-rule none they count",
         ),
         (
             {"camera_id": [1, 2, 1, 2, 2, 3]},
-            "0 of 2 queries have a match in another camera: every match is in the query's own",
+            "0 of 2 queries have a match in another camera: every match is in the query's own; "
+            "with --camera-rule none they count",
         ),
         (
             {"person_id": [7, 8, 1, 2, 2, -1]},
@@ -136,6 +144,11 @@ def test_an_absurd_result_is_explained(
 def test_equal_features_are_noticed(tmp_path: Path) -> None:
     found = evaluate(store_of(tmp_path, example(), angles=[30] * 6))
     assert found.diagnosis == ["all gallery features are the same: was the checkpoint trained?"]
+
+
+def test_features_that_are_not_normalised_are_noticed(tmp_path: Path) -> None:
+    found = evaluate(store_of(tmp_path, example(), length=1.1))
+    assert found.diagnosis == ["a similarity is above 1: the features are not L2-normalised"]
 
 
 def test_without_cameras_the_camera_rule_is_off_and_said(tmp_path: Path) -> None:
