@@ -27,7 +27,6 @@ GOLDEN_MODELS = sorted(
         "fastreid",
         "transreid",
         "clipreid",
-        "roboflow_reid",
     )
     for folder in (GOLDEN / project).iterdir()
 )
