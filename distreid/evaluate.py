@@ -25,7 +25,7 @@ from distreid.manifest import (
 )
 from distreid.metrics import QueryScores, Ranks, cmc
 from distreid.neighbours import Progress, no_progress
-from distreid.protocol import PRESETS, Protocol
+from distreid.protocol import PRESETS, Protocol, preset_of
 from distreid.ranking import Labelled, multi_query, score_queries
 from distreid.similarity import COSINE, Pieces, Similarity
 from distreid.store import FeatureStore
@@ -164,8 +164,8 @@ def evaluate(
 def side_by_side(store: FeatureStore) -> list[Protocol]:
     """The protocols that are shown unless others are asked for; first that of the project which
     the checkpoint is of, if it has one."""
-    peer = store.plan.provenance.get("peer")
-    own = next((name for name, p in PRESETS.items() if peer in p.as_in.split(", ")), None)
+    preset = preset_of(store.plan.provenance.get("peer"))
+    own = preset and preset.name
     same = "fastreid" if own == "transreid" else own
     names = ([own] if own else []) + [name for name in SIDE_BY_SIDE if name != same]
     names += ["layumi-multi"] if len(store.manifest.rows(MULTI_QUERY)) else []

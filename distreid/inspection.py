@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distreid.errors import printable
 from distreid.models.checkpoint import Model
+from distreid.protocol import preset_of
 
 SHAPES_SHOWN = 2
 ROWS_WANTED = 8
@@ -28,6 +29,8 @@ def model_table(model: Model) -> Table:
     table.add_row("", f"mean {mean}; std {std}")
     table.add_row("feature", f"{arch.feature}; {arch.dim} dimensions")
     table.add_row("mirror image", "summed" if arch.flip else "not used")
+    if preset := preset_of(arch.peer):
+        table.add_row("metric", f"{', '.join(preset.words)} (protocol {preset.name})")
     classes = "no classifier in the file" if arch.classes is None else f"{arch.classes:,}"
     table.add_row("classes", classes)
     if arch.cameras is not None:

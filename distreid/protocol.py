@@ -73,6 +73,12 @@ class Protocol:
         """Whether it ranks as the cosine does."""
         return self.distance == "cosine" or self.features == "normalised"
 
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Which queries count, which AP, and what ranks, for people."""
+        ranked_by = "cosine" if self.by_cosine else "raw, Euclidean"
+        return f"{self.denominator} queries", f"{self.ap} AP", ranked_by
+
 
 PRESETS = {
     "torchreid": Protocol(
@@ -99,3 +105,8 @@ PRESETS = {
         distance="sqeuclidean", features="raw", depth=20,
     ),
 }  # fmt: skip
+
+
+def preset_of(peer: str | None) -> Protocol | None:
+    """The preset that reproduces a project's numbers, if there is one."""
+    return next((preset for preset in PRESETS.values() if peer in preset.as_in.split(", ")), None)

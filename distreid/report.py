@@ -104,12 +104,7 @@ def interval(scores: Scores, measure: str) -> str:
 
 def headings(protocol: Protocol) -> list[str]:
     """What tells a column from its neighbours."""
-    lines = [
-        protocol.name,
-        f"{protocol.denominator} queries",
-        f"{protocol.ap} AP",
-        "cosine" if protocol.by_cosine else "raw, Euclidean",
-    ]
+    lines = [protocol.name, *protocol.words]
     if protocol.gallery_shots == "single":
         lines.append("single shot")
     if protocol.query == "multi":

@@ -111,5 +111,6 @@ def recognise(state: StateDict) -> str:
             return name
     first = ", ".join(list(state)[:3])
     raise CheckpointError(
-        f"{len(state)} tensors of no known model ({first}, …); known are {', '.join(MODELS)}"
+        f"{len(state)} tensors of no known model ({first}, …); name it by --model: timm:NAME, "
+        f"torchvision:NAME, your own package.module:function, or one of {', '.join(MODELS)}"
     )

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from distreid.errors import CheckpointError
 from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.models.peer_config import settings
+from distreid.models.peer_config import HALF, colour_of, settings
 from distreid.models.timm_extra import timm_for
 from distreid.models.torchvision_networks import torchvision_networks
 from distreid.models.vit import (
@@ -178,18 +178,24 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
         build: Callable[[], nn.Module] = partial(
             ClipViT, dim=dim, projected=projected, tokens=tokens, stride=stride, **chosen
         )
-        colours: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        mean, std = HALF, HALF
     else:
         projected = state["image_encoder.attnpool.c_proj.weight"].shape[0]
         build = partial(ClipResNet, projected=projected, tokens=tokens)
-        colours = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     return Architecture(
         name="clipreid",
         peer="CLIP-ReID",
         build=build,
         dim=dim + projected,
         feature="class token, and its projection" if is_vit else "pooled layer4, attention pool",
-        preprocess=Preprocess(height=height, width=width, interpolation="bilinear", **colours),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            interpolation="bilinear",
+            mean=colour_of(options, "INPUT.PIXEL_MEAN", mean),
+            std=colour_of(options, "INPUT.PIXEL_STD", std),
+        ),
         flip=False,
         options={"encoder": "ViT-B-16" if is_vit else "RN50", "stride": stride} | chosen,
         not_for_features=NOT_FOR_FEATURES + (() if is_vit else ("cv_embed",)),

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from distreid.errors import CheckpointError
-from distreid.models.architecture import Architecture, StateDict, rows_of
+from distreid.models.architecture import Architecture, Size, StateDict, rows_of
 from distreid.models.fastreid_network import (
     AVERAGE,
     BODY_DIM,
@@ -27,9 +27,16 @@ from distreid.models.fastreid_network import (
     Head,
     build,
 )
-from distreid.models.peer_config import settings, size_of
-from distreid.models.vit import ClassToken, count_of, size_and_stride, tokens_and_dim
-from distreid.preprocess import Preprocess
+from distreid.models.peer_config import (
+    HALF,
+    Triple,
+    colour_of,
+    refuse_others,
+    settings,
+    size_of,
+)
+from distreid.models.vit import ClassToken, count_of, is_small, size_and_stride, tokens_and_dim
+from distreid.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 # By the blocks of layer3.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
@@ -90,12 +97,13 @@ def read(
     What they do not tell is guessed and said, unless it is given: `recipe`, a key of `RECIPES`,
     and `max_pool`, `ceil` or `padded`.
     """
+    refuse_others(options, {"INPUT.CROP.ENABLED": False})
     if "backbone.cls_token" in state:
         return _read_vit(state, options)
     mgn = any(key.startswith("b1_head.") for key in state)
     head = "b1_head" if mgn else "heads"
-    reduced = _reduced(state, head)
-    if (mgn or "heads.bnneck.weight" in state) and bool(reduced) != mgn:
+    reduced, old = _reduced(state, head), f"{head}.bnneck.weight" in state
+    if (mgn and not reduced) or (old and (mgn or reduced)):
         raise CheckpointError(OLD_REDUCTION)
     body, ibn = _body(state, mgn)
     non_local = _non_local(state)
@@ -118,7 +126,7 @@ def read(
         build=partial(build, non_local, **description),
         dim=len(MGN_HEADS) * reduced if mgn else reduced or BODY_DIM,
         feature=f"{whole}, {'reduced, ' if reduced else ''}batch norm",
-        preprocess=_preprocess(*size_of(said["INPUT.SIZE_TEST"])),
+        preprocess=_preprocess(size_of(said["INPUT.SIZE_TEST"]), options),
         options=description,
         notes=() if recipe else (_taken_for(guess, description), *notes),
     )
@@ -127,16 +135,17 @@ def read(
 def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     tokens, dim = tokens_and_dim(state, "backbone.pos_embed")
     height, width, stride = size_and_stride(tokens, options)
+    small = is_small(state, "backbone.blocks.")
     return _architecture(
         state,
         build=lambda: Baseline(
-            ClassToken(dim=dim, tokens=tokens, stride=stride),
+            ClassToken(dim=dim, tokens=tokens, stride=stride, small=small),
             Head(nn.Unflatten(1, (dim, 1, 1)), dim),
         ),
         dim=dim,
         feature="class token, layer norm, batch norm",
-        preprocess=_preprocess(height, width, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-        options={"body": "vit", "stride": stride},
+        preprocess=_preprocess((height, width), options, mean=HALF, std=HALF),
+        options={"body": "vit_small" if small else "vit", "stride": stride},
         fixed_size=True,
     )
 
@@ -153,14 +162,20 @@ def _architecture(state: StateDict, head: str = "heads", **particulars: Any) -> 
     )
 
 
-def _preprocess(height: int, width: int, **colours: Any) -> Preprocess:
+def _preprocess(
+    size: Size,
+    options: Mapping[str, Any],
+    mean: Triple = IMAGENET_MEAN,
+    std: Triple = IMAGENET_STD,
+) -> Preprocess:
     return Preprocess(
-        height=height,
-        width=width,
+        height=size[0],
+        width=size[1],
         interpolation="bicubic",
+        mean=colour_of(options, "MODEL.PIXEL_MEAN", mean, white=255),
+        std=colour_of(options, "MODEL.PIXEL_STD", std, white=255),
         exif_transpose=True,
         scale="0..255",
-        **colours,
     )
 
 

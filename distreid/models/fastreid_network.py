@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distreid.models import timm_extra
-from distreid.models.resnet import resnet
+from distreid.models.resnet import remove_stride, resnet
 
 BODY_DIM = 2048
 MGN_HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
@@ -114,7 +114,8 @@ class Baseline(nn.Module):
 class MGN(nn.Module):
     """Multiple granularities: Wang et al., ACM MM 2018 (arXiv:1804.01438).
 
-    Three copies of the last stages; the map of each as a whole, in halves and in thirds.
+    Three copies of the last stages; the map of each as a whole, in halves and in thirds. The
+    stride of the last stage, if it has one, is the first copy's alone.
     """
 
     def __init__(self, network: Any, head: Callable[[], nn.Module]) -> None:
@@ -123,6 +124,8 @@ class MGN(nn.Module):
         self.backbone = nn.Sequential(*start, network.layer1, network.layer2, network.layer3[0])
         branch = nn.Sequential(nn.Sequential(*network.layer3[1:]), network.layer4)
         self.b1, self.b2, self.b3 = (copy.deepcopy(branch) for _ in range(3))
+        for parted in (self.b2, self.b3):
+            remove_stride(parted[1])
         for name in MGN_HEADS:
             self.add_module(f"{name}_head", head())
 

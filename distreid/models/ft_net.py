@@ -72,7 +72,7 @@ def stride_of(
             "stride: not in the weights, and no opts.yaml beside them says it; taken as 2 "
             f"(--model {name}_stride1 if it was trained with --stride 1)",
         )
-    if stride not in STRIDES:
+    if type(stride) is not int or stride not in STRIDES:
         raise CheckpointError(f"opts.yaml: stride is {stride!r}; {name} has 1 or 2")
     return stride, ()
 

@@ -86,9 +86,13 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
         for layer in (network.layer1, network.layer2):
             layer[-1] = NormedBottleneck(layer[-1])
     if last_stride == 1:
-        first = network.layer4[0]
-        first.conv2.stride = first.downsample[0].stride = (1, 1)
+        remove_stride(network.layer4)
     return network
+
+
+def remove_stride(stage: Any) -> None:
+    """The stage of a ResNet then keeps the size of its map."""
+    stage[0].conv2.stride = stage[0].downsample[0].stride = (1, 1)
 
 
 def build(name: str) -> nn.Module:

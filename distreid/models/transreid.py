@@ -15,21 +15,28 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
 from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.models.peer_config import settings
+from distreid.models.peer_config import HALF, colour_of, refuse_others, settings
 from distreid.models.vit import (
     BLOCKS,
+    SMALL_BLOCKS,
     ClassToken,
     LayerNorm,
     ViT,
+    is_small,
     known_cameras,
+    peer_block,
     size_and_stride,
     tokens_and_dim,
-    vit_block,
 )
 from distreid.preprocess import Preprocess
 
 PARTS = 4
 GROUPS = 2
+JIGSAW = {
+    "MODEL.RE_ARRANGE": True,
+    "MODEL.SHUFFLE_GROUP": GROUPS,
+    "MODEL.DEVIDE_LENGTH": PARTS,
+}
 SHIFT, SHIFT_OF_VEHICLES = 5, 8
 
 
@@ -37,11 +44,11 @@ class Jigsaw(ViT):
     """The jigsaw patch module (JPM): (B, 3, H, W) → (B, 5 · dim), the class token of the whole and
     a quarter of that of each of four parts, whose patches come from all over the image."""
 
-    def __init__(self, *, dim: int, shift: int, **arguments: Any) -> None:
-        super().__init__(dim=dim, blocks=BLOCKS - 1, **arguments)
+    def __init__(self, *, dim: int, shift: int, small: bool, **arguments: Any) -> None:
+        super().__init__(dim=dim, small=small, without_last=True, **arguments)
         self.shift = shift
-        self.b1 = nn.Sequential(vit_block(dim, norm_layer=LayerNorm), LayerNorm(dim))
-        self.b2 = nn.Sequential(vit_block(dim, norm_layer=LayerNorm), LayerNorm(dim))
+        self.b1 = nn.Sequential(peer_block(dim, small), LayerNorm(dim))
+        self.b2 = nn.Sequential(peer_block(dim, small), LayerNorm(dim))
 
     def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
         tokens = super().forward(images_BCHW, cameras_B)
@@ -77,13 +84,16 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     cameras, camera_notes = known_cameras(sie, square=height == width)
     wanted: dict[str, Any] = {"TEST.NECK_FEAT": "before"}
     if parts:
+        refuse_others(options, JIGSAW)
         wanted["MODEL.SHIFT_NUM"] = SHIFT_OF_VEHICLES if height == width else SHIFT
     if sie:
         wanted["MODEL.SIE_COE"] = 3.0
     said, notes = settings(options, wanted)
     if said["TEST.NECK_FEAT"] != "before":
         raise CheckpointError("config.yaml: TEST.NECK_FEAT is not before, as TransReID's all have")
-    arguments = {"dim": dim, "tokens": tokens, "stride": stride}
+    small = is_small(state, "base.blocks.")
+    arguments = {"dim": dim, "tokens": tokens, "stride": stride, "small": small}
+    last_block = (SMALL_BLOCKS if small else BLOCKS) - 1
     chosen = {"cameras": sie, "coefficient": said.get("MODEL.SIE_COE", 0.0)} if sie else {}
     shift = {"shift": said["MODEL.SHIFT_NUM"]} if parts else {}
     network = partial(Jigsaw, **shift) if parts else ClassToken
@@ -97,13 +107,13 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
             height=height,
             width=width,
             interpolation="bilinear",
-            mean=(0.5, 0.5, 0.5),
-            std=(0.5, 0.5, 0.5),
+            mean=colour_of(options, "INPUT.PIXEL_MEAN", HALF),
+            std=colour_of(options, "INPUT.PIXEL_STD", HALF),
         ),
         flip=False,
-        options={"stride": stride} | chosen | shift,
+        options={"stride": stride} | ({"small": True} if small else {}) | chosen | shift,
         not_for_features=("classifier", "bottleneck", "base.fc.")
-        + ((f"base.blocks.{BLOCKS - 1}.", "base.norm.") if parts else ()),
+        + ((f"base.blocks.{last_block}.", "base.norm.") if parts else ()),
         rename=lambda key: key.removeprefix("base."),
         classes=rows_of(state, "classifier.weight"),
         cameras=cameras,

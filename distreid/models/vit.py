@@ -21,6 +21,8 @@ from distreid.models.timm_extra import timm_for
 PATCH = 16
 HEAD_DIM = 64
 BLOCKS = 12
+# Both projects' ViT-Small, which is as wide as their ViT-Base.
+SMALL_BLOCKS, SMALL_HEADS, SMALL_RATIO = 8, 8, 3.0
 # Heights and widths of the peers' configurations, and the strides between their patches.
 SIZES = ((256, 128), (384, 128), (256, 256), (224, 224))
 STRIDES = (16, 12, 11)
@@ -41,18 +43,20 @@ class ViT(nn.Module):
         dim: int,
         tokens: int,
         stride: int,
-        blocks: int = BLOCKS,
+        small: bool = False,
+        without_last: bool = False,
         cameras: int = 0,
         coefficient: float = 0.0,
     ) -> None:
         super().__init__()
         self.coefficient = coefficient
+        blocks = (SMALL_BLOCKS if small else BLOCKS) - without_last
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride)})
         if cameras:
             self.sie_embed = nn.Parameter(torch.zeros(cameras, 1, dim))
-        self.blocks = nn.Sequential(*(vit_block(dim, norm_layer=LayerNorm) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(peer_block(dim, small) for _ in range(blocks)))
 
     def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
         patches = self.patch_embed["proj"](images_BCHW).flatten(2).transpose(1, 2)
@@ -85,6 +89,22 @@ def vit_block(dim: int, **arguments: Any) -> nn.Module:
     """timm's transformer block."""
     blocks = timm_for("a ViT").models.vision_transformer
     return blocks.Block(dim, dim // HEAD_DIM, qkv_bias=True, **arguments)  # type: ignore[no-any-return]
+
+
+def peer_block(dim: int, small: bool) -> nn.Module:
+    """A block of fast-reid's and TransReID's."""
+    if not small:
+        return vit_block(dim, norm_layer=LayerNorm)
+    blocks = timm_for("a ViT").models.vision_transformer
+    block = blocks.Block(dim, SMALL_HEADS, mlp_ratio=SMALL_RATIO, norm_layer=LayerNorm)
+    # Its scale is by the width of all heads, not of each, which only unfused attention takes.
+    block.attn.fused_attn, block.attn.scale = False, dim**-0.5
+    return block  # type: ignore[no-any-return]
+
+
+def is_small(state: StateDict, prefix: str) -> bool:
+    """Whether the blocks, whose names have the prefix, are those of the ViT-Small."""
+    return count_of(state, prefix) == SMALL_BLOCKS
 
 
 def tokens_and_dim(state: StateDict, key: str) -> tuple[int, int]:

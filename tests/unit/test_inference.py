@@ -28,7 +28,6 @@ GOLDEN_MODELS = sorted(
         "fastreid",
         "transreid",
         "clipreid",
-        "roboflow_reid",
     )
     for folder in (GOLDEN / project).iterdir()
 )

@@ -35,6 +35,7 @@ def test_a_checkpoint_is_described_with_what_could_not_be_read_off(
         "mean 0.485, 0.456, 0.406; std 0.229, 0.224, 0.225",
         "feature pooled layer4, linear, batch norm; 512 dimensions",
         "mirror image summed",
+        "metric all queries, trapezoid AP, cosine (protocol layumi)",
         "classes 751",
         "weights 325 tensors, all that the network has",
         "not read off stride: not in the weights, and no opts.yaml beside them says it; taken as 2 "
@@ -55,6 +56,7 @@ def test_a_checkpoint_of_something_else_shows_what_is_in_it(
     out, err = capsys.readouterr()
     assert ["a", "2", "7", "3×2"] in [line.split() for line in out.splitlines()]
     assert "2 tensors of no known model" in err
+    assert "name it by --model: timm:NAME, torchvision:NAME" in err
     assert cli.main(["inspect", "--checkpoint", "sample", "--model", "osnet_x0_5"]) == 2
     assert "does not fit osnet_x0_5" in capsys.readouterr().err
 

@@ -17,7 +17,7 @@ from distreid.models.architecture import MEAN_CAMERA, NO_CAMERA, Architecture
 from distreid.models.checkpoint import load_model, read_checkpoint
 from distreid.models.fastreid_network import GeM
 from distreid.models.transreid import shuffle
-from distreid.models.vit import SIZES, STRIDES, ViT, of_camera, size_and_stride
+from distreid.models.vit import SIZES, STRIDES, ViT, of_camera, peer_block, size_and_stride
 
 AGW = "fastreid/AGW_R50"
 BOT = "fastreid/bagtricks_R50-ibn"
@@ -123,7 +123,7 @@ def test_a_camera_has_its_row_and_the_mean_and_nothing_stand_in_for_it() -> None
 
 def test_without_an_embedding_a_vit_is_the_one_that_has_none() -> None:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"dim": 64, "tokens": 5, "stride": 16, "blocks": 1}
+    settings: dict[str, Any] = {"dim": 64, "tokens": 5, "stride": 16}
     plain = ViT(**settings).eval()
     with_cameras = ViT(**settings, cameras=3, coefficient=3.0).eval()
     with_cameras.load_state_dict(plain.state_dict() | {"sie_embed": torch.randn(3, 1, 64)})
@@ -162,6 +162,10 @@ def test_config_yaml_beside_the_weights_says_what_they_do_not_tell(tmp_path: Pat
         (JPM, {"MODEL": {"SIE_COE": "much"}}, "MODEL.SIE_COE is 'much', not such as 3.0"),
         (DEIT, {"TEST": {"NECK_FEAT": "after"}}, "NECK_FEAT is not before"),
         ("clipreid/rn50", {"TEST": {"NECK_FEAT": "after"}}, "NECK_FEAT is not before"),
+        (JPM, {"MODEL": {"RE_ARRANGE": False}}, "RE_ARRANGE is False; only True is supported"),
+        (JPM, {"MODEL": {"DEVIDE_LENGTH": 6}}, "DEVIDE_LENGTH is 6; only 4 is supported"),
+        (BOT, {"INPUT": {"CROP": {"ENABLED": True}}}, "CROP.ENABLED is True; only False"),
+        (BOT, {"MODEL": {"PIXEL_MEAN": [0.5]}}, r"PIXEL_MEAN is \[0.5\], not three numbers"),
         (BOT, {"INPUT": {"SIZE_TEST": [256]}}, "not height and width"),
         (BOT, {"MODEL": {"HEADS": {"POOL_LAYER": "Max"}}}, "POOL_LAYER is Max; known are"),
     ],
@@ -212,6 +216,88 @@ def test_fastreids_own_config_yaml_decides_over_the_guess() -> None:
     assert architecture.options["last_stride"] == 2
 
 
+@pytest.mark.parametrize(
+    ("pack", "section", "white"),
+    [(BOT, "MODEL", 255), ("fastreid/bagtricks_vit", "MODEL", 255), (DEIT, "INPUT", 1)],
+)
+def test_the_colours_of_config_yaml_are_those_of_the_preprocessing(
+    pack: str, section: str, white: int
+) -> None:
+    colours = {"PIXEL_MEAN": [0.485 * white] * 3, "PIXEL_STD": [0.25 * white, white, 1.0 * white]}
+    preprocess = find_model("auto", shapes(pack), {section: colours}).preprocess
+    assert preprocess.mean == (0.485, 0.485, 0.485)
+    assert preprocess.std == (0.25, 1, 1)
+
+
+def test_mgn_has_the_stride_of_its_last_stage_in_the_first_copy_alone() -> None:
+    config = {"MODEL": {"BACKBONE": {"LAST_STRIDE": 2}}}
+    with torch.device("meta"):
+        network = find_model("auto", shapes(MGN), config).build()
+    strides = [
+        network.get_submodule(f"{branch}.1.0.{layer}").stride[0]  # type: ignore[index]
+        for branch in ("b1", "b2", "b3")
+        for layer in ("conv2", "downsample.0")
+    ]
+    assert strides == [2, 2, 1, 1, 1, 1]
+
+
+def small(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The shapes of the ViT-Small instead of the ViT-Base: 8 blocks, MLPs 3 times as wide."""
+    found = {}
+    for key, value in state.items():
+        if any(f"blocks.{block}." in key for block in range(8, 12)) or key.endswith("qkv.bias"):
+            continue
+        shape = [2304 if side == 3072 else side for side in value.shape]
+        found[key] = torch.empty(shape, device="meta")
+    return found
+
+
+@pytest.mark.parametrize("pack", ["fastreid/bagtricks_vit", JPM])
+def test_the_vit_small_is_told_by_its_blocks(pack: str) -> None:
+    state = small(shapes(pack))
+    architecture = find_model("auto", state, {})
+    assert fits(architecture, state)
+    assert "small" in str(architecture.options)
+    assert fits(find_model("auto", shapes(pack), {}), shapes(pack))
+
+
+def test_a_block_of_the_vit_small_scales_by_the_width_of_all_heads() -> None:
+    torch.manual_seed(0)
+    block, tokens = peer_block(64, small=True).eval(), torch.randn(2, 5, 64)
+    normed = block.norm1(tokens)  # type: ignore[operator]
+    query, key, value = (
+        normed @ part.T for part in block.get_parameter("attn.qkv.weight").chunk(3)
+    )
+    heads = [
+        (query[..., head] @ key[..., head].transpose(1, 2) / 8).softmax(2) @ value[..., head]
+        for head in map(slice, range(0, 64, 8), range(8, 65, 8))
+    ]
+    projected = block.get_submodule("attn.proj")(torch.cat(heads, dim=2))
+    torch.testing.assert_close(block.get_submodule("attn")(normed), projected)
+
+
+@pytest.mark.parametrize("tokens", [129, 211, 193, 257, 442])
+@pytest.mark.parametrize("cameras", [0, 15])
+def test_clipreids_vit_fits_at_every_size_and_stride(tokens: int, cameras: int) -> None:
+    state = shapes("clipreid/vit_b16_stride12_sie")
+    state["image_encoder.positional_embedding"] = torch.empty(tokens, 768, device="meta")
+    state["cv_embed"] = torch.empty(cameras, 768, device="meta")
+    if not cameras:
+        del state["cv_embed"]
+    architecture = find_model("auto", state, {})
+    assert fits(architecture, state)
+    assert architecture.cameras == (cameras or None)
+
+
+def test_clipreids_rn50_of_vehicles_fits() -> None:
+    state = shapes("clipreid/rn50")
+    key = "image_encoder.attnpool.positional_embedding"
+    state[key] = torch.empty(257, 2048, device="meta")
+    architecture = find_model("auto", state, {})
+    assert fits(architecture, state)
+    assert (architecture.preprocess.height, architecture.preprocess.width) == (256, 256)
+
+
 def test_the_max_pooling_is_that_of_the_version() -> None:
     pools = {}
     for name in ("fastreid_bot", "fastreid_bot_v0"):
@@ -258,8 +344,10 @@ def test_the_mgn_of_fastreid_0_1_1_is_refused_with_an_explanation() -> None:
     state = shapes(MGN)
     old = {k: v for k, v in state.items() if "_head." not in k}
     old |= {"b1_head.bnneck.weight": torch.empty(256, device="meta")}
-    with pytest.raises(CheckpointError, match=r"fast-reid 0\.1\.1.*cannot be reproduced"):
-        find_model("auto", old, {})
+    reducing = state | {"b1_head.bnneck.weight": torch.empty(256, device="meta")}
+    for refused in (old, reducing):
+        with pytest.raises(CheckpointError, match=r"fast-reid 0\.1\.1.*cannot be reproduced"):
+            find_model("auto", refused, {})
 
 
 @pytest.mark.parametrize(
