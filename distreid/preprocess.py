@@ -8,6 +8,7 @@ of the time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import stat
@@ -88,11 +89,18 @@ class Preprocess:
         """(B, 3, H, W) uint8 → float32, in the peer's order of operations."""
         factor = 255 if self.scale == "0..255" else 1
         mean, std = (
-            torch.tensor([value * factor for value in values], device=images.device).view(3, 1, 1)
+            _per_channel(tuple(value * factor for value in values), images.device)
             for values in (self.mean, self.std)
         )
         pixels = images.float() if self.scale == "0..255" else images.float().div_(255)
         return pixels.sub_(mean).div_(std)
+
+
+@functools.cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1), copied to a GPU once: the host waits for such a copy, and for all that the GPU
+    was given before."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 def read(file: Path) -> bytes:
