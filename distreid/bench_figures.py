@@ -88,7 +88,8 @@ def bench_table(found: Bench) -> Group:
     for name, rate in found.steps.items():
         on_device = name == "forward" or name.startswith("copy")
         table.add_row(name, found.device if on_device else "one core", f"{rate:,.0f}")
-    table.add_row("input", f"{found.workers} workers", f"{found.input:,.0f}")
+    workers = f"{found.workers} worker{'' if found.workers == 1 else 's'}"
+    table.add_row("input", workers, f"{found.input:,.0f}")
     table.add_row(
         "all together", f"{found.share:.0%} of the forward alone", f"{found.together:,.1f}"
     )

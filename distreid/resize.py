@@ -1,4 +1,4 @@
-"""Pillow's resize, bit for bit; for many images of half the size, in a third of the time.
+"""Pillow's resize, bit for bit; for many images of half the size, in a quarter of the time.
 
 torch's resize of uint8 images is several times faster than Pillow's and rounds the filter's
 weights to 16 bits where Pillow takes 22. At exactly twice the size every weight is a multiple

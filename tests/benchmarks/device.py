@@ -7,8 +7,8 @@ Forward passes alone, on images that are on the device: images/s, the share of t
 matrix peak in that precision (the largest product's rate, measured here), the least cosine to
 eager fp32. Then for each network the real command on one process, from JPEG files to the store,
 beside those forward passes alone and beside the plain PyTorch loop of the peers. No mirror images.
-The files are a few of the sample's under many names. Weights are random, which magnifies rounding.
-The last line is JSON.
+The files are a few of the sample's under many names, the weights those that torch starts with. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from growth import link
+from networks import NETWORKS, untrained
 from rich.console import Console
 from rich.table import Table
 from throughput import measure
@@ -39,15 +40,6 @@ from distreid.models.checkpoint import Model, load_model
 from distreid.peer_loop import PeerImages, peer_loop
 from distreid.provenance import cores
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from conftest import GOLDEN, Pack
-
-NETWORKS = {
-    "ft_net ResNet-50": "person_reid_baseline_pytorch/ft_net_r50_s2_512",
-    "OSNet x1.0": "torchreid/osnet_x1_0",
-    "ViT-B/16": "fastreid/bagtricks_vit",
-}
 WAYS = {"eager": EAGER, "compiled": "auto", "compiled, graphs": "max"}
 FASTEST = ["--precision", "bf16", "--compile", "max"]
 PEAK_SIZE = {"cuda": 8192, "cpu": 2048}
@@ -161,7 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         link(Path(folder) / "data", known.rows)
         for network in known.networks:
-            file = Pack(GOLDEN / NETWORKS[network]).save(Path(folder) / network)
+            file = untrained(network, Path(folder) / network)
             found = forward_rates(file, device, known.batch_size, known.seconds)
             table = Table("precision", "way", "images/s", "of the peak", "cosine", title=network)
             for each in found:

@@ -8,8 +8,8 @@ the real command in one process: the rate counts from the first batch to the ver
 the start and the compilation. Theirs is the loop alone: a DataLoader with a worker for each core,
 Pillow and torchvision's transforms, fp32, a forward pass for each view; once as it is and once with
 batch norms fused into convolutions, as Person_reID_baseline_pytorch does. The cosine is the least
-of all images to the plain loop's features, mAP that of the stores' own protocol. Without
---checkpoint the weights are random, which magnifies rounding. The last line is JSON.
+of all images to the plain loop's features, mAP by Person_reID_baseline_pytorch's protocol. Without
+--checkpoint the weights are those that torch starts with. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from networks import FT_NET, untrained
 from numpy.typing import NDArray
 from throughput import TIME_LINE
 from torch.fx.experimental.optimization import fuse
@@ -40,11 +41,6 @@ from distreid.peer_loop import PeerImages, peer_loop
 from distreid.provenance import cores
 from distreid.store import FeatureStore
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from conftest import GOLDEN, Pack
-
-FT_NET = "person_reid_baseline_pytorch/ft_net_r50_s2_512"
 THEIRS = {"plain loop": False, "plain loop, fused": True}
 OURS = {
     "fp32": [],
@@ -99,7 +95,7 @@ def main() -> None:
     known = parser.parse_args()
     rounds: dict[str, list[Side]] = {side: [] for side in (*THEIRS, *OURS)}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = known.checkpoint or str(Pack(GOLDEN / FT_NET).save(Path(folder)))
+        checkpoint = known.checkpoint or str(untrained(FT_NET, Path(folder)))
         for _ in range(known.repeat):
             for side, fused in THEIRS.items():
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
