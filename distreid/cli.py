@@ -15,6 +15,7 @@ from distreid.cluster_options import add_cluster_options
 from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
 from distreid.extract import DESCRIPTION, extract
 from distreid.options import (
+    CommandParser,
     add_extract_options,
     add_how_options,
     add_layout_options,
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="distreid", description="Person re-identification features that can be trusted."
     )
     parser.add_argument("--version", action="version", version=f"distreid {distreid.__version__}")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distreid.errors import exit_status
-from distreid.options import add_extract_options, parse_extract_options
+from distreid.options import CommandParser, add_extract_options, parse_extract_options
 from distreid.signals import signals_wait
 
 DESCRIPTION = (
@@ -23,7 +23,7 @@ DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the job, and gives the exit status."""
-    parser = argparse.ArgumentParser(prog="distreid.extract", description=DESCRIPTION)
+    parser = CommandParser(prog="python -m distreid.extract", description=DESCRIPTION)
     add_extract_options(parser)
     parsed = parser.parse_args(arguments)
     return exit_status(lambda: extract(parsed))

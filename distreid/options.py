@@ -6,13 +6,14 @@ Imports nothing heavy, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from distreid.errors import OptionError
+from distreid.errors import EXIT_USER, OptionError, printable
 
 # Names of tables elsewhere, written out: those modules import torch. A test compares them.
 LAYOUTS = (
@@ -101,6 +102,14 @@ class ExtractOptions:
         if not self.scales or not all(0 < s < math.inf for s in self.scales):
             given = ",".join(map(str, self.scales))
             raise OptionError(f"--scales {given}: positive numbers separated by commas")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process."""
+        self.exit(EXIT_USER, f"distreid: error: {printable(message)}; see {self.prog} --help\n")
 
 
 def add_extract_options(parser: argparse.ArgumentParser) -> None:
@@ -254,17 +263,28 @@ def parse_extract_options(arguments: argparse.Namespace) -> ExtractOptions:
 
 
 def _scales(text: str) -> Sequence[float]:
-    return tuple(float(part) for part in text.split(","))
+    with _expected(text, "positive numbers separated by commas, such as 1,1.1"):
+        return tuple(float(part) for part in text.split(","))
 
 
 def input_size(text: str) -> tuple[int, int]:
-    """`256x128` as height and width; ValueError for anything else."""
-    height, width = text.split("x")
-    return int(height), int(width)
+    """`256x128` as height and width; ArgumentTypeError for anything else."""
+    with _expected(text, "height and width, such as 256x128"):
+        height, width = text.split("x")
+        return int(height), int(width)
 
 
 def _workers(text: str) -> int | None:
-    return None if text == "auto" else int(text)
+    with _expected(text, "a number, or auto"):
+        return None if text == "auto" else int(text)
+
+
+@contextlib.contextmanager
+def _expected(text: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {what}") from error
 
 
 def _flag(name: str) -> str:

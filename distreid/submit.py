@@ -40,7 +40,12 @@ from distreid.errors import (
 )
 from distreid.follow import Job, State, follow, preempted, slurm_state
 from distreid.job import run
-from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
+from distreid.options import (
+    CommandParser,
+    ExtractOptions,
+    add_extract_options,
+    parse_extract_options,
+)
 from distreid.rehearsal import Rehearsal, rehearse
 from distreid.slurm import Meeting, ports_for
 from distreid.sweep import read_sweep
@@ -180,7 +185,7 @@ def submit(parsed: argparse.Namespace) -> None:
 
 def parse_job(arguments: Sequence[str]) -> ExtractOptions:
     """The main job's command line as options."""
-    parser = argparse.ArgumentParser(prog="distreid submit … --")
+    parser = CommandParser(prog="distreid extract")
     add_extract_options(parser)
     return parse_extract_options(parser.parse_args(arguments))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distreid import datasets, inference, options
+from distreid import cli, datasets, inference, options
 from distreid.errors import OptionError, Stopped, exit_status
 from distreid.options import ExtractOptions, add_extract_options, parse_extract_options
 
@@ -90,3 +90,29 @@ def test_a_message_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == (
         "distreid: error: \\x1b[2J\\x1b]0;title\\x07 \\u202egpj.exe\\u2028\\n\\r\\udcff \u9b93 é\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--scales", "1,x"], "--scales: 1,x: positive numbers separated by commas"),
+        (["--input-size", "256"], "--input-size: 256: height and width, such as 256x128"),
+        (["--num-workers", "many"], "--num-workers: many: a number, or auto"),
+        (["--batch-size", "\x1b"], r"--batch-size: invalid int value: '\x1b'"),
+        ([], "the following arguments are required: --data, --checkpoint, --out"),
+    ],
+)
+def test_an_option_that_cannot_be_read_is_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], option: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["extract", *option])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert line.startswith("distreid: error: ") and line.endswith("see distreid extract --help")
+
+
+def test_workers_are_a_number_or_measured() -> None:
+    assert parsed("--num-workers", "auto").num_workers is None
+    assert parsed("--num-workers", "3").num_workers == 3
