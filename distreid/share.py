@@ -20,7 +20,7 @@ from distreid.bad_images import BadImages
 from distreid.cache import CacheUse, ImageCache
 from distreid.cameras import camera_indices
 from distreid.distributed import Group
-from distreid.errors import CheckpointError, OptionError, StoreError, printable
+from distreid.errors import CheckpointError, ImageError, OptionError, StoreError, printable
 from distreid.inference import CPU_ROWS, Extractor, Pending
 from distreid.loader import Batch, ImageRows, dead_workers_named, open_loader
 from distreid.manifest import Status
@@ -117,7 +117,11 @@ class Work:
 
     def take(self, batch: Batch, share: Share) -> None:
         """Begins a batch and finishes the one before; adds the time that it took to `share`."""
-        self.bad_images.add(batch)
+        try:
+            self.bad_images.add(batch)
+        except ImageError:
+            self.end(share)  # the rows before are good
+            raise
         share.failures |= batch.failures
         started = time.monotonic()
         pending = self.begin(batch)

@@ -69,9 +69,9 @@ def test_killed_on_3_processes_on_1_and_on_2_and_then_restarted_by_torchrun_it_h
     crashes: Crashes, reference: Path
 ) -> None:
     said_of = {}
-    # A second and a half after its first shard, a rank has said which row it has reached.
+    # Three seconds after the first shards, every rank has said which row it has reached.
     for processes, target, after_s in (
-        (3, "one rank", 1.5),
+        (3, "one rank", 3.0),
         (0, "everything", 0),
         (2, "torchrun", 0),
     ):
