@@ -267,6 +267,8 @@ def test_a_protocol_that_cannot_be_meant_is_refused() -> None:
         Protocol(name="x", ap="half")
     with pytest.raises(OptionError, match="--depth must be at least 1, got 0"):
         Protocol(name="x", depth=0)
+    with pytest.raises(OptionError, match="--seed must not be negative, got -1"):
+        Protocol(name="x", seed=-1)
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(100, 1), (520_000, 1)])
@@ -358,8 +360,9 @@ def test_every_score_is_that_of_a_ten_line_oracle(
         pick = hnp.arrays(np.int64, count, elements=st.sampled_from(persons))
         cameras = hnp.arrays(np.int64, count, elements=st.sampled_from([-1, 1, 2]))
         norms = hnp.arrays(np.float32, count, elements=st.sampled_from([1.0, 2.0]))
+        cut = data.draw(st.integers(0, count))
         return Labelled(
-            pieces=[features],
+            pieces=[features[:cut], features[cut:]],
             norm=data.draw(norms),
             person_id=data.draw(pick),
             camera_id=data.draw(cameras),
@@ -388,3 +391,6 @@ def test_every_score_is_that_of_a_ten_line_oracle(
         assert scores.first_rank[q] == (hits[0] if hits else 0)
         assert scores.ap[q] == pytest.approx(np.mean(precisions) if hits else 0)
         assert scores.inp[q] == pytest.approx(len(hits) / hits[-1] if hits else 0)
+        before = [(n - 1) / (rank - 1) if rank > 1 else 1 for n, rank in enumerate(hits, 1)]
+        trapezoids = np.add(before, precisions) / 2
+        assert scores.ap_trapezoid[q] == pytest.approx(trapezoids.mean() if hits else 0)
