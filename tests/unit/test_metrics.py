@@ -291,6 +291,23 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
         assert ours[1].tobytes() == theirs.tobytes()
 
 
+@pytest.mark.parametrize("queries", [1, 3, 9, 150])
+def test_equal_rows_have_equal_scores_wherever_they_stand(queries: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((queries + 1, 96)).astype(np.float32)
+    sizes = [1, 3, 0, 513, 7, 64, 1030, 2, 300, 5, 5, 1]
+    pieces = [np.repeat(rows[:1], size, axis=0) for size in sizes]
+    for _, scores_BG in score_blocks(rows[1:], pieces):
+        assert (scores_BG == scores_BG[:, :1]).all()
+
+
+def test_the_number_of_queries_does_not_change_a_bit_of_the_scores() -> None:
+    rows = np.random.default_rng(0).standard_normal((2000, 96)).astype(np.float32)
+    ((_, all_BG),) = score_blocks(rows[:100], rows)
+    for some in (slice(1), slice(20, 27)):
+        ((_, scores_BG),) = score_blocks(rows[some], rows)
+        assert scores_BG.tobytes() == all_BG[some].tobytes()
+
+
 def test_each_block_is_one_threads_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(similarity, "threads_for", lambda rows: 2)
     before, threads = torch.get_num_threads(), []
