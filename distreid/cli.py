@@ -90,10 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--depth", type=int, metavar="K", help="the largest k of Rank-k")
     command.add_argument("--seed", type=int, metavar="N", help="of single-shot draws")
     command.add_argument(
-        "--precision", default="fp32", choices=("fp32", "fp64"), help="of the scores"
+        "--precision",
+        default="fp32",
+        choices=("fp32", "fp64"),
+        help="of the scores; re-ranking and expansion are in fp32",
     )
     command.add_argument(
-        "--device", default="cpu", choices=("cpu", "cuda"), help="where scores are computed"
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="where scores are computed; re-ranking and expansion are on the CPU",
     )
     command.add_argument("--csv", type=Path, metavar="FILE", help="write a line for each query")
     _add_json(command)

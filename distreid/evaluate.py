@@ -135,13 +135,21 @@ def evaluate(
     `similarity` says in which precision and where. Without protocols, those of `SIDE_BY_SIDE`,
     and the origin system's multi-query score if the store has such rows. Rows whose image
     could not be read, and queries without a person, are left out and counted. DataError,
-    which says why, if the rows have no query, no gallery, or no persons.
+    which says why, if the rows have no query, no gallery, or no persons, or a protocol wants
+    multi-query rows and there are none.
     """
     if why := cannot_evaluate(store):
         raise DataError(f"{store.run}: not evaluated: {why}")
+    protocols = protocols or side_by_side(store)
+    if any(each.query == "multi" for each in protocols) and not len(
+        usable_rows(store, MULTI_QUERY)
+    ):
+        raise DataError(
+            f"{store.run}: not evaluated: no multi-query image with a person; "
+            "extract with --multi-query, or evaluate with --query single"
+        )
     query, gallery = labelled(store, QUERY), labelled(store, GALLERY)
     has_cameras = (query.camera_id != NO_CAMERA).any() and (gallery.camera_id != NO_CAMERA).any()
-    protocols = protocols or side_by_side(store)
     if not has_cameras:
         protocols = [replace(protocol, camera_rule="none") for protocol in protocols]
     passes: dict[tuple[object, ...], tuple[QueryScores, Ranks]] = {}
@@ -168,7 +176,7 @@ def side_by_side(store: FeatureStore) -> list[Protocol]:
     own = preset and preset.name
     same = "fastreid" if own == "transreid" else own
     names = ([own] if own else []) + [name for name in SIDE_BY_SIDE if name != same]
-    names += ["layumi-multi"] if len(store.manifest.rows(MULTI_QUERY)) else []
+    names += ["layumi-multi"] if len(usable_rows(store, MULTI_QUERY)) else []
     return [PRESETS[name] for name in names]
 
 

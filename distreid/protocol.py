@@ -67,6 +67,8 @@ class Protocol:
             raise OptionError("--rerank and --expand want --features normalised")
         if self.depth < 1:
             raise OptionError(f"--depth must be at least 1, got {self.depth}")
+        if self.seed < 0:
+            raise OptionError(f"--seed must not be negative, got {self.seed}")
 
     @property
     def by_cosine(self) -> bool:

@@ -1,8 +1,8 @@
 """Scores of queries against a gallery, in blocks of queries: never queries × gallery at once.
 
-A block is one thread's matrix product, of a size that depends on the gallery alone, and
+A block is one thread's matrix products, of sizes that depend on the gallery alone, and
 several threads compute blocks side by side: so the scores' last bits are the same for any
-number of threads, as the features' are.
+number of threads, as the features' are, and of queries. Equal gallery rows have equal scores.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +34,7 @@ Pieces = Sequence[NDArray[np.floating[Any]]]
 BLOCK_BYTES = 128 << 20  # of fp32 scores in one block
 BLOCK_ROWS = 128  # more rows than this make a product no faster
 TILE_ROWS = 512  # of the gallery in one product: a core's second cache holds what it reads again
+LEAST_ROWS = 64  # of a tile; products of very few rows are computed in another way
 MEMORY_BYTES = 512 << 20  # of the blocks in work at once; each thread has one
 SIMILARITIES = ("cosine", "euclidean")
 
@@ -76,10 +78,11 @@ def threads_for(gallery_rows: int) -> int:
 
 def memory_needed(queries: int, gallery_rows: int, similarity: Similarity = COSINE) -> int:
     """Bytes that `score_blocks` and the ranking of a block take beside the features."""
-    rows = min(queries, block_rows(gallery_rows))
+    rows = block_rows(gallery_rows)
     itemsize = torch.finfo(similarity.dtype).bits // 8
     # One block in each thread, one that is ranked; a row of it sorted.
-    return itemsize * gallery_rows * (rows * (threads_for(gallery_rows) + 1) + 1)
+    blocks = min(threads_for(gallery_rows) + 1, -(-queries // rows))
+    return itemsize * gallery_rows * (rows * blocks + 1)
 
 
 def seconds_needed(queries: int, gallery_rows: int, dim: int) -> float:
@@ -145,13 +148,14 @@ def map_blocks(
 
     def block(first: int) -> T:
         query_BD = _tensor(query_QD[first : first + size], similarity)
+        queries = len(query_BD)
+        query_BD = F.pad(query_BD, (0, 0, 0, size - queries))  # few rows would have other last bits
         if not hasattr(own, "scores"):
             own.scores = torch.empty(size, rows, dtype=similarity.dtype, device=similarity.device)
-        scores_BG = own.scores[: len(query_BD)]
         for stop, tile_GD in zip(stops, tiles, strict=True):
             tile_DG = tile_GD.to(similarity.dtype).T
-            torch.mm(query_BD, tile_DG, out=scores_BG[:, stop - len(tile_GD) : stop])
-        scores_BG = scores_BG.cpu()
+            torch.mm(query_BD, tile_DG, out=own.scores[:, stop - len(tile_GD) : stop])
+        scores_BG = own.scores[:queries].cpu()
         if similarity.name == "euclidean":
             assert query_norm_Q is not None and gallery_norm_G is not None
             _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)
@@ -183,13 +187,21 @@ def _tensor(values: NDArray[np.floating[Any]], similarity: Similarity) -> Tensor
 
 
 def _tiles(pieces: Pieces) -> list[Tensor]:
-    tensors = (torch.from_numpy(np.asarray(piece)) for piece in pieces)
-    return [tile_GD for piece_GD in tensors for tile_GD in torch.split(piece_GD, TILE_ROWS)]
+    """The gallery in parts of about `TILE_ROWS`; where one would be too small, joined to a copy."""
+    tiles: list[Tensor] = []
+    for piece in pieces:
+        piece_GD = torch.from_numpy(np.asarray(piece))
+        for tile_GD in torch.tensor_split(piece_GD, -(-len(piece) // TILE_ROWS) or 1):
+            before = [tiles.pop()] if tiles and len(tiles[-1]) < LEAST_ROWS else []
+            tiles.append(torch.cat([*before, tile_GD]) if before else tile_GD)
+    if len(tiles) > 1 and len(tiles[-1]) < LEAST_ROWS:
+        tiles[-2:] = [torch.cat(tiles[-2:])]
+    return tiles
 
 
 def _gallery_on_gpu(pieces: Pieces, similarity: Similarity) -> list[Tensor]:
     try:
-        return [_tensor(piece, similarity) for piece in pieces]
+        return [torch.cat([_tensor(piece, similarity) for piece in pieces])]
     except torch.OutOfMemoryError as error:
         raise OptionError(
             f"--device {similarity.device}: the gallery does not fit into the GPU's memory; "

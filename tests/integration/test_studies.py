@@ -59,15 +59,17 @@ def test_a_run_is_scored_re_ranked(runs: Path, said: Said, rerank: str) -> None:
     assert score["confidence"]["intervals"]["mAP"]["low"] <= score["mAP"]
 
 
-def test_the_need_of_a_re_ranking_is_said_before(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_study_needs_is_said_before(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(runs / "plain"), "--rerank", "zhong"]) == 0
     said = capsys.readouterr().err
     assert "scoring 60 queries × 90 images: about " in said
     assert "re-ranking (zhong): about " in said
     assert cli.main(["evaluate", str(runs / "plain"), "--expand", "aqe"]) == 0
     assert "expansion: " in capsys.readouterr().err
+    assert cli.main(["calibrate", str(runs / "plain")]) == 0
+    assert "counting 60 × 90 pairs: about " in capsys.readouterr().err
+    assert cli.main(["compare", str(runs / "plain"), str(runs / "flip")]) == 0
+    assert capsys.readouterr().err.count("scoring 60 queries × 90 images: about ") == 2
 
 
 def test_expansion_and_re_ranking_want_normalised_features(runs: Path, said: Said) -> None:

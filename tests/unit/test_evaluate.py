@@ -184,6 +184,22 @@ def test_what_cannot_be_scored_says_why(
         evaluate(store)
 
 
+def test_multi_query_features_are_the_mean_of_the_person_and_camera(tmp_path: Path) -> None:
+    splits = ["query", "query", "multi-query", "multi-query", "gallery", "gallery"]
+    manifest = example(split=splits, person_id=[1, 2, 1, 1, 1, 2], camera_id=[1, 1, 1, 1, 2, 2])
+    store = store_of(tmp_path, manifest, angles=[0, 90, 60, 90, 80, 10])
+    found = {scores.protocol.name: scores.per_query.first_rank for scores in evaluate(store).scores}
+    # Query 0 alone is nearer to person 2; the mean of person 1's two images is not.
+    assert found["layumi"].tolist() == [2, 2]
+    assert found["layumi-multi"].tolist() == [1, 2]
+
+
+def test_a_multi_query_score_of_no_such_images_is_refused(tmp_path: Path) -> None:
+    store = store_of(tmp_path, example())
+    with pytest.raises(DataError, match="no multi-query image with a person; extract with"):
+        evaluate(store, [PRESETS["layumi-multi"]])
+
+
 def test_metrics_json_has_every_figure_with_its_protocol(tmp_path: Path) -> None:
     store = store_of(tmp_path, example())
     content = json.loads(write_metrics(store, evaluate(store)).read_text())

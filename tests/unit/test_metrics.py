@@ -267,6 +267,8 @@ def test_a_protocol_that_cannot_be_meant_is_refused() -> None:
         Protocol(name="x", ap="half")
     with pytest.raises(OptionError, match="--depth must be at least 1, got 0"):
         Protocol(name="x", depth=0)
+    with pytest.raises(OptionError, match="--seed must not be negative, got -1"):
+        Protocol(name="x", seed=-1)
 
 
 @pytest.mark.parametrize(("rows", "threads"), [(100, 1), (520_000, 1)])
@@ -287,6 +289,23 @@ def test_the_number_of_threads_does_not_change_a_bit_of_the_scores(
     monkeypatch.setattr(similarity, "threads_for", lambda rows: count)
     for ours, theirs in zip(score_blocks(query, gallery), reference, strict=True):
         assert ours[1].tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("queries", [1, 3, 9, 150])
+def test_equal_rows_have_equal_scores_wherever_they_stand(queries: int) -> None:
+    rows = np.random.default_rng(0).standard_normal((queries + 1, 96)).astype(np.float32)
+    sizes = [1, 3, 0, 513, 7, 64, 1030, 2, 300, 5, 5, 1]
+    pieces = [np.repeat(rows[:1], size, axis=0) for size in sizes]
+    for _, scores_BG in score_blocks(rows[1:], pieces):
+        assert (scores_BG == scores_BG[:, :1]).all()
+
+
+def test_the_number_of_queries_does_not_change_a_bit_of_the_scores() -> None:
+    rows = np.random.default_rng(0).standard_normal((2000, 96)).astype(np.float32)
+    ((_, all_BG),) = score_blocks(rows[:100], rows)
+    for some in (slice(1), slice(20, 27)):
+        ((_, scores_BG),) = score_blocks(rows[some], rows)
+        assert scores_BG.tobytes() == all_BG[some].tobytes()
 
 
 def test_each_block_is_one_threads_product(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,8 +377,9 @@ def test_every_score_is_that_of_a_ten_line_oracle(
         pick = hnp.arrays(np.int64, count, elements=st.sampled_from(persons))
         cameras = hnp.arrays(np.int64, count, elements=st.sampled_from([-1, 1, 2]))
         norms = hnp.arrays(np.float32, count, elements=st.sampled_from([1.0, 2.0]))
+        cut = data.draw(st.integers(0, count))
         return Labelled(
-            pieces=[features],
+            pieces=[features[:cut], features[cut:]],
             norm=data.draw(norms),
             person_id=data.draw(pick),
             camera_id=data.draw(cameras),
@@ -388,3 +408,6 @@ def test_every_score_is_that_of_a_ten_line_oracle(
         assert scores.first_rank[q] == (hits[0] if hits else 0)
         assert scores.ap[q] == pytest.approx(np.mean(precisions) if hits else 0)
         assert scores.inp[q] == pytest.approx(len(hits) / hits[-1] if hits else 0)
+        before = [(n - 1) / (rank - 1) if rank > 1 else 1 for n, rank in enumerate(hits, 1)]
+        trapezoids = np.add(before, precisions) / 2
+        assert scores.ap_trapezoid[q] == pytest.approx(trapezoids.mean() if hits else 0)

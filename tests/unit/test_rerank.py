@@ -212,6 +212,15 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(joined(iter(blocks)), whole, atol=1e-6)
 
 
+def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = clustered(700, persons=30)
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr(similarity, "threads_for", lambda rows, threads=threads: threads)
+        found.append(joined(rerank(rows[:300], rows[300:])))
+    assert found[0].tobytes() == found[1].tobytes()
+
+
 def test_memory_maps_and_half_precision_are_taken(tmp_path: Path) -> None:
     rows = clustered(60, persons=6).astype(np.float16)
     np.save(tmp_path / "rows.npy", rows)
