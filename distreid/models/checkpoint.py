@@ -226,7 +226,8 @@ def _load(file: Path) -> Any:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # latin1 takes any byte: Python 2 wrote numpy's numbers as strings of them.
+            return torch.load(file, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
