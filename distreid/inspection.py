@@ -34,7 +34,8 @@ def model_table(model: Model) -> Table:
     classes = "no classifier in the file" if arch.classes is None else f"{arch.classes:,}"
     table.add_row("classes", classes)
     if arch.cameras is not None:
-        table.add_row("cameras", f"{arch.cameras} with an embedding each" if arch.cameras else "?")
+        known = "with an embedding each" if arch.cameras else "embeddings, nobody knows whose"
+        table.add_row("cameras", f"{arch.options['cameras']} {known}")
     table.add_row("weights", f"{model.loaded} tensors, all that the network has")
     for note in model.checkpoint.notes:
         table.add_row("", printable(note))

@@ -38,10 +38,12 @@ class Inspection:
         for split in (QUERY, GALLERY):
             lines += _by_camera(self.manifest, split) + _by_person(self.manifest, split)
         lines += _published(self.manifest)
-        both = all(len(self.manifest.rows(split)) for split in (QUERY, GALLERY))
+        lacking = [split for split in (QUERY, GALLERY) if not len(self.manifest.rows(split))]
         for why, rows in self.without_match.items():
             lines.append(f"{len(rows):,} queries {why}: {self._some(rows)}")
-        if both and not self.without_match:
+        if lacking:
+            lines.append(f"no {' and no '.join(lacking)} images, so no score")
+        elif not self.without_match:
             lines.append("every query has a match")
         if self.missing:
             lines.append(f"{len(self.missing):,} files are not there: {self._some(self.missing)}")
@@ -51,7 +53,7 @@ class Inspection:
                 f"{len(queries):,} query images are in the gallery, byte for byte: "
                 f"{self._some(queries)}"
             )
-        elif both:
+        elif not lacking:
             lines.append("no query image is in the gallery, byte for byte")
         return lines
 

@@ -16,6 +16,10 @@ from distreid.manifest import (
     Manifest,
 )
 
+JUNK_RULE = (
+    "junk is in no ranking, as in all projects; in re-ranking's graph it is with "
+    "Person_reID_baseline_pytorch alone, whose data sets keep it"
+)
 # Where person 0 is nobody. Elsewhere it is a person as any other.
 NOBODY_IS_0 = ("market1501", "market1501_500k", "mars", "layumi")
 
@@ -39,6 +43,8 @@ def describe(manifest: Manifest) -> list[str]:
         if distractors and has_distractors(manifest):
             line += f", {distractors:,} distractors (0000)"
         lines.append(line)
+    if (manifest.person_id == JUNK).any():
+        lines.append(JUNK_RULE)
     return lines + list(manifest.notes)
 
 

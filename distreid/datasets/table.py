@@ -81,6 +81,11 @@ def by_pattern(root: Path, asked: Asked) -> Manifest:
     if unnamed := [path for path in paths if path not in matches]:
         first = os.fsdecode(unnamed[0])
         notes.append(f"{len(unnamed):,} images ignored that the pattern does not fit ({first!r})")
+    if minus := sum(map(_minus_left_out, matches.values())):
+        notes.append(
+            f"{minus:,} images begin with -, and the pattern takes the digits alone: for junk (-1) "
+            "write (?P<person>-1|\\d+)"
+        )
     groups = {
         name: [match[name] or b"" for match in matches.values()] for name in pattern.groupindex
     }
@@ -102,6 +107,12 @@ def by_pattern(root: Path, asked: Asked) -> Manifest:
         extra={name: [_text(value) for value in values] for name, values in groups.items()},
         notes=tuple(notes),
     )
+
+
+def _minus_left_out(match: re.Match[bytes]) -> bool:
+    """Whether a name begins with a minus sign, which the person that follows it lost."""
+    before = match.string[: match.start("person")] if "person" in match.re.groupindex else b""
+    return os.path.basename(before) == b"-"
 
 
 def _compiled(pattern: str) -> re.Pattern[bytes]:

@@ -74,7 +74,11 @@ def vehicleid(root: Path, asked: Asked) -> Manifest:
         chosen = int(draw.randint(len(listed))) if asked.split else 0
         for place, path in enumerate(listed):
             rows[GALLERY if place == chosen else QUERY].append((path, vehicle, NO_CAMERA))
-    how = f"drawn with seed {asked.split}" if asked.split else "the first one listed"
+    how = (
+        f"drawn, as TransReID does, with seed {asked.split}"
+        if asked.split
+        else "the first one listed, as Person_reID_baseline_pytorch takes"
+    )
     found = Found(notes=[f"gallery: of each vehicle one image, {how}; --split 0 to 10"])
     for split in (QUERY, GALLERY):
         found.add_sorted(rows[split], split)

@@ -29,7 +29,8 @@ SAMPLE_FILE = Path(__file__).parent.parent / "sample" / "osnet_x0_25.pth.tar"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "network", "net", "weights")
 # What DataParallel, torch.compile and AveragedModel add to the names.
 PREFIXES = ("module.", "_orig_mod.")
-# What Swin saved with its weights in timm before 0.9, and every Swin computes for itself.
+# What Swin saved with its weights in timm before 0.9, and every Swin computes for itself;
+# torchvision's still saves it.
 RECOMPUTED = (".relative_position_index", ".relative_coords_table", ".attn_mask")
 MAX_WRAPPERS = 8  # a file can hold a dictionary that contains itself
 # What training programs write beside the weights: Person_reID_baseline_pytorch, and fast-reid.
@@ -225,7 +226,8 @@ def _load(file: Path) -> Any:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            # latin1 takes any byte: Python 2 wrote numpy's numbers as strings of them.
+            return torch.load(file, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError as error:
         if culprit := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
@@ -279,12 +281,13 @@ def _fit(
     network: nn.Module, state: dict[str, Tensor], architecture: Architecture
 ) -> tuple[int, tuple[str, ...]]:
     """Copies the weights; gives how many, and the names that were not needed."""
+    wanted = network.state_dict()
     dropped = tuple(
         key
         for key in state
-        if key.startswith(architecture.not_for_features) or key.endswith(RECOMPUTED)
+        if key.startswith(architecture.not_for_features)
+        or (key.endswith(RECOMPUTED) and architecture.rename(key) not in wanted)
     )
-    wanted = network.state_dict()
     given = {architecture.rename(key): value for key, value in state.items() if key not in dropped}
     # Checkpoints older than torch 0.4.1 have no such counters, and eval mode reads none.
     missing = [

@@ -40,7 +40,7 @@ from distreid.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 # By the blocks of layer3.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
-RESNESTS = {6: "resnest50d", 23: "resnest101e", 36: "resnest200e"}
+RESNESTS = {6: "resnest50d", 23: "resnest101e", 36: "resnest200e", 48: "resnest269e"}
 # fast-reid's names of poolings that give the same feature, of this and of its first version.
 POOLS = {
     AVERAGE: AVERAGE,

@@ -1,7 +1,8 @@
 """Networks that no table lists: any of timm's or torchvision's, or the user's own.
 
     timm:NAME                  pooled features, as timm gives them without its classifier
-    torchvision:NAME           what the last linear layer of a classifier takes
+    torchvision:NAME           what the last linear layer of a classifier takes, or a SqueezeNet's
+                               classifier, pooled
     package.module:function    the user's: function() gives the nn.Module. It is the user's code,
                                and runs because the user named it.
 
@@ -76,9 +77,13 @@ def _of_torchvision(name: str, what: str, state: StateDict, size: Size | None) -
     if what not in torchvision_networks().list_models(module=torchvision_networks()):
         raise OptionError(f"--model {name}: torchvision has no such network for images")
     network = torchvision_networks().get_model(what, weights=None)
-    last = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
-    parent, _, child = last.rpartition(".")
-    setattr(network.get_submodule(parent), child, nn.Identity())
+    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if linear:
+        last, feature = linear[-1], f"what {linear[-1]} takes"
+        network.set_submodule(last, nn.Identity())
+    else:  # SqueezeNets
+        last, feature = "classifier.1", "pooled, what classifier takes"
+        network.classifier = nn.AdaptiveAvgPool2d(1)
     own = torchvision_networks().get_model_weights(what).DEFAULT.transforms()
     height, width = size or own.crop_size * 2
     preprocess = Preprocess(
@@ -93,7 +98,7 @@ def _of_torchvision(name: str, what: str, state: StateDict, size: Size | None) -
         network,
         preprocess,
         peer="torchvision",
-        feature=f"what {last} takes",
+        feature=feature,
         not_for_features=(f"{last}.",),
         classes=rows_of(state, f"{last}.weight"),
     )

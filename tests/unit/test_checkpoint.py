@@ -404,6 +404,16 @@ def test_a_checkpoint_of_something_else_is_refused(
         load_model(str(tmp_path / "a.pth"))
 
 
+def test_a_string_that_python_2_wrote_may_hold_any_byte(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    content = {"state_dict": {"a": torch.ones(2)}, "rank1": "12345678"}
+    torch.save(content, stream, _use_new_zipfile_serialization=False)
+    python3, python2 = b"X\x08\0\0\0" + b"12345678", b"U\x08" + np.float64(0.942).tobytes()
+    assert stream.getvalue().count(python3) == 1
+    (tmp_path / "a.pth").write_bytes(stream.getvalue().replace(python3, python2))
+    assert read_checkpoint(tmp_path / "a.pth").state["a"].tolist() == [1, 1]
+
+
 def test_a_truncated_checkpoint_is_refused(osnet_file: Path, tmp_path: Path) -> None:
     data = osnet_file.read_bytes()
     (tmp_path / "a.pth").write_bytes(data[: len(data) // 2])

@@ -52,6 +52,21 @@ def test_texts_become_numbers_and_other_groups_columns(tmp_path: Path) -> None:
     assert "person_id holds the places in sorted order of the group person" in manifest.notes
 
 
+def test_a_minus_sign_that_the_pattern_leaves_out_is_said(tmp_path: Path) -> None:
+    touch(tmp_path, "query/0001_c1s1.jpg", "gallery/-1_c2s1.jpg", "gallery/day-0001_c2s1.jpg")
+    notes = open_data(str(tmp_path), pattern=r"(?P<person>\d+)_c(?P<camera>\d+)").notes
+    assert (
+        "1 images begin with -, and the pattern takes the digits alone: for junk (-1) write "
+        r"(?P<person>-1|\d+)"
+    ) in notes
+    junk = open_data(str(tmp_path), pattern=r"(?P<person>-1|\d+)_c(?P<camera>\d+)")
+    assert junk.person_id.tolist() == [-1, 1, 1]
+    assert not any("begin with -" in note for note in junk.notes)
+    assert (
+        open_data(str(tmp_path), pattern=r"c(?P<camera>\d)").person_id.tolist() == [NO_PERSON] * 3
+    )
+
+
 def test_a_pattern_without_camera_leaves_it_unknown(tmp_path: Path) -> None:
     manifest = open_data(str(touch(tmp_path, "p1.jpg")), pattern=r"p(?P<person>\d)")
     assert manifest.camera_id.tolist() == [NO_CAMERA]

@@ -66,7 +66,7 @@ def test_the_other_splits_of_vehicleid_are_drawn_and_stay_the_same(tmp_path: Pat
     for each in drawn:
         assert sorted(each.person_id[each.rows("gallery")].tolist()) == [3, 800]
         assert len(set(each.path.tolist())) == 5
-    assert "drawn with seed 4" in drawn[4].notes[0]
+    assert "drawn, as TransReID does, with seed 4" in drawn[4].notes[0]
     # Written out, so that another numpy shall not draw otherwise unseen.
     assert galleries[1] == (b"image/0000007.jpg", b"image/0000008.jpg")
     with pytest.raises(OptionError, match="--split 11: vehicleid_small has splits 0 to 10"):

@@ -88,16 +88,30 @@ def test_a_vit_of_timm_takes_the_size_that_it_was_trained_with(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "last"), [("resnet18", "fc"), ("mobilenet_v3_small", "classifier.3")]
+    ("name", "last", "interpolation"),
+    [
+        ("resnet18", "fc", "bilinear"),
+        ("mobilenet_v3_small", "classifier.3", "bilinear"),
+        ("swin_t", "head", "bicubic"),
+    ],
 )
-def test_a_network_of_torchvision_by_name(tmp_path: Path, name: str, last: str) -> None:
+def test_a_network_of_torchvision_by_name(
+    tmp_path: Path, name: str, last: str, interpolation: str
+) -> None:
     network = torchvision.models.get_model(name, weights=None, num_classes=7).eval()
     model = load_model(save(network, tmp_path / "a.pth"), f"torchvision:{name}", SIZE)
     assert model.architecture.classes == 7
-    assert model.architecture.preprocess.interpolation == "bilinear"
+    assert model.architecture.preprocess.interpolation == interpolation
     parent, _, child = last.rpartition(".")
     setattr(network.get_submodule(parent), child, nn.Identity())
     assert_gives(model, network)
+
+
+def test_a_squeezenet_whose_classifier_has_no_linear_layer_is_pooled(tmp_path: Path) -> None:
+    network = torchvision.models.squeezenet1_1(weights=None, num_classes=7).eval()
+    model = load_model(save(network, tmp_path / "a.pth"), "torchvision:squeezenet1_1", SIZE)
+    assert (model.architecture.classes, model.architecture.dim) == (7, 512)
+    assert_gives(model, lambda x: network.features(x).mean((2, 3)))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from conftest import Pack
 
 from distreid import cli
 from distreid.inspection import groups
+from distreid.models.vit import ClassToken
 
 FT_NET = "person_reid_baseline_pytorch/ft_net_r50_s2_512"
 
@@ -46,6 +47,28 @@ def test_a_checkpoint_is_described_with_what_could_not_be_read_off(
         "classifier.classifier 2 385,263 751×512, 751 not needed",
     ):
         assert expected.split() in lines
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "tokens", "expected"),
+    [
+        (6, 211, "cameras 6 with an embedding each"),
+        (160, 442, "cameras 160 embeddings, nobody knows whose"),
+    ],
+)
+def test_the_cameras_of_a_checkpoint_are_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    embeddings: int,
+    tokens: int,
+    expected: str,
+) -> None:
+    with torch.device("meta"):
+        network = ClassToken(dim=64, tokens=tokens, stride=12, cameras=embeddings)
+    state = {f"base.{key}": torch.zeros(value.shape) for key, value in network.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    assert cli.main(["inspect", "--checkpoint", str(tmp_path / "a.pth")]) == 0
+    assert expected.split() in said(capsys)
 
 
 def test_a_checkpoint_of_something_else_shows_what_is_in_it(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from conftest import GOLDEN, Pack
@@ -15,6 +16,7 @@ from distreid.errors import CheckpointError
 from distreid.models import find_model
 from distreid.models.architecture import MEAN_CAMERA, NO_CAMERA, Architecture
 from distreid.models.checkpoint import load_model, read_checkpoint
+from distreid.models.fastreid import RESNESTS
 from distreid.models.fastreid_network import GeM
 from distreid.models.transreid import shuffle
 from distreid.models.vit import SIZES, STRIDES, ViT, of_camera, peer_block, size_and_stride
@@ -319,6 +321,18 @@ def test_resnet101_and_its_nine_non_local_blocks_are_counted() -> None:
         state |= {k.replace("NL_3.0.", f"NL_3.{block}."): v for k, v in like.items()}
     architecture = find_model("auto", state, {})
     assert architecture.options["body"] == "resnet101"
+    assert fits(architecture, state)
+
+
+@pytest.mark.parametrize(("blocks", "body"), RESNESTS.items())
+def test_a_resnest_is_told_by_its_blocks(blocks: int, body: str) -> None:
+    with torch.device("meta"):
+        state = timm.create_model(body, num_classes=0).state_dict()
+    state = {f"backbone.{key}": value for key, value in state.items()}
+    state |= {k: v for k, v in shapes("fastreid/bagtricks_S50").items() if k.startswith("heads.")}
+    assert f"backbone.layer3.{blocks - 1}.conv1.weight" in state
+    architecture = find_model("auto", state, {})
+    assert architecture.options["body"] == body
     assert fits(architecture, state)
 
 
