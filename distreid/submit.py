@@ -306,7 +306,7 @@ def _refusals_in_words() -> Iterator[None]:
     try:
         yield
     except FailedJobError as error:
-        said = re.findall(r"sbatch: (?:error: )?(.*)", str(error.__cause__ or error))
+        said = re.findall(r"sbatch: (?:error: )?(.*)", str(error))
         message = "; ".join(said) or " ".join(str(error).split())
         if "partition" in message:
             found = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True)

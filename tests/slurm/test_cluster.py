@@ -312,7 +312,7 @@ def test_what_a_cluster_has_not_is_said(cluster: Cluster, job: Options, tmp_path
     waiting = ("distreid", "submit", "--wait")
     here = ("--", *job, "--out", tmp_path / "run")
     said = cluster.run(*waiting, "--partition", "nosuch", *here, status=2)
-    assert "invalid partition specified: nosuch" in said
+    assert "sbatch refuses the job: invalid partition specified: nosuch; Batch job" in said
     assert "the partitions are main, urgent" in said
     said = cluster.run(*waiting, *here, status=2)
     assert "--device cuda: torch sees no GPU on n1; ask the cluster for GPUs" in said

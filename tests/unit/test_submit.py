@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw
+from conftest import REPOSITORY, draw
 from rich.console import Console
 
 from distreid import cli, extract, follow, progress
@@ -374,6 +374,16 @@ def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: 
     )
     table = score_lines([("1", tmp_path / "a"), ("2", tmp_path / "b")])
     assert [list(column.cells) for column in table.columns][2:] == [["50.00 %", "–"], ["–", "–"]]
+
+
+def test_only_submit_imports_submitit() -> None:
+    found = [
+        file.name
+        for folder in ("distreid", "launch")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        if re.search(r"^\s*(import|from) submitit", file.read_text(), flags=re.MULTILINE)
+    ]
+    assert set(found) == {"submit.py"}
 
 
 def test_help_answers_without_submitit() -> None:
