@@ -1,4 +1,4 @@
-"""The options of `distreid submit`: one frozen dataclass, and its command line.
+"""The options of `distreid submit`: one frozen dataclass, its command line, and sbatch's words.
 
 Imports nothing heavy, so that `--help` answers at once.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shlex
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,48 @@ class ClusterOptions:
         if seconds == 0:
             raise OptionError(f"--time {self.time}: must be more than nothing")
         return -(-seconds // 60)
+
+    @property
+    def nodes_python(self) -> str:
+        """The command of a task, for a shell."""
+        # A signal that comes while Python still imports would kill it, and fail the job.
+        python = self.python or shlex.quote(sys.executable)
+        return f"""sh -c 'trap "" USR2 && exec "$@"' - {python}"""
+
+    def slurm_parameters(self, name: str, jobs: int) -> dict[str, Any]:
+        """What submitit makes the sbatch file of, for one job or an array of several."""
+        srun = ["--kill-on-bad-exit=1"]
+        if self.cpus_per_task:  # since 22.05, srun does not take it over from sbatch
+            srun.append(f"--cpus-per-task={self.cpus_per_task}")
+        more: dict[str, Any] = {"requeue": True}
+        if jobs == 1:  # a second one with the same name waits for the first, and finds it done
+            more["dependency"] = "singleton"
+        for option in self.slurm:
+            key, _, value = option.partition("=")
+            more[key.lstrip("-")] = value or True
+        return {
+            key: value
+            for key, value in {
+                "job_name": name,
+                "time": self.minutes,
+                "nodes": self.nodes,
+                "ntasks_per_node": self.tasks,
+                "gpus_per_node": self.gpus_per_node or None,
+                "cpus_per_task": self.cpus_per_task,
+                "mem": f"{self.mem_gb:g}G" if self.mem_gb else None,
+                "partition": self.partition,
+                "account": self.account,
+                "qos": self.qos,
+                "constraint": self.constraint,
+                "setup": list(self.setup) or None,
+                "signal_delay_s": self.signal_delay,
+                "stderr_to_stdout": True,
+                "srun_args": srun,
+                "array_parallelism": self.max_parallel or jobs,
+                "additional_parameters": more,
+            }.items()
+            if value is not None
+        }
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -95,6 +97,44 @@ class Job:
         there = [done_shards(run) for run in self.runs if (run / "shards").is_dir()]
         shards = self.plan.shards
         return sum(len(shard) for done in there for shard in shards if shard.index in done)
+
+
+def announce(cluster: str, jobs: list[Job], log: Console) -> None:
+    """Says where the jobs' logs are, how to watch them, and how to end them."""
+    for job in jobs:
+        log.print(f"job {job.id}", markup=False)
+        lines = f"  log     {job.log}", f"  watch   distreid status {shlex.quote(str(job.out))}"
+        log.print(*lines, sep="\n", markup=False)
+    if cluster == "slurm":
+        log.print(f"  queue   squeue -j {_number(jobs)}", markup=False)
+    if cluster != "debug":
+        log.print(f"  cancel  {shlex.join(_cancel(cluster, jobs))}", markup=False)
+
+
+def follow_or_leave(cluster: str, jobs: list[Job], log: Console) -> int:
+    """The exit status; at control-C its own: SLURM's jobs go on, those of this host end."""
+    try:
+        return follow(jobs, log)
+    except KeyboardInterrupt:
+        cancel = _cancel(cluster, jobs)
+        if cluster == "slurm":
+            log.print(f"distreid: no longer followed, but not ended; {shlex.join(cancel)} ends it")
+            return 128 + signal.SIGINT
+        if cluster == "local":
+            subprocess.run(cancel, check=False)
+            while any(job.look().status is None for job in jobs):
+                time.sleep(0.1)
+        raise
+
+
+def _cancel(cluster: str, jobs: list[Job]) -> list[str]:
+    """The command that ends the jobs."""
+    return ["scancel", _number(jobs)] if cluster == "slurm" else ["kill", *(j.id for j in jobs)]
+
+
+def _number(jobs: list[Job]) -> str:
+    """SLURM's; an array has one for all its jobs."""
+    return jobs[0].id.partition("_")[0]
 
 
 def follow(jobs: list[Job], log: Console) -> int:

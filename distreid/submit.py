@@ -38,7 +38,7 @@ from distreid.errors import (
     Stopped,
     exit_status,
 )
-from distreid.follow import Job, State, follow, preempted, slurm_state
+from distreid.follow import Job, State, announce, follow_or_leave, preempted, slurm_state
 from distreid.job import run
 from distreid.options import (
     CommandParser,
@@ -178,9 +178,9 @@ def submit(parsed: argparse.Namespace) -> None:
         print(dry_run(cluster, logs, commands))
         return
     jobs = _submit(cluster, logs, commands, rehearsals)
-    _announce(cluster, jobs, log)
+    announce(cluster.cluster, jobs, log)
     if cluster.wait or cluster.cluster == "debug":
-        sys.exit(_follow(cluster, jobs, log))
+        sys.exit(follow_or_leave(cluster.cluster, jobs, log))
 
 
 def parse_job(arguments: Sequence[str]) -> ExtractOptions:
@@ -212,53 +212,12 @@ def _logs(cluster: ClusterOptions, rehearsals: list[Rehearsal]) -> Path:
     return rehearsals[0].options.out / "jobs"
 
 
-def _name(command: list[str]) -> str:
-    """One for each output folder."""
-    out = parse_job(command).out.absolute()
+def _name(commands: list[list[str]]) -> str:
+    """Of the job: one for each output folder."""
+    if len(commands) > 1:
+        return "distreid-array"
+    out = parse_job(commands[0]).out.absolute()
     return f"distreid-{out.name}-{hashlib.sha256(os.fsencode(out)).hexdigest()[:6]}"
-
-
-def slurm_parameters(cluster: ClusterOptions, commands: list[list[str]]) -> dict[str, Any]:
-    """What submitit makes the sbatch file of."""
-    one = len(commands) == 1
-    srun = ["--kill-on-bad-exit=1"]
-    if cluster.cpus_per_task:  # since 22.05, srun does not take it over from sbatch
-        srun.append(f"--cpus-per-task={cluster.cpus_per_task}")
-    more: dict[str, Any] = {"requeue": True}
-    if one:  # a second job with the same output folder waits for the first, and finds it done
-        more["dependency"] = "singleton"
-    for option in cluster.slurm:
-        name, _, value = option.partition("=")
-        more[name.lstrip("-")] = value or True
-    return {
-        name: value
-        for name, value in {
-            "job_name": _name(commands[0]) if one else "distreid-array",
-            "time": cluster.minutes,
-            "nodes": cluster.nodes,
-            "ntasks_per_node": cluster.tasks,
-            "gpus_per_node": cluster.gpus_per_node or None,
-            "cpus_per_task": cluster.cpus_per_task,
-            "mem": f"{cluster.mem_gb:g}G" if cluster.mem_gb else None,
-            "partition": cluster.partition,
-            "account": cluster.account,
-            "qos": cluster.qos,
-            "constraint": cluster.constraint,
-            "setup": list(cluster.setup) or None,
-            "signal_delay_s": cluster.signal_delay,
-            "stderr_to_stdout": True,
-            "srun_args": srun,
-            "array_parallelism": cluster.max_parallel or len(commands),
-            "additional_parameters": more,
-        }.items()
-        if value is not None
-    }
-
-
-def _python(cluster: ClusterOptions) -> str:
-    """A signal that comes while Python still imports would kill it, and fail the job."""
-    python = cluster.python or shlex.quote(sys.executable)
-    return f"""sh -c 'trap "" USR2 && exec "$@"' - {python}"""
 
 
 def dry_run(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) -> str:
@@ -266,10 +225,10 @@ def dry_run(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) -> s
     text = ""
     if cluster.cluster == "slurm":
         text = submitit_slurm._make_sbatch_string(
-            command=f"{_python(cluster)} -u -m submitit.core._submit {shlex.quote(str(logs))}",
+            command=f"{cluster.nodes_python} -u -m submitit.core._submit {shlex.quote(str(logs))}",
             folder=logs,
             map_count=len(commands) if len(commands) > 1 else None,
-            **slurm_parameters(cluster, commands),
+            **cluster.slurm_parameters(_name(commands), len(commands)),
         )
         text += "\n# what each task of it runs\n"
     lines = [shlex.join(["distreid", "extract", *command]) for command in commands]
@@ -322,7 +281,7 @@ def _executor(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) ->
     if cluster.cluster == "debug":
         return submitit.DebugExecutor(folder=logs)
     if cluster.cluster == "local":
-        python = _python(cluster)
+        python = cluster.nodes_python
         if cluster.gpus_per_node:  # which submitit would number anew
             name = "CUDA_VISIBLE_DEVICES"
             as_here = [f"{name}={os.environ[name]}"] if name in os.environ else ["-u", name]
@@ -336,13 +295,13 @@ def _executor(cluster: ClusterOptions, logs: Path, commands: list[list[str]]) ->
         )
         return executor
     try:
-        executor = submitit.SlurmExecutor(logs, TIMEOUTS_ALLOWED, python=_python(cluster))
+        executor = submitit.SlurmExecutor(logs, TIMEOUTS_ALLOWED, python=cluster.nodes_python)
     except RuntimeError as error:
         raise LaunchError(
             "--cluster slurm: there is no srun here; submit from a login node, or use "
             "--cluster local"
         ) from error
-    executor.update_parameters(**slurm_parameters(cluster, commands))
+    executor.update_parameters(**cluster.slurm_parameters(_name(commands), len(commands)))
     return executor
 
 
@@ -352,7 +311,7 @@ def _refusals_in_words() -> Iterator[None]:
     try:
         yield
     except FailedJobError as error:
-        said = re.findall(r"sbatch: (?:error: )?(.*)", str(error.__cause__ or error))
+        said = re.findall(r"sbatch: (?:error: )?(.*)", str(error))
         message = "; ".join(said) or " ".join(str(error).split())
         if "partition" in message:
             found = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True)
@@ -368,42 +327,3 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _announce(cluster: ClusterOptions, jobs: list[Job], log: Console) -> None:
-    for job in jobs:
-        log.print(f"job {job.id}", markup=False)
-        lines = f"  log     {job.log}", f"  watch   distreid status {shlex.quote(str(job.out))}"
-        log.print(*lines, sep="\n", markup=False)
-    if cluster.cluster == "slurm":
-        log.print(f"  queue   squeue -j {_number(jobs)}", markup=False)
-    if cluster.cluster != "debug":
-        log.print(f"  cancel  {shlex.join(_cancel(cluster, jobs))}", markup=False)
-
-
-def _number(jobs: list[Job]) -> str:
-    """SLURM's; an array has one for all its jobs."""
-    return jobs[0].id.partition("_")[0]
-
-
-def _cancel(cluster: ClusterOptions, jobs: list[Job]) -> list[str]:
-    """The command that ends the jobs."""
-    if cluster.cluster == "slurm":
-        return ["scancel", _number(jobs)]
-    return ["kill", *(job.id for job in jobs)]
-
-
-def _follow(cluster: ClusterOptions, jobs: list[Job], log: Console) -> int:
-    """The exit status of the jobs, or that of control-C, which ends those of this host."""
-    try:
-        return follow(jobs, log)
-    except KeyboardInterrupt:
-        cancel = _cancel(cluster, jobs)
-        if cluster.cluster == "slurm":
-            log.print(f"distreid: no longer followed, but not ended; {shlex.join(cancel)} ends it")
-            return 128 + signal.SIGINT
-        if cluster.cluster == "local":
-            subprocess.run(cancel, check=False)
-            while any(job.look().status is None for job in jobs):
-                time.sleep(0.1)
-        raise

@@ -9,14 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from conftest import REPOSITORY
+
+from distreid.slurm import ports_for
+
+T = TypeVar("T")
 
 SCRIPT = Path(__file__).parent / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter")
@@ -83,6 +89,33 @@ class Cluster:
         yield
         file.write_text(before)
         self.run("scontrol", "reconfigure")
+
+    def make_room(self) -> None:
+        """Another job goes first, on both nodes."""
+        self.run(
+            "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null",
+            "--wrap=true",
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def first_ports_taken(self) -> Iterator[None]:
+        """With a stranger on the port that the next job would take first on n1, by srun and by
+        torchrun."""
+        said = self.run("scontrol", "show", "config")
+        job = int(re.findall(r"NEXT_JOB_ID *= (\d+)", said)[0])
+        ports = str(ports_for(job)[0]), str(20000 + job % 12000)
+        listening = self.state / "listening"
+        listen = (
+            "import pathlib, socket, sys, time\n"
+            "sockets = [socket.create_server(('', int(port))) for port in sys.argv[2:]]\n"
+            "(file := pathlib.Path(sys.argv[1])).touch()\n"
+            "while file.exists(): time.sleep(0.1)"
+        )
+        stranger = self.start(SCRIPT, "on", "n1", sys.executable, "-c", listen, listening, *ports)
+        wait_for(listening.exists, "the stranger on the ports")
+        yield
+        listening.unlink()
+        assert stranger.communicate(timeout=LIMIT_S) == ("", "")
 
     def submit(self, out: Path, *options: str | Path, job: tuple[str | Path, ...] = ()) -> Job:
         """A job of `distreid submit`, on the CPU."""
@@ -152,10 +185,30 @@ class Job:
         for rank in self.ranks():
             os.kill(rank, signal.SIGSTOP)
 
+    def kill(self, rank: int) -> None:
+        """As the kernel does when memory is full."""
+        for process in self.ranks():
+            if f"SLURM_PROCID={rank}\0" in Path(f"/proc/{process}/environ").read_text():
+                os.kill(process, signal.SIGKILL)
+
     def wake(self) -> None:
         """Those that were stalled."""
         for rank in self.ranks():
             os.kill(rank, signal.SIGCONT)
+
+
+def beside(work: Callable[[], T]) -> Future[T]:
+    """Does the work in a thread; nobody needs to wait for it."""
+    result: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    return result
 
 
 @contextlib.contextmanager

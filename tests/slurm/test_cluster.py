@@ -1,4 +1,5 @@
-"""The commands of the README's page "On a cluster", on a real SLURM of two nodes.
+"""The commands of the README's page "On a cluster" and of slurm/README.md, on a real SLURM of two
+nodes.
 
 Ranks are stalled (SIGSTOP) where a test needs the job to be in the middle of its work; SLURM
 wakes them with the signals that it sends, or kills them.
@@ -8,15 +9,17 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Pack
-from real_slurm import Cluster, Job, shards, start_cluster, wait_for
+from real_slurm import LIMIT_S, Cluster, Job, beside, shards, start_cluster, wait_for
 
 from distreid.store import FeatureStore
 
@@ -48,14 +51,23 @@ def reference(job: Options, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return shards(out)
 
 
+@pytest.mark.usefixtures("time_limits")  # which waits for SLURM while other tests run
 def test_two_nodes_write_the_bytes_of_one_process(
     cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    said = cluster.run(
-        "distreid", "submit", "--nodes", "2", "--gpus-per-node", "2", "--time", "30", "--wait",
-        "--", *job, *ON_CPU, "--out", out,
-    )  # fmt: skip
+    command = documented(
+        "README.md",
+        "distreid submit",
+        {
+            "--gpus-per-node 8 --cpus-per-task 8 --partition gpu": "--gpus-per-node 2",
+            "--data DIR --checkpoint FILE": written(*job, *ON_CPU),
+            "--out DIR": written("--out", out),
+        },
+    )
+    shown = cluster.run(*command[:2], "--dry-run", *command[2:])
+    assert not out.exists()
+    said = cluster.run(*command)
     assert shards(out) == reference
     assert "150 of 150 images to do, 38 of 38 shards" in said
     assert "COMPLETED, exit status 0" in said
@@ -63,6 +75,35 @@ def test_two_nodes_write_the_bytes_of_one_process(
     (log,) = (out / "jobs").glob("*_0_log.out")
     assert "4 processes" in log.read_text()
     assert FeatureStore.open(out).plan.provenance["host"] == "n1"
+    (submitted,) = (out / "jobs").glob("*_submission.sh")
+    assert submitted.read_text() in shown
+
+
+@pytest.fixture(scope="module")
+def time_limits(
+    job: Options, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Future[tuple[Job, Job]]]:
+    """A job that reached its time limit twice, and one that finished no shard in its.
+
+    SLURM's least limit is a minute, so this goes on beside other tests, on a cluster of its own.
+    """
+    root = tmp_path_factory.mktemp("limits")
+
+    def reach(cluster: Cluster) -> tuple[Job, Job]:
+        limit = ("--time", "1", "--signal-delay", "1")
+        # One shard of all images, which is not finished.
+        hopeless = cluster.submit(root / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
+        wait_for(lambda: (hopeless.out / "plan.h5").exists(), "the plan")
+        hopeless.stall(shards=0)
+        long = cluster.submit(root / "run", *limit, "--gpus-per-node", "2", job=job)
+        for restarts in (0, 1):
+            long.waits_for_start(restarts)
+            long.stall()
+        long.waits_for_start(2)
+        return long, hopeless
+
+    with start_cluster(root / "cluster") as own:
+        yield beside(lambda: reach(own))
 
 
 def test_a_job_requeued_in_the_middle_continues(
@@ -77,27 +118,6 @@ def test_a_job_requeued_in_the_middle_continues(
     assert shards(submitted.out) == reference
 
 
-def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
-    cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
-) -> None:
-    limit = ("--time", "1", "--signal-delay", "1")
-    # One shard of all images, which is not finished.
-    hopeless = cluster.submit(tmp_path / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
-    wait_for(lambda: (hopeless.out / "plan.h5").exists(), "the plan")
-    hopeless.stall(shards=0)
-    long = cluster.submit(tmp_path / "run", *limit, "--gpus-per-node", "2", job=job)
-    for restarts in (0, 1):
-        long.waits_for_start(restarts)
-        long.stall()
-    assert long.ends() == "COMPLETED"
-    assert long.show("Restarts") == "2"
-    assert shards(long.out) == reference
-    assert hopeless.ends() == "FAILED"
-    assert (hopeless.show("Restarts"), hopeless.show("ExitCode")) == ("0", "2:0")
-    assert "no shard was finished in" in hopeless.log
-    assert "Traceback" not in hopeless.log + long.log
-
-
 @pytest.mark.parametrize("announced_by", ["SIGUSR2", "SIGTERM"])
 def test_a_preempted_job_makes_room_and_continues(
     cluster: Cluster,
@@ -109,10 +129,7 @@ def test_a_preempted_job_makes_room_and_continues(
     with cluster.configured("preempt_send_user_signal", announced_by == "SIGUSR2"):
         submitted = cluster.submit(tmp_path / "run", *BOTH_NODES, job=job)
         submitted.stall()
-        cluster.run(
-            "sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null",
-            "--wrap=true",
-        )  # fmt: skip
+        cluster.make_room()
         wait_for(lambda: submitted.show("PreemptTime") != "None", "the preemption")
         submitted.wake()
         assert submitted.ends() == "COMPLETED"
@@ -135,20 +152,33 @@ def test_a_job_survives_a_node_that_dies_and_ranks_left_behind(
     assert shards(submitted.out) == reference
 
 
-def test_a_cancelled_job_ends_and_the_same_command_continues_it(
+def test_a_job_that_is_killed_or_cancelled_ends_and_the_same_command_continues_it(
     cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     command = ("distreid", "submit", "--wait", "--", *job, *ON_CPU, "--out", out)
-    waiting = cluster.start(*command)
-    wait_for(lambda: list((out / "shards").glob("*.h5")), "a shard")
-    (file,) = (out / "jobs").glob("*_submitted.pkl")
-    cancelled = Job(cluster, file.name.partition("_")[0], out, out / "jobs")
-    cancelled.stall(shards=0)
+
+    def submitted(*options: str) -> tuple[Job, subprocess.Popen[str]]:
+        before = set((out / "jobs").glob("*_submitted.pkl"))
+        waiting = cluster.start(*command[:2], *options, *command[2:])
+        (file,) = wait_for(
+            lambda: set((out / "jobs").glob("*_submitted.pkl")) - before, "the submission"
+        )
+        return Job(cluster, file.name.partition("_")[0], out, out / "jobs"), waiting
+
+    killed, waiting = submitted("--tasks-per-node", "2")
+    killed.stall()
+    killed.kill(rank=1)
+    killed.wake()
+    said = waiting.communicate(timeout=LIMIT_S)[1]
+    assert waiting.returncode == 137, said
+    assert re.search(r"rank 1 on n1 has not been heard .*; run the same command again", said)
+    cancelled, waiting = submitted()
+    cancelled.stall()
     cluster.run("scancel", cancelled.id)
-    said = waiting.communicate(timeout=120)
+    said = waiting.communicate(timeout=LIMIT_S)[1]
     assert waiting.returncode not in (0, 2), said
-    assert f"job {cancelled.id}: CANCELLED" in said[1]
+    assert f"job {cancelled.id}: CANCELLED" in said
     assert "COMPLETED, exit status 0" in cluster.run(*command)
     assert shards(out) == reference
 
@@ -184,39 +214,80 @@ def test_the_same_output_folder_submitted_twice_is_computed_once(
     assert "38 of 38 shards are done already" in second.log
 
 
-@pytest.mark.parametrize("script", ["extract", "extract-torchrun"])
+@pytest.mark.parametrize(
+    ("script", "theirs", "ours", "processes"),
+    [
+        ("extract", " --nodes=1 --partition=gpu", "--nodes=1 --ntasks-per-node=2", 2),
+        ("extract-torchrun", "", "--nodes=2", 4),
+    ],
+    ids=("extract", "extract-torchrun"),
+)
 def test_a_batch_script_does_the_same(
     cluster: Cluster,
     job: Options,
     reference: dict[str, bytes],
     tmp_path: Path,
     script: str,
+    theirs: str,
+    ours: str,
+    processes: int,
 ) -> None:
-    tasks = ("--ntasks-per-node=2",) if script == "extract" else ()
-    said = cluster.run(
-        "sbatch", "--wait", "--gpus-per-node=2", "--cpus-per-task=1", *tasks,
-        f"--output={tmp_path}/log", f"slurm/{script}.sbatch", *job, *ON_CPU,
-        "--out", tmp_path / "run",
-    )  # fmt: skip
-    assert "Submitted batch job" in said
-    assert "4 processes" in (tmp_path / "log").read_text()
+    here = f"--wait {ours} --gpus-per-node=2 --cpus-per-task=1 --output={tmp_path}/log"
+    command = documented(
+        "slurm/README.md",
+        f"sbatch{theirs} slurm/{script}.sbatch",
+        {
+            f"sbatch{theirs} slurm": f"sbatch {here} slurm",
+            "--data DIR --checkpoint FILE": written(*job, *ON_CPU),
+            "--out DIR": written("--out", tmp_path / "run"),
+        },
+    )
+    with cluster.first_ports_taken():
+        assert "Submitted batch job" in cluster.run(*command)
+    assert f"{processes} processes" in (tmp_path / "log").read_text()
     assert shards(tmp_path / "run") == reference
 
 
-def test_the_preemptible_batch_script_continues(
+def test_the_preemptible_batch_script_continues_while_there_is_progress(
     cluster: Cluster, job: Options, reference: dict[str, bytes], tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    said = cluster.run(
-        "sbatch", "--exclusive", "--gpus-per-node=2", "--ntasks-per-node=1", "--cpus-per-task=1",
-        f"--output={tmp_path}/log", "slurm/preemptible.sbatch", out, *job, *ON_CPU,
-    )  # fmt: skip
-    submitted = Job(cluster, said.split()[-1], out, tmp_path, command=f"--out\0{out}")
-    submitted.stall()
-    cluster.run("scancel", "--batch", "--signal=USR2", submitted.id)
-    assert submitted.ends() == "COMPLETED", (tmp_path / "log").read_text()
-    assert submitted.show("Restarts") == "1"
-    assert shards(out) == reference
+    def submitted(name: str, *more: str) -> Job:
+        out, sbatch = tmp_path / name, "sbatch --nodes=1 --gpus-per-node=1 --ntasks-per-node=1"
+        command = documented(
+            "slurm/README.md",
+            "sbatch slurm/preemptible.sbatch",
+            {
+                "sbatch slurm": f"{sbatch} --cpus-per-task=1 --output={tmp_path}/{name}.log slurm",
+                " OUT ": f" {out} ",
+                "--data DIR --checkpoint FILE": written(*job, *ON_CPU, *more),
+            },
+        )
+        number = cluster.run(*command).split()[-1]
+        submitted = Job(cluster, number, out, tmp_path, command=f"--out\0{out}")
+        wait_for(lambda: (out / "plan.h5").exists(), "the plan")
+        submitted.stall(shards=0)
+        return submitted
+
+    def limit_comes(submitted: Job) -> None:
+        cluster.run("scancel", "--batch", "--signal=USR2", submitted.id)
+
+    hopeless = submitted("hopeless", "--shard-rows", "150")
+    limit_comes(hopeless)
+    log = tmp_path / "hopeless.log"
+    wait_for(lambda: "no shard was finished in this attempt" in log.read_text(), "the message")
+    hopeless.wake()
+    assert (hopeless.ends(), hopeless.show("Restarts")) == ("FAILED", "0")
+
+    preempted = submitted("run")
+    for shard in (preempted.out / "shards").iterdir():  # as if before its first
+        shard.unlink()
+    cluster.make_room()
+    preempted.waits_for_start(1)
+    preempted.stall()
+    limit_comes(preempted)
+    assert preempted.ends() == "COMPLETED", (tmp_path / "run.log").read_text()
+    assert preempted.show("Restarts") == "2"
+    assert shards(preempted.out) == reference
 
 
 def test_every_host_reads_the_images_below_its_own_root(
@@ -241,9 +312,9 @@ def test_what_a_cluster_has_not_is_said(cluster: Cluster, job: Options, tmp_path
     waiting = ("distreid", "submit", "--wait")
     here = ("--", *job, "--out", tmp_path / "run")
     said = cluster.run(*waiting, "--partition", "nosuch", *here, status=2)
-    assert "invalid partition specified: nosuch" in said
+    assert "sbatch refuses the job: invalid partition specified: nosuch; Batch job" in said
     assert "the partitions are main, urgent" in said
-    said = cluster.run(*waiting, "--gpus-per-node", "2", *here, status=2)
+    said = cluster.run(*waiting, *here, status=2)
     assert "--device cuda: torch sees no GPU on n1; ask the cluster for GPUs" in said
     said = cluster.run(*waiting, "--python", "/no/python", *here, status=127)
     assert "the node has no such Python" in said
@@ -263,17 +334,31 @@ def test_hosts_with_different_versions_are_named(
     assert re.search(expected, submitted.log), submitted.log
 
 
-def test_what_a_dry_run_prints_is_what_is_submitted(
-    cluster: Cluster, job: Options, tmp_path: Path
+def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
+    time_limits: Future[tuple[Job, Job]], reference: dict[str, bytes]
 ) -> None:
-    options = ("--time", "00:05:00", "--setup", "echo ready", "--slurm", "hold")
-    command = ("distreid", "submit", *options, "--", *job, *ON_CPU, "--out", tmp_path / "run")
-    shown = cluster.run(*command[:2], "--dry-run", *command[2:])
-    assert not (tmp_path / "run").exists()
-    submitted = cluster.submit(tmp_path / "run", *options, job=job)
-    cluster.run("scancel", submitted.id)
-    file = submitted.logs / f"{submitted.id}_submission.sh"
-    assert file.read_text() in shown
+    long, hopeless = time_limits.result()
+    assert long.ends() == "COMPLETED"
+    assert long.show("Restarts") == "2"
+    assert shards(long.out) == reference
+    assert hopeless.ends() == "FAILED"
+    assert (hopeless.show("Restarts"), hopeless.show("ExitCode")) == ("0", "2:0")
+    assert "no shard was finished in" in hopeless.log
+    assert "Traceback" not in hopeless.log + long.log
+
+
+def written(*options: str | Path) -> str:
+    return shlex.join(map(str, options))
+
+
+def documented(readme: str, start: str, changes: dict[str, str]) -> list[str]:
+    """A command of a README, with what is another's there changed to what is here."""
+    text = (REPOSITORY / readme).read_text()
+    (command,) = re.findall(rf"^{re.escape(start)} .*$", text, flags=re.MULTILINE)
+    for theirs, ours in changes.items():
+        assert theirs in command
+        command = command.replace(theirs, ours)
+    return shlex.split(command)
 
 
 def _python(folder: Path, line: str) -> Path:

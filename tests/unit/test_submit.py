@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import draw
+from conftest import REPOSITORY, draw
 from rich.console import Console
 
 from distreid import cli, extract, follow, progress
@@ -347,23 +347,24 @@ def test_the_progress_shown_is_of_the_work_alone(
     out = tmp_path / "run"
     options = ["--data", str(images), "--checkpoint", "sample", "--out", str(out)]
     plan = rehearse(parse_job(options)).plan
-    queued = ["PENDING (Resources)", "PENDING (Priority)"]
-    words = iter([*queued, "RUNNING", "RUNNING, attempt 2", "E"])
+    words = ["PENDING (Resources)", "PENDING (Priority)", "RUNNING", "RUNNING, attempt 2"]
+    words += ["RUNNING, attempt 3", "COMPLETED"]
+    looks = iter(words)
 
     def look() -> State:
-        word = next(words)
+        word = next(looks)
         if word == "RUNNING, attempt 2":
             (out / "shards").mkdir(parents=True)
             (out / "shards/000000.h5").touch()
-        return State(words=word, status=0 if word == "E" else None)
+        return State(words=word, status=0 if word == "COMPLETED" else None)
 
     job = Job(id="7", look=look, log=tmp_path / "7_0_log.out", plan=plan, out=out, runs=[out])
     assert follow.follow([job], Console(stderr=True)) == 0
-    lines = [line.partition(",")[0] for line in capsys.readouterr().err.splitlines()]
-    assert lines[:3] == [f"job 7: {word}" for word in [*queued, "RUNNING"]]
-    assert set(lines[3:-2]) <= {"0 of 3 images (0%)", "3 of 3 images (100%)"}
-    assert "0 of 3 images (0%)" in lines
-    assert [line for line in lines[-2:] if "job" in line] == ["job 7: RUNNING", "job 7: E"]
+    lines = capsys.readouterr().err.splitlines()
+    states = [number for number, line in enumerate(lines) if line.startswith("job 7: ")]
+    assert [lines[number] for number in states] == [f"job 7: {word}" for word in words]
+    shown = [number for number, line in enumerate(lines) if " of 3 images" in line]
+    assert states[2] < min(shown) <= max(shown) < states[4]
 
 
 def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: Path) -> None:
@@ -374,6 +375,16 @@ def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: 
     )
     table = score_lines([("1", tmp_path / "a"), ("2", tmp_path / "b")])
     assert [list(column.cells) for column in table.columns][2:] == [["50.00 %", "–"], ["–", "–"]]
+
+
+def test_only_submit_imports_submitit() -> None:
+    found = [
+        file.name
+        for folder in ("distreid", "launch")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        if re.search(r"^\s*(import|from) submitit", file.read_text(), flags=re.MULTILINE)
+    ]
+    assert set(found) == {"submit.py"}
 
 
 def test_help_answers_without_submitit() -> None:
