@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import CHECKSUM_BYTES, CHECKSUM_LINE, publish
+from distreid.files import CHECKSUM_BYTES, CHECKSUM_LINE, publish, publish_text
 from distreid.manifest import Status, build_manifest
 from distreid.plan import Plan, differences
 from distreid.shards import (
@@ -296,6 +296,12 @@ def lose_a_row_to_nan(file: Path) -> None:
     resealed(file)
 
 
+def lose_a_norm(file: Path) -> None:
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["norm"][3] = np.inf
+    resealed(file)
+
+
 def change_the_status_of_a_row(file: Path) -> None:
     """A shard that is right by itself, of the same identity, where the image was not readable."""
     with h5py.File(file, "r+") as hdf5:
@@ -315,6 +321,7 @@ SHARD_ONLY = [
     (compress, r"000001\.h5: its features cannot be mapped"),
     (zero_a_row, r"000001\.h5: the features of row 35 do not fit its status"),
     (lose_a_row_to_nan, r"000001\.h5: the features of row 35 do not fit its status"),
+    (lose_a_norm, r"000001\.h5: the features of row 35 do not fit its status"),
     (change_the_status_of_a_row, r"store\.h5: it and the shard of row 35 differ in its status"),
 ]
 Damage = Callable[[Path], None]
@@ -662,3 +669,24 @@ def test_a_publication_that_fails_leaves_the_old_file_and_no_other(tmp_path: Pat
         publish(file, half)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only a failing power supply would show: the order of the calls."""
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix or 'folder'}")
+        fsync(handle)
+
+    def renamed(old: Path, new: Path) -> None:
+        calls.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    publish_text(tmp_path / "a.txt", "new")
+    assert calls == ["sync .tmp", "rename", "sync folder"]
