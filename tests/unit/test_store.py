@@ -629,9 +629,13 @@ def test_files_left_by_a_killed_writer_are_no_shards_and_are_cleared(tmp_path: P
     begin(tmp_path, example())
     left = tmp_path / "shards" / "000000.h5.host-1.tmp"
     left.write_bytes(b"half")
+    # Of a job that is about to be refused, by what it will find once it has announced itself.
+    announcing = tmp_path / "job-host-2-aa.lock.host-2.tmp"
+    announcing.touch()
     assert done_shards(tmp_path) == set()
     begin(tmp_path, example())
     assert not left.exists()
+    assert announcing.exists()
 
 
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_after_room_is_made(
