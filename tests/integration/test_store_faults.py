@@ -77,11 +77,14 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 def grow_until_done(
-    go: Callable[[], int], grow: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    go: Callable[[], int],
+    grow: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+    step: int = 2048,
 ) -> set[str]:
     """Makes room step by step; gives the files that had none, each said in one line."""
     full: set[str] = set()
-    for size in range(0, 400_000, 2048):
+    for size in range(0, 400_000, step):
         grow(size)
         if go() == 0:
             return full
@@ -112,7 +115,7 @@ def test_a_full_disk_is_one_line_for_every_file_and_the_job_goes_on_as_room_is_m
     def grow(size: int) -> None:
         mounted("-o", f"remount,size={size + 4096}")
 
-    found = kinds(grow_until_done(lambda: run(out), grow, capsys))
+    found = kinds(grow_until_done(lambda: run(out), grow, capsys, step=resource.getpagesize()))
     assert found >= {"plan.h5", "shard", "store.h5", "pytorch_result.mat"}, found
     assert run(tmp_path / "reference") == 0
     assert shards(out) == shards(tmp_path / "reference")
