@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, Run
 
 TWO_HOSTS = REPOSITORY / "tests/hosts/two_hosts.sh"
@@ -38,6 +39,12 @@ start() {
     on $host "$@" torchrun --nnodes=2 --nproc_per_node=1 --rdzv-backend=c10d \
         --rdzv-endpoint=h1:29400 --local-addr=$host $JOB >$LOGS/$host 2>&1 &
 }
+# Without torchrun, which makes either host the first.
+rank() {
+    rank=$1; host=$2; shift 2
+    on $host "$@" env RANK=$rank WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 \
+        MASTER_ADDR=h1 MASTER_PORT=29400 python $JOB >$LOGS/$host 2>&1 &
+}
 """
 
 
@@ -46,7 +53,8 @@ TwoHosts = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def on_two_hosts(run_command: Run, tmp_path: Path, market: Path, osnet_file: Path) -> TwoHosts:
-    """Runs a script in which `start h1` and `start h2` start the job; gives what they said."""
+    """Runs a script in which `start h1` and `start h2`, or `rank 0 h1` and `rank 1 h2`, start
+    the job; gives what they said."""
 
     def run(script: str, job: str = "-m distreid.extract") -> tuple[str, str]:
         (tmp_path / "slow.py").write_text(SLOW)
@@ -79,21 +87,37 @@ def errors(log: str) -> list[str]:
 
 
 def test_images_that_differ_between_hosts_are_found_before_the_work(on_two_hosts: TwoHosts) -> None:
-    logs = on_two_hosts('start h1; start h2 --private "$DATA/query"; wait')
-    said = errors(logs[0]) + errors(logs[1])
-    assert len(said) == 1, logs
-    # torchrun may make h2 rank 0, which then takes the folder for another layout.
-    why = ("(60 of 150 compared differ); all must see", "no images in query/", "holds another run")
-    assert any(reason in said[0] for reason in why), said
+    logs = on_two_hosts('rank 0 h1; rank 1 h2 --private "$DATA/query"; wait')
+    assert errors(logs[0]) == []
+    (said,) = errors(logs[1])
+    assert "/query/0001_c1s1_000001_00.jpg: no such file on h2, " in said
+    assert said.endswith(
+        "on h1, rank 0's host (60 of 150 compared differ); all must see one --data"
+    )
+
+
+def test_another_checkpoint_under_the_same_name_is_found_before_the_work(
+    on_two_hosts: TwoHosts, osnet_file: Path, tmp_path: Path
+) -> None:
+    content = torch.load(osnet_file, weights_only=False)
+    content["state_dict"]["fc.0.bias"][0] += 1
+    torch.save(content, tmp_path / "other.pth")
+    other = f'JOB=$(echo "$JOB" | sed "s#{osnet_file}#{tmp_path}/other.pth#")'
+    logs = on_two_hosts(f"rank 0 h1; {other}; rank 1 h2; wait")
+    assert errors(logs[0]) == []
+    assert errors(logs[1]) == [
+        f"distreid: error: {tmp_path}/other.pth: rank 1 on h2 sees another file than rank 0 under "
+        "this name"
+    ]
 
 
 def test_an_output_folder_that_is_not_shared_is_found_before_the_work(
     on_two_hosts: TwoHosts,
 ) -> None:
-    logs = on_two_hosts('start h1; start h2 --private "$SHARED"; wait')
-    said = errors(logs[0]) + errors(logs[1])
-    assert len(said) == 1, logs
-    assert "does not see what rank 0 writes there; --out must be a folder" in said[0]
+    logs = on_two_hosts('rank 0 h1; rank 1 h2 --private "$SHARED"; wait')
+    assert errors(logs[0]) == []
+    (said,) = errors(logs[1])
+    assert "rank 1 on h2 does not see what rank 0 writes there; --out must be a folder" in said
 
 
 def test_a_host_that_dies_is_named_and_ends_the_job(on_two_hosts: TwoHosts) -> None:

@@ -77,11 +77,14 @@ def mounted(tmp_path: Path) -> Iterator[Callable[..., None]]:
 
 
 def grow_until_done(
-    go: Callable[[], int], grow: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+    go: Callable[[], int],
+    grow: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+    step: int = 2048,
 ) -> set[str]:
     """Makes room step by step; gives the files that had none, each said in one line."""
     full: set[str] = set()
-    for size in range(0, 400_000, 2048):
+    for size in range(0, 400_000, step):
         grow(size)
         if go() == 0:
             return full
@@ -112,7 +115,7 @@ def test_a_full_disk_is_one_line_for_every_file_and_the_job_goes_on_as_room_is_m
     def grow(size: int) -> None:
         mounted("-o", f"remount,size={size + 4096}")
 
-    found = kinds(grow_until_done(lambda: run(out), grow, capsys))
+    found = kinds(grow_until_done(lambda: run(out), grow, capsys, step=resource.getpagesize()))
     assert found >= {"plan.h5", "shard", "store.h5", "pytorch_result.mat"}, found
     assert run(tmp_path / "reference") == 0
     assert shards(out) == shards(tmp_path / "reference")
@@ -207,12 +210,12 @@ def small_shards(data: Path, checkpoint: Path, out: Path) -> list[str]:
     return [*map(str, line), "--shard-rows", "1", "--batch-size", "1"]
 
 
-def start(options: list[str], out: Path) -> subprocess.Popen[str]:
-    """A job that has written its first shard."""
+def start(options: list[str], out: Path, shard: int = 0) -> subprocess.Popen[str]:
+    """A job that has written its first shards, up to this one."""
     command = [sys.executable, "-m", "distreid.extract", *options]
     job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not shard_file(out, 0).exists() and time.monotonic() < deadline:
+    while not shard_file(out, shard).exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     return job
 
@@ -250,9 +253,10 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    job = start(options := small_shards(images, osnet_file, out), out)
+    job = start(options := small_shards(images, osnet_file, out), out, shard=2)
     try:
         job.send_signal(signal.SIGSTOP)
+        os.utime(shard_file(out, 0), (0, 0))  # as if a former job had written it
         assert run(out) == 2
         error = said(capsys)
         assert f"another job is at work there (process {job.pid} on " in error
@@ -262,7 +266,9 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
         found = json.loads(capsys.readouterr().out)
         assert found["job"].startswith(f"process {job.pid} on ")
         assert 0 < found["rows_done"] < found["rows"] == IMAGES
-        assert found["images_per_second"] > 0
+        times = [file.stat().st_mtime for file in (out / "shards").iterdir()]
+        took = max(times) - (out / "plan.h5").stat().st_mtime
+        assert found["images_per_second"] == pytest.approx((found["rows_done"] - 1) / took)
         left = (IMAGES - found["rows_done"]) / found["images_per_second"]
         assert found["seconds_left"] == pytest.approx(left)
         assert cli.main(["status", str(out)]) == 0

@@ -1,6 +1,6 @@
 """Damaged and hostile files, made at random, through everything that reads what a user names.
 
-    python tests/stress/fuzz.py --minutes 5 [--seed 0] [--only images|checkpoints|csv|names]
+    python tests/stress/fuzz.py --minutes 5 [--seed 0] [--only images|checkpoints|csv|names|stores]
 
 Each reader gets whole files with bytes changed, cut out, repeated, or put in from another file.
 Only the errors of distreid's tree may come out; the process may take 6 GB of address space
@@ -11,6 +11,7 @@ file that breaks this, which is left beside its traceback, and else prints what 
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import csv
 import functools
@@ -18,6 +19,7 @@ import io
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -32,11 +35,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from rows import fill, synthetic
+
 from distreid.datasets import open_data
 from distreid.datasets.summary import describe
-from distreid.errors import DistreidError, printable
+from distreid.errors import DistreidError, StoreError, printable
 from distreid.models.checkpoint import SAMPLE_FILE, load_model, read_checkpoint
 from distreid.preprocess import Preprocess
+from distreid.store import FeatureStore, begin, finish
+from distreid.verify import verify_run
 
 ADDRESS_SPACE = 6 << 30
 LONGEST_S = 20
@@ -106,6 +115,23 @@ def names(draw: random.Random) -> bytes:
     )
 
 
+@functools.cache
+def sample_run() -> Path:
+    """A complete run of three small shards; removed at the end."""
+    plan = synthetic(20, 4)
+    plan = replace(plan, shard_rows=8)
+    run = Path(tempfile.mkdtemp(prefix="fuzzed-run"))
+    atexit.register(shutil.rmtree, run)
+    fill(run, plan, begin(run, plan))
+    finish(run, plan)
+    return run
+
+
+def stores(draw: random.Random) -> bytes:
+    """A file of a run."""
+    return draw.choice(sorted(sample_run().rglob("*.h5"))).read_bytes()
+
+
 def damaged(data: bytes, other: bytes, draw: random.Random) -> bytes:
     """The bytes with up to five changes."""
     changed = bytearray(data)
@@ -140,6 +166,26 @@ def read_csv(file: Path) -> None:
     describe(manifest)
 
 
+def read_store(file: Path) -> None:
+    """In place of each file of a run: only the same bytes may be read, and they must be."""
+    refused: StoreError | None = None
+    for place in sorted(sample_run().rglob("*.h5")):
+        whole = place.read_bytes()
+        place.write_bytes(file.read_bytes())
+        same = place.read_bytes() == whole
+        try:
+            verify_run(sample_run())
+            FeatureStore.open(sample_run())
+            assert same, f"{place} was changed and was read"
+        except StoreError as error:
+            assert not same, f"{place} is whole and was refused"
+            refused = error
+        finally:
+            place.write_bytes(whole)
+    if refused:
+        raise refused
+
+
 def read_name(file: Path) -> None:
     """As a data set that has a file of the name that the file holds."""
     name = file.read_bytes().replace(b"/", b"").replace(b"\0", b"")[:255]
@@ -159,6 +205,7 @@ TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], obje
     "checkpoints": (checkpoints, lambda file: load_model(str(file))),
     "csv": (csv_files, read_csv),
     "names": (names, read_name),
+    "stores": (stores, read_store),
 }
 
 

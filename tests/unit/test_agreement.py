@@ -1,22 +1,23 @@
-"""Two processes that stand for two hosts: each sees its own files under one name."""
+"""Two threads that stand for two hosts: each sees its own files under one name."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from torch import multiprocessing as mp
 
-from distreid.agreement import check_files, shared_plan
+from distreid import agreement
+from distreid.agreement import check_files, check_versions, shared_plan
 from distreid.distributed import Group, World, process_group
 from distreid.errors import FailedElsewhere, UserError
 from distreid.manifest import Manifest, build_manifest
 from distreid.plan import Plan
-from distreid.store import begin
+from distreid.store import begin, existing_plan
 
 Look = Callable[[Group, Path], None]
 
@@ -34,28 +35,25 @@ def look_at_images(group: Group, folder: Path) -> None:
     check_files(group, manifest_in(folder))
 
 
-def _rank(rank: int, port: int, look: Look, folder: Path, said: mp.SimpleQueue[str]) -> None:
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+def _rank(rank: int, look: Look, folder: Path) -> str:
     try:
         with process_group(World(rank=rank, world_size=2, has_group=True)) as group:
             look(group, folder / str(rank))
     except FailedElsewhere:
-        return
+        return ""
     except UserError as error:
-        said.put(f"rank {rank}: {error}")
+        return f"rank {rank}: {error}"
+    return ""
 
 
 def on_two_ranks(look: Look, folder: Path) -> list[str]:
     """What they complain about."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = int(probe.getsockname()[1])
-    said = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_rank, (port, look, folder, said), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    complaints = []
-    while not said.empty():
-        complaints.append(said.get())
-    return complaints
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as ranks:
+        with socket.create_server(("localhost", 0)) as probe:
+            patch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+        patch.setenv("MASTER_ADDR", "localhost")
+        said = [ranks.submit(_rank, rank, look, folder) for rank in (0, 1)]
+        return [complaint.result() for complaint in said if complaint.result()]
 
 
 @pytest.fixture
@@ -91,6 +89,36 @@ def test_an_equal_plan_in_another_folder_of_the_same_name_is_not_taken_for_it(
     (said,) = on_two_ranks(look_at_run, folders)
     assert said.startswith("rank 1: ")
     assert "does not see what rank 0 writes there; --out must be a folder" in said
+
+
+def test_other_rows_than_rank_0_has_written_are_refused(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the cache of a network disk may give, in the folder that is the right one.
+    manifest = build_manifest(root=folders / "1", layout="folder", path=[b"1.jpg"])
+    shutil.rmtree(folders / "1" / "run")
+    (folders / "1" / "run").symlink_to(folders / "0" / "run")
+    plan = existing_plan(folders / "0" / "run")
+    assert plan
+    stale = replace(plan, manifest=manifest, identity={"manifest": manifest.fingerprint()})
+    monkeypatch.setattr(
+        agreement, "existing_plan", lambda run: stale if run.parent.name == "1" else plan
+    )
+    assert on_two_ranks(look_at_run, folders) == [
+        f"rank 1: {folders}/1/run: rank 1 on {socket.gethostname()} reads other rows there than "
+        "rank 0 has written"
+    ]
+
+
+def test_other_versions_of_the_libraries_are_refused(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = iter(["2.8", "2.9"])
+    monkeypatch.setattr(agreement, "library_versions", lambda: {"torch": next(versions)})
+    (said,) = on_two_ranks(lambda group, folder: check_versions(group), folders)
+    assert said.startswith("rank 0: rank 0 on ")
+    assert " differ in torch: 2." in said
+    assert said.endswith("; install the same on every host")
 
 
 def test_equal_images_are_agreed_upon(folders: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import CHECKSUM_BYTES, CHECKSUM_LINE, publish
+from distreid.files import CHECKSUM_BYTES, CHECKSUM_LINE, publish, publish_text
 from distreid.manifest import Status, build_manifest
 from distreid.plan import Plan, differences
 from distreid.shards import (
@@ -297,6 +297,12 @@ def lose_a_row_to_nan(file: Path) -> None:
     resealed(file)
 
 
+def lose_a_norm(file: Path) -> None:
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["norm"][3] = np.inf
+    resealed(file)
+
+
 def change_the_status_of_a_row(file: Path) -> None:
     """A shard that is right by itself, of the same identity, where the image was not readable."""
     with h5py.File(file, "r+") as hdf5:
@@ -316,6 +322,7 @@ SHARD_ONLY = [
     (compress, r"000001\.h5: its features cannot be mapped"),
     (zero_a_row, r"000001\.h5: the features of row 35 do not fit its status"),
     (lose_a_row_to_nan, r"000001\.h5: the features of row 35 do not fit its status"),
+    (lose_a_norm, r"000001\.h5: the features of row 35 do not fit its status"),
     (change_the_status_of_a_row, r"store\.h5: it and the shard of row 35 differ in its status"),
 ]
 Damage = Callable[[Path], None]
@@ -625,9 +632,13 @@ def test_files_left_by_a_killed_writer_are_no_shards_and_are_cleared(tmp_path: P
     begin(tmp_path, example())
     left = tmp_path / "shards" / "000000.h5.host-1.tmp"
     left.write_bytes(b"half")
+    # Of a job that is about to be refused, by what it will find once it has announced itself.
+    announcing = tmp_path / "job-host-2-aa.lock.host-2.tmp"
+    announcing.touch()
     assert done_shards(tmp_path) == set()
     begin(tmp_path, example())
     assert not left.exists()
+    assert announcing.exists()
 
 
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_after_room_is_made(
@@ -665,3 +676,24 @@ def test_a_publication_that_fails_leaves_the_old_file_and_no_other(tmp_path: Pat
         publish(file, half)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only a failing power supply would show: the order of the calls."""
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{handle}')).suffix or 'folder'}")
+        fsync(handle)
+
+    def renamed(old: Path, new: Path) -> None:
+        calls.append("rename")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    publish_text(tmp_path / "a.txt", "new")
+    assert calls == ["sync .tmp", "rename", "sync folder"]
