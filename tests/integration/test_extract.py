@@ -113,32 +113,6 @@ def test_a_mistake_ends_every_process_and_is_said_once(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_killed_job_is_continued_to_the_same_bytes(
-    reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run
-) -> None:
-    command = (
-        *EXTRACT, "--data", str(market), "--checkpoint", str(osnet_file),
-        "--out", str(tmp_path / "run"), "--num-workers", "0",
-    )  # fmt: skip
-    job = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not shard_file(tmp_path / "run", 0).exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    job.send_signal(signal.SIGKILL)
-    job.wait()
-    assert not (tmp_path / "run" / "store.h5").exists()
-    status = run_command("distreid", "status", tmp_path / "run", "--json")
-    assert json.loads(status.stdout)["complete"] is False
-    scored = run_command("distreid", "evaluate", tmp_path / "run")
-    assert scored.returncode == 2
-    assert "run the same extraction again to finish it" in scored.stderr
-
-    done = run_command("torchrun", "--nproc_per_node=2", *command)
-    assert done.returncode == 0, done.stderr
-    assert "shards are done already" in done.stderr
-    assert contents(tmp_path / "run") == contents(reference)
-
-
 def test_a_signal_ends_the_job_with_a_word_on_how_to_continue(
     market: Path, osnet_file: Path, tmp_path: Path
 ) -> None:

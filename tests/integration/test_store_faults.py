@@ -278,6 +278,8 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
         job.communicate()
     assert cli.main(["status", str(out)]) == 0
     assert "; no job is at work" in capsys.readouterr().out
+    assert cli.main(["evaluate", str(out)]) == 2
+    assert "run the same extraction again to finish it" in said(capsys)
     assert len(holders(out)) == 1
     assert extract.main(options) == 0
     assert holders(out) == {}
