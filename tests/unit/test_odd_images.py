@@ -240,7 +240,7 @@ def unix_socket(file: Path) -> None:
     ("make", "message"),
     [
         (os.mkfifo, "not a regular file"),
-        (Path.mkdir, "Is a directory"),
+        (Path.mkdir, "not a regular file"),
         (unix_socket, "No such device or address"),
         (lambda file: file.symlink_to("/dev/zero"), "not a regular file"),
         (lambda file: file.symlink_to(file.name), "Too many levels of symbolic links"),
