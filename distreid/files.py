@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import stat
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +64,8 @@ def publish_hdf5(file: Path, write: Callable[[h5py.File], None]) -> None:
     HDF5 would fail again as it closes the file, and say so in many lines.
     """
     with h5py.File(
-        file.name,
+        # HDF5 knows files in memory by name alone, and several runs write shards of one name.
+        f"{file.name} of thread {threading.get_ident()}",
         "w",
         driver="core",
         backing_store=False,

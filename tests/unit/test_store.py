@@ -4,8 +4,10 @@ import re
 import resource
 import shutil
 import signal
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distreid.errors import StoreError
-from distreid.files import CHECKSUM_BYTES, CHECKSUM_LINE, publish, publish_text
+from distreid.files import (
+    CHECKSUM_BYTES,
+    CHECKSUM_LINE,
+    open_hdf5,
+    publish,
+    publish_hdf5,
+    publish_text,
+)
 from distreid.manifest import Status, build_manifest
 from distreid.plan import Plan, differences
 from distreid.shards import (
@@ -697,3 +706,22 @@ def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_it_counts(
     monkeypatch.setattr(os, "replace", renamed)
     publish_text(tmp_path / "a.txt", "new")
     assert calls == ["sync .tmp", "rename", "sync folder"]
+
+
+def test_two_files_of_one_name_are_written_at_the_same_time(tmp_path: Path) -> None:
+    """As the shards of two checkpoints are, each by a thread of its run's."""
+    both = threading.Barrier(2, timeout=30)
+
+    def write(folder: str) -> bytes:
+        def fill(hdf5: h5py.File) -> None:
+            both.wait()
+            hdf5["run"] = folder
+            both.wait()
+
+        (tmp_path / folder).mkdir()
+        publish_hdf5(tmp_path / folder / "000000.h5", fill)
+        with open_hdf5(tmp_path / folder / "000000.h5") as hdf5:
+            return bytes(hdf5["run"][()])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(write, ("a", "b"))) == [b"a", b"b"]
