@@ -114,11 +114,8 @@ class ShardWriter:
                 status=np.empty(len(self._shard), np.uint8),
             )
         shard = self._shard
-        assert rows.start == shard.start + self._collected and rows.stop <= shard.stop, (
-            rows,
-            shard,
-        )
         place = slice(rows.start - shard.start, rows.stop - shard.start)
+        assert place.start == self._collected and place.stop <= len(shard), (rows, shard)
         self._rows.features[place] = values.features
         self._rows.norm[place] = values.norm
         self._rows.status[place] = values.status
