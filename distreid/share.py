@@ -117,11 +117,7 @@ class Work:
 
     def take(self, batch: Batch, share: Share) -> None:
         """Begins a batch and finishes the one before; adds the time that it took to `share`."""
-        try:
-            self.bad_images.add(batch)
-        except ImageError:
-            self.end(share)  # the rows before are good
-            raise
+        self.bad_images.add(batch)
         share.failures |= batch.failures
         started = time.monotonic()
         pending = self.begin(batch)
@@ -204,7 +200,7 @@ def compute_share(job: Job, works: Sequence[Work], sampler: ShardSampler) -> Sha
     clock = time.monotonic()
     with (
         dead_workers_named(str(job.group.world), loader, lambda: share.batches),
-        _ended_or_cancelled(works),
+        _ended_or_cancelled(works, share),
     ):
         for batch in loader:
             share.waiting += time.monotonic() - clock
@@ -243,13 +239,19 @@ def _measured_workers(
 
 
 @contextlib.contextmanager
-def _ended_or_cancelled(works: Sequence[Work]) -> Iterator[None]:
-    """A job that is stopped does not wait for the batches that it has begun."""
+def _ended_or_cancelled(works: Sequence[Work], share: Share) -> Iterator[None]:
+    """An image that ends the job leaves what was begun before it good, in every run; a job that is
+    stopped does not wait for that."""
     with contextlib.ExitStack() as held:
         for work in works:
             held.callback(work.cancel)
             held.enter_context(work.extractor.as_compiled())
-        yield
+        try:
+            yield
+        except ImageError:
+            for work in works:
+                work.end(share)
+            raise
 
 
 def missing_shards(runs: Sequence[Run]) -> list[Shard]:
