@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from distreid.compilation import Drift, as_compiled, check_drift, compiled, compiling, drift
 from distreid.errors import CompileError, OptionError
+from distreid.memory import keep_freed_memory
 from distreid.models.checkpoint import Model
 
 CPU_ROWS = 8
@@ -139,6 +140,7 @@ class Extractor:
         a GPU; a CPU core takes the same time for two passes, of half the memory."""
         if self.pool:
             torch.set_num_threads(1)
+            keep_freed_memory()
 
     def __call__(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Features:
         """(B, 3, H, W) uint8 → (B, dim) float32 of norm 1, and (B,) the norms before; on the CPU.

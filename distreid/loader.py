@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from distreid.cache import CacheUse, Decoded, ImageCache
 from distreid.errors import DataError, ImageError
 from distreid.manifest import Manifest, Status
+from distreid.memory import keep_freed_memory
 from distreid.preprocess import Preprocess
 from distreid.sampler import ShardBatches, ShardSampler
+from distreid.slots import Slots
 
 OUT_OF_MEMORY = "no memory is left to decode it"
 
@@ -86,6 +90,24 @@ class ImageRows(Dataset[Batch]):
             return self.preprocess.resize(black for _ in rows), failed
 
 
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader whose workers' batches travel in slots."""
+
+    def __iter__(self) -> Any:
+        """Workers, and slots for them, of this iteration alone."""
+        if self.num_workers and multiprocessing.get_start_method() == "fork":
+            rows = cast(ShardBatches, self.sampler).largest
+            of = cast(ImageRows, self.dataset).preprocess
+            with contextlib.suppress(OSError):  # no room for so much: batches travel without
+                slots = Slots(self.num_workers, rows, of.height, of.width)
+                self.collate_fn = functools.partial(_in_slot, slots)
+        return super().__iter__()
+
+
+def _in_slot(slots: Slots, batch: Batch) -> Batch:
+    return replace(batch, images_BCHW=slots.send(batch.images_BCHW))
+
+
 def open_loader(
     manifest: Manifest,
     preprocess: Preprocess,
@@ -95,21 +117,22 @@ def open_loader(
     num_workers: int,
     pin_memory: bool,
     cache: ImageCache | None = None,
-) -> DataLoader[Batch]:
+) -> BatchLoader:
     """The sampler's rows as Batches, in the sampler's order."""
     batches = ShardBatches(sampler.shards, batch_size)
-    return DataLoader(
+    return BatchLoader(
         ImageRows(manifest, preprocess, cache),
         batch_size=None,  # the sampler yields whole batches already
         sampler=batches,
         num_workers=min(num_workers, len(batches)),
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_rank,
+        worker_init_fn=_begin_worker,
     )
 
 
-def _leave_signals_to_the_rank(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ctrl-C and SLURM's signals reach the workers too; the rank ends them."""
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

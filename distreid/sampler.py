@@ -54,3 +54,8 @@ class ShardBatches:
 
     def __len__(self) -> int:
         return sum(-(-len(shard) // self.batch_size) for shard in self.shards)
+
+    @property
+    def largest(self) -> int:
+        """The most rows of a batch."""
+        return min(self.batch_size, max(map(len, self.shards), default=0))

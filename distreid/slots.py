@@ -1,0 +1,81 @@
+"""Shared memory that images travel in from a decoding process to its rank, used again and again.
+
+New memory for every batch would take a third of an image's time: the kernel clears each page, and
+both processes have to map it. Here a worker writes into one of its own slots that is free, and the rank
+reads there. A slot is free again when the last tensor over it is gone, so that nothing is ever
+written over what is still read, however long somebody keeps it; where none is free, the images
+travel in new memory, as torch sends any tensor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+SLOTS = 4  # of each worker: a DataLoader asks for two batches ahead, and the loop holds two
+
+_of_this_process: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class Slots:
+    """Made before the workers are forked, who inherit the memory. For one iteration: two workers
+    of the same number would take the same slots."""
+
+    def __init__(self, workers: int, batch_size: int, height: int, width: int) -> None:
+        shape = (workers * SLOTS, batch_size, height, width, 3)
+        # Not in /dev/shm, which containers keep small; it takes room when it is first written.
+        self.images_PNHWC = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+        self.taken_P = np.frombuffer(mmap.mmap(-1, len(self.images_PNHWC)), np.uint8)
+        self.number = next(_numbers)
+        _of_this_process[self.number] = self
+
+    def send(self, images_BCHW: Tensor) -> Tensor:
+        """In a worker: what to send instead of the images, which arrives as the same ones."""
+        worker = get_worker_info()
+        assert worker, "only a worker has slots"
+        mine = slice(worker.id * SLOTS, (worker.id + 1) * SLOTS)
+        free = np.flatnonzero(self.taken_P[mine] == 0)
+        if not len(free):
+            return images_BCHW
+        place = mine.start + int(free[0])
+        self.taken_P[place] = True
+        self.images_PNHWC[place, : len(images_BCHW)] = images_BCHW.movedim(1, -1)
+        return cast(Tensor, _InSlot(self.number, place, len(images_BCHW)))
+
+    def receive(self, place: int, count: int) -> Tensor:
+        """In the rank: the images (count, 3, height, width), whose last tensor frees the slot."""
+        images_BHWC = self.images_PNHWC[place, :count]
+        # A tensor's memory holds this very array, and every view of the tensor holds the memory.
+        weakref.finalize(images_BHWC, self._free, place).atexit = False
+        return torch.from_numpy(images_BHWC).movedim(-1, 1)
+
+    def _free(self, place: int) -> None:
+        self.taken_P[place] = False
+
+
+@dataclass(frozen=True)
+class _InSlot:
+    """Stands for a tensor on its way between processes."""
+
+    slots: int
+    place: int
+    count: int
+
+    def __reduce__(self) -> tuple[Callable[[int, int, int], Tensor], tuple[int, int, int]]:
+        """Unpickled it is the tensor."""
+        return _received, (self.slots, self.place, self.count)
+
+
+def _received(slots: int, place: int, count: int) -> Tensor:
+    return _of_this_process[slots].receive(place, count)
