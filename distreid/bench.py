@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Generator, Sized
 
@@ -30,7 +31,7 @@ from distreid.shards import Rows, ShardWriter, write_shard
 
 PASSES = 10_000  # over the images, of which as many are done as there is time for
 BATCH_FACTORS = (0.5, 1, 2, 4)
-PEER_ROUNDS = 2
+ROUNDS = 3  # of what is compared: a machine's speed changes with its load and its heat
 
 
 class _Setting:
@@ -67,6 +68,11 @@ class _Setting:
         while not done or time.perf_counter() - started < self.seconds:
             done += work()
         return done / (time.perf_counter() - started)
+
+    def rates(self, *works: Callable[[], int]) -> list[float]:
+        """Each one's images/s, measured in turn; the medians."""
+        rounds = [[self.rate(work) for work in works] for _ in range(ROUNDS)]
+        return [statistics.median(found) for found in zip(*rounds, strict=True)]
 
     def cameras_of(self, rows: range) -> Tensor | None:
         return None if self.cameras is None else self.cameras[rows.start : rows.stop]
@@ -131,13 +137,17 @@ def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
         image = sum(1 / steps[name] for name in ("read", "decode", "resize"))
         pace = Pace(input=image, model=1 / steps["forward"])
         setting.workers = pace.workers(setting.cores)
+    images = setting.batch(options.batch_size)
+    steps["forward"], together = setting.rates(
+        lambda: len(extractor(*images)[0]), _together(setting, extractor)
+    )
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
         cores=setting.cores,
         steps=steps,
         input=_input(setting),
-        together=setting.rate(_together(setting, extractor)),
+        together=together,
         peer=_beside_the_peer(setting, extractor) if peer else None,
         trials=_trials(setting, steps["forward"]),
         compiled=compiled,
@@ -267,9 +277,8 @@ def _beside_the_peer(setting: _Setting, extractor: Extractor) -> dict[str, float
         finally:
             torch.set_num_threads(1)
 
-    rounds = [(setting.rate(ours), setting.rate(peer)) for _ in range(PEER_ROUNDS)]
+    our_rate, peer_rate = setting.rates(ours, peer)
     mine, _ = extractor(setting.first.images_BCHW, setting.cameras_of(setting.first.rows))
-    our_rate, peer_rate = (sum(side) / PEER_ROUNDS for side in zip(*rounds, strict=True))
     return {
         "rate": peer_rate,
         "ours": our_rate,

@@ -1,10 +1,10 @@
 """Shared memory that images travel in from a decoding process to its rank, used again and again.
 
 New memory for every batch would take a third of an image's time: the kernel clears each page, and
-both processes have to map it. Here a worker writes into one of its own slots that is free, and the rank
-reads there. A slot is free again when the last tensor over it is gone, so that nothing is ever
-written over what is still read, however long somebody keeps it; where none is free, the images
-travel in new memory, as torch sends any tensor.
+both processes have to map it. Here a worker writes into one of its own slots that is free, and the
+rank reads there. A slot is free again when the last tensor over it is gone, so that nothing is
+ever written over what is still read, however long somebody keeps it; where none is free, the
+images travel in new memory, as torch sends any tensor.
 """
 
 from __future__ import annotations
