@@ -41,7 +41,7 @@ def available_memory() -> int:
 # glibc's numbers of what mallopt sets, of its malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT = 32 << 20  # bytes; glibc keeps no larger piece
-KEPT = 1 << 30  # bytes, of each thread
+KEPT = 256 << 20  # bytes, of each thread
 
 
 def keep_freed_memory() -> None:

@@ -5,10 +5,10 @@
 
 Without --data, the images are the sample's with noise, so that they are as large as photographs.
 
-Both sides in turn, from warm files to batches, ours uint8, theirs float32: in one process, and by
-one worker process of a DataLoader for another, as jobs do. The rate is per core: images divided by
-the CPU seconds of all processes. First, ours are compared with Pillow's pixels. The last line is
-JSON.
+All sides in turn, from warm files to batches, ours uint8, theirs float32: in one process, and by
+one worker process of a DataLoader for another, as jobs do. Ours once more with `--cache`, which is
+full. The rate is per core: images divided by the CPU seconds of all processes. First, ours are
+compared with Pillow's pixels. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -30,16 +30,19 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from distreid.cache import TICK_NS, ImageCache
 from distreid.datasets import open_data
 from distreid.loader import ImageRows, open_loader
 from distreid.manifest import Manifest
+from distreid.memory import keep_freed_memory
 from distreid.options import input_size
 from distreid.peer_loop import PeerImages
-from distreid.plan import Shard
+from distreid.plan import Plan, Shard
 from distreid.preprocess import Preprocess
 from distreid.sampler import ShardSampler
 
 BATCH = 64
+SIDES = ("ours", "theirs", "cached")
 
 
 def noisy(folder: Path) -> str:
@@ -54,7 +57,27 @@ def noisy(folder: Path) -> str:
     return str(folder)
 
 
-def ours(manifest: Manifest, preprocess: Preprocess, rows: int, workers: int) -> Iterable[object]:
+def full_cache(folder: str, manifest: Manifest, preprocess: Preprocess) -> ImageCache:
+    """A cache in the folder that has all images; the second time, it is there."""
+    plan = Plan(
+        manifest=manifest,
+        identity={"manifest": manifest.fingerprint()},
+        provenance={},
+        dim=1,
+        dtype="float32",
+        shard_rows=len(manifest),
+    )
+    cache = ImageCache(Path(folder), plan, preprocess)
+    images = ImageRows(manifest, preprocess, cache)
+    while not cache.file.exists() or images[range(len(manifest))].cache.found < len(manifest):
+        time.sleep(TICK_NS / 1e9)  # files that are so new are not kept
+        images[range(len(manifest))]
+    return cache
+
+
+def ours(
+    manifest: Manifest, preprocess: Preprocess, rows: int, workers: int, cache: ImageCache | None
+) -> Iterable[object]:
     """Batches of the job's loader."""
     passes = [
         Shard(index=i, start=0, stop=len(manifest)) for i in range(max(1, rows // len(manifest)))
@@ -67,6 +90,7 @@ def ours(manifest: Manifest, preprocess: Preprocess, rows: int, workers: int) ->
         batch_size=BATCH,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
+        cache=cache,
     )
 
 
@@ -79,18 +103,19 @@ def theirs(manifest: Manifest, preprocess: Preprocess, rows: int, workers: int) 
     )
 
 
-SIDES: dict[str, Callable[[Manifest, Preprocess, int, int], Iterable[object]]] = {
-    "ours": ours,
-    "theirs": theirs,
-}
-
-
-def measure(side: str, workers: int, data: str, preprocess: Preprocess, rows: int) -> float:
+def measure(
+    side: str, workers: int, data: str, preprocess: Preprocess, rows: int, cached: str
+) -> float:
     """Images a CPU second of one side, in a process of its own."""
     torch.set_num_threads(1)
     set_start_method("fork", force=True)  # of the worker, as in the job
     manifest = open_data(data)
-    loader = SIDES[side](manifest, preprocess, rows, workers)
+    if side == "theirs":
+        loader = theirs(manifest, preprocess, rows, workers)
+    else:
+        keep_freed_memory()  # as the job does
+        cache = full_cache(cached, manifest, preprocess) if side == "cached" else None
+        loader = ours(manifest, preprocess, rows, workers, cache)
     started = time.process_time()
     for _ in loader:
         pass
@@ -129,7 +154,7 @@ def main() -> None:
     rounds: dict[tuple[str, int], list[float]] = {
         (side, workers): [] for workers in (0, 1) for side in SIDES
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cached:
         data = options.data or noisy(Path(folder))
         manifest = open_data(data)
         size = sum(manifest.file(row).stat().st_size for row in range(len(manifest)))
@@ -139,18 +164,21 @@ def main() -> None:
         )
         for _ in range(options.repeat):
             for (side, workers), found in rounds.items():
-                rows = options.rows if side == "ours" else options.rows // 5
+                rows = options.rows // 5 if side == "theirs" else options.rows
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                    measured = pool.submit(measure, side, workers, data, preprocess, rows)
+                    measured = pool.submit(measure, side, workers, data, preprocess, rows, cached)
                     found.append(measured.result())
     result = []
     for workers, how in ((0, "in one process"), (1, "through a worker")):
-        mine, plain = (statistics.median(rounds[side, workers]) for side in SIDES)
+        mine, plain, kept = (statistics.median(rounds[side, workers]) for side in SIDES)
         print(
             f"{how:16} {mine:6,.0f} images/s per core, the plain transforms {plain:6,.0f}: "
-            f"{mine / plain:.1f} times"
+            f"{mine / plain:.1f} times; from the cache {kept:6,.0f}"
         )
-        result.append({"workers": workers, "ours": mine, "theirs": plain, "ratio": mine / plain})
+        result.append(
+            {"workers": workers, "ours": mine, "theirs": plain, "ratio": mine / plain}
+            | {"cached": kept}
+        )
     print(json.dumps(result))
 
 

@@ -138,8 +138,7 @@ def test_a_disk_that_fills_up_costs_a_line(
     options: list[str], reference: Path, tmp_path: Path, run_command: Run
 ) -> None:
     command = (*options, "--cache", tmp_path / "cache", "--out", tmp_path / "run")
-    # No file beyond 2 MB: the cache's wants 15. A worker's shared memory is such a file too.
-    command = (*command, "--num-workers", "0")
+    # No file beyond 2 MB: the cache's wants 15.
     limited = 'ulimit -f 2000; exec "$@"'
     done = run_command("bash", "-c", limited, "bash", sys.executable, *command)
     assert done.returncode == 0, done.stderr

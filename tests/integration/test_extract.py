@@ -61,6 +61,24 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert figures[0] == figures[1]
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
+    reason="only root can mount a file system",
+)
+def test_a_container_with_little_shared_memory_is_enough(
+    reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run
+) -> None:
+    # A batch is 4.7 MB. Of 64 MB, as Docker gives, a larger batch and more workers have as little.
+    small = 'mount -t tmpfs -o size=1m tmpfs /dev/shm; exec "$@"'
+    done = run_command(
+        "unshare", "--mount", "bash", "-c", small, "bash", sys.executable, *EXTRACT,
+        "--data", market, "--checkpoint", osnet_file, "--out", tmp_path / "run",
+        "--batch-size", "48", "--num-workers", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "run") == contents(reference)
+
+
 def test_the_store_holds_the_images_in_the_order_of_the_manifest(
     reference: Path, market: Path, osnet_file: Path
 ) -> None:
