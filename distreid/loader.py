@@ -22,7 +22,7 @@ from distreid.manifest import Manifest, Status
 from distreid.memory import keep_freed_memory
 from distreid.preprocess import Preprocess
 from distreid.sampler import ShardBatches, ShardSampler
-from distreid.slots import Slots
+from distreid.slots import Slots, by_pipe
 
 OUT_OF_MEMORY = "no memory is left to decode it"
 
@@ -95,17 +95,19 @@ class BatchLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Any:
         """Workers, and slots for them, of this iteration alone."""
-        if self.num_workers and multiprocessing.get_start_method() == "fork":
-            rows = cast(ShardBatches, self.sampler).largest
-            of = cast(ImageRows, self.dataset).preprocess
-            with contextlib.suppress(OSError):  # no room for so much: batches travel without
-                slots = Slots(self.num_workers, rows, of.height, of.width)
-                self.collate_fn = functools.partial(_in_slot, slots)
+        if self.num_workers:
+            send = by_pipe
+            if multiprocessing.get_start_method() == "fork":
+                rows = cast(ShardBatches, self.sampler).largest
+                of = cast(ImageRows, self.dataset).preprocess
+                with contextlib.suppress(OSError):  # no room for so much
+                    send = Slots(self.num_workers, rows, of.height, of.width).send
+            self.collate_fn = functools.partial(_sent, send)
         return super().__iter__()
 
 
-def _in_slot(slots: Slots, batch: Batch) -> Batch:
-    return replace(batch, images_BCHW=slots.send(batch.images_BCHW))
+def _sent(send: Callable[[Tensor], Tensor], batch: Batch) -> Batch:
+    return replace(batch, images_BCHW=send(batch.images_BCHW))
 
 
 def open_loader(

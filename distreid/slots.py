@@ -4,7 +4,8 @@ New memory for every batch would take a third of an image's time: the kernel cle
 both processes have to map it. Here a worker writes into one of its own slots that is free, and the
 rank reads there. A slot is free again when the last tensor over it is gone, so that nothing is
 ever written over what is still read, however long somebody keeps it; where none is free, the
-images travel in new memory, as torch sends any tensor.
+images travel through a pipe. Not as torch sends tensors: where /dev/shm is full, as in containers
+that have little, its worker says so and the rank waits for ever.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import mmap
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -34,7 +36,7 @@ class Slots:
 
     def __init__(self, workers: int, batch_size: int, height: int, width: int) -> None:
         shape = (workers * SLOTS, batch_size, height, width, 3)
-        # Not in /dev/shm, which containers keep small; it takes room when it is first written.
+        # Not in /dev/shm; it takes room when it is first written.
         self.images_PNHWC = np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
         self.taken_P = np.frombuffer(mmap.mmap(-1, len(self.images_PNHWC)), np.uint8)
         self.number = next(_numbers)
@@ -47,35 +49,43 @@ class Slots:
         mine = slice(worker.id * SLOTS, (worker.id + 1) * SLOTS)
         free = np.flatnonzero(self.taken_P[mine] == 0)
         if not len(free):
-            return images_BCHW
+            return by_pipe(images_BCHW)
         place = mine.start + int(free[0])
         self.taken_P[place] = True
         self.images_PNHWC[place, : len(images_BCHW)] = images_BCHW.movedim(1, -1)
-        return cast(Tensor, _InSlot(self.number, place, len(images_BCHW)))
+        return cast(Tensor, _Sent(_received, (self.number, place, len(images_BCHW))))
 
     def receive(self, place: int, count: int) -> Tensor:
         """In the rank: the images (count, 3, height, width), whose last tensor frees the slot."""
         images_BHWC = self.images_PNHWC[place, :count]
         # A tensor's memory holds this very array, and every view of the tensor holds the memory.
         weakref.finalize(images_BHWC, self._free, place).atexit = False
-        return torch.from_numpy(images_BHWC).movedim(-1, 1)
+        return _tensor(images_BHWC)
 
     def _free(self, place: int) -> None:
         self.taken_P[place] = False
 
 
+def by_pipe(images_BCHW: Tensor) -> Tensor:
+    """In a worker: what to send instead of the images, for which there is no slot."""
+    return cast(Tensor, _Sent(_tensor, (images_BCHW.movedim(1, -1).numpy(),)))
+
+
 @dataclass(frozen=True)
-class _InSlot:
+class _Sent:
     """Stands for a tensor on its way between processes."""
 
-    slots: int
-    place: int
-    count: int
+    arrive: Callable[..., Tensor]
+    what: tuple[Any, ...]
 
-    def __reduce__(self) -> tuple[Callable[[int, int, int], Tensor], tuple[int, int, int]]:
+    def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
         """Unpickled it is the tensor."""
-        return _received, (self.slots, self.place, self.count)
+        return self.arrive, self.what
 
 
 def _received(slots: int, place: int, count: int) -> Tensor:
     return _of_this_process[slots].receive(place, count)
+
+
+def _tensor(images_BHWC: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(images_BHWC).movedim(-1, 1)

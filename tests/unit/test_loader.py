@@ -79,7 +79,8 @@ def test_memory_is_used_again() -> None:
         places.add(batch.images_BCHW.data_ptr())
         del batch
     assert isinstance(batches.collate_fn, functools.partial)
-    (slots,) = batches.collate_fn.args
+    (send,) = batches.collate_fn.args
+    slots = send.__self__
     assert places <= {slots.images_PNHWC[place].ctypes.data for place in range(SLOTS)}
     assert not slots.taken_P.any()
 
