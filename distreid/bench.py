@@ -258,7 +258,8 @@ def _trials(setting: _Setting, rate: float) -> tuple[Trial, ...]:
 
 
 def _beside_the_peer(setting: _Setting, extractor: Extractor) -> dict[str, float]:
-    """Both in turn, on the same images and weights."""
+    """Both in turn, on the same images and weights; the peers' in this process, which keeps freed
+    memory for them too."""
     options = setting.options
     # Loaded anew: the extractor has laid out its weights in another order.
     network = load_model(options.checkpoints[0], options.model, options.input_size).network
