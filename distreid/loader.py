@@ -133,8 +133,8 @@ def open_loader(
 
 
 def _begin_worker(worker: int) -> None:
-    """Ctrl-C and SLURM's signals reach the workers too; the rank ends them."""
     keep_freed_memory()
+    # Ctrl-C and SLURM's signals reach the workers too; the rank ends them.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

@@ -34,6 +34,11 @@ REPOSITORY = Path(__file__).parent.parent
 settings.register_profile("repeatable", derandomize=True, database=None, print_blob=True)
 settings.load_profile("repeatable")
 
+needs_mounts = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
+    reason="only root can mount a file system",
+)
+
 
 @dataclass(frozen=True)
 class Pack:

@@ -68,10 +68,10 @@ def full_cache(folder: str, manifest: Manifest, preprocess: Preprocess) -> Image
         shard_rows=len(manifest),
     )
     cache = ImageCache(Path(folder), plan, preprocess)
-    images = ImageRows(manifest, preprocess, cache)
-    while not cache.file.exists() or images[range(len(manifest))].cache.found < len(manifest):
+    if not cache.file.exists():
         time.sleep(TICK_NS / 1e9)  # files that are so new are not kept
-        images[range(len(manifest))]
+        for _ in ours(manifest, preprocess, len(manifest), 0, cache):
+            pass
     return cache
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,16 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, Pack, Run, draw
+from conftest import GOLDEN, Pack, Run, draw, needs_mounts
 
 from distreid.shards import shard_file
 from distreid.store import FeatureStore
 
 EXTRACT = ("-m", "distreid.extract")
-needs_mounts = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
-    reason="only root can mount a file system",
-)
 
 
 def shards(run: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import Run, draw
+from conftest import Run, draw, needs_mounts
 
 from distreid.shards import shard_file
 from distreid.store import FeatureStore
@@ -61,10 +61,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert figures[0] == figures[1]
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
-    reason="only root can mount a file system",
-)
+@needs_mounts
 def test_a_container_with_little_shared_memory_is_enough(
     reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run
 ) -> None:

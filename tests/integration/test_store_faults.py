@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw, said
+from conftest import draw, needs_mounts, said
 
 from distreid import cli, extract
 from distreid.errors import OptionError, StoreError
@@ -27,10 +27,6 @@ from distreid.shards import shard_file
 from distreid.store import FeatureStore, existing_plan, write_root
 from distreid.verify import verify_run
 
-needs_mounts = pytest.mark.skipif(
-    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], check=False).returncode != 0,
-    reason="only root can mount a file system",
-)
 Extract = Callable[..., int]
 IMAGES = 60
 

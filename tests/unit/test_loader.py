@@ -47,6 +47,8 @@ def assert_the_same(batches: Iterator[Batch] | list[Batch], expected: Tensor) ->
         assert batch.rows.start == seen
         assert torch.equal(batch.images_BCHW, expected[seen : batch.rows.stop])
         assert batch.images_BCHW.is_contiguous(memory_format=torch.channels_last)
+        in_dev_shm = batch.images_BCHW.is_shared()  # type: ignore[no-untyped-call]
+        assert not in_dev_shm, "it may be full"
         seen = batch.rows.stop
     assert seen == ROWS
 
@@ -83,6 +85,16 @@ def test_memory_is_used_again() -> None:
     slots = send.__self__
     assert places <= {slots.images_PNHWC[place].ctypes.data for place in range(SLOTS)}
     assert not slots.taken_P.any()
+
+
+def test_a_machine_that_has_no_room_for_slots_does_without(
+    expected: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr("distreid.slots.mmap.mmap", refuse)
+    assert_the_same(iter(loader(1)), expected)
 
 
 def test_two_iterations_at_once_do_not_mix(expected: Tensor) -> None:
