@@ -12,8 +12,9 @@
         └── StoreError       the output folder: incomplete, damaged, or of another run
 
 Beside it stands Stopped: a signal ended the job, which can be continued; exit status 128 and
-the signal's number. Anything else that escapes is a fault of distreid: exit status 1, with
-its traceback.
+the signal's number. Where nobody reads the output any more, as after `| head`, the command ends in
+silence, as if SIGPIPE had ended it (141). Anything else that escapes is a fault of distreid: exit
+status 1, with its traceback.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable
 
 EXIT_USER = 2
-# What is printed goes nowhere: files that cannot be written are a StoreError.
-UNHEARD = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT)
+# As a shell says of what SIGPIPE ended: nobody reads the output any more, as after `| head`.
+EXIT_UNREAD = 128 + signal.SIGPIPE
+# Of what is printed: files that cannot be written are a StoreError.
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DistreidError(Exception):
@@ -38,13 +42,15 @@ class Stopped(BaseException):
     """A signal asked the job to end. No Exception, as KeyboardInterrupt is none: it can come
     anywhere, also where the faults of damaged files are caught."""
 
-    def __init__(self, signal_number: int, why: str | None = None, *, aloud: bool = True) -> None:
+    def __init__(
+        self, signal_number: int, why: str | None = None, *, tells_user: bool = True
+    ) -> None:
         name = signal.Signals(signal_number).name
         super().__init__(
             f"stopped by {name}{f': {why}' if why else ''}; run the same command again to continue"
         )
         self.signal_number = signal_number
-        self.aloud = aloud
+        self.tells_user = tells_user
         """Whether it is this process that tells the user, for all of the job."""
 
 
@@ -80,6 +86,10 @@ class CompileError(UserError):
     """torch cannot compile the network here."""
 
 
+class EngineError(UserError):
+    """An engine cannot compute the network here, or gives other features than torch."""
+
+
 class StoreError(UserError):
     """The output folder cannot be used."""
 
@@ -95,35 +105,66 @@ def printable(text: str) -> str:
     )
 
 
-def exit_status(command: Callable[[], None]) -> int:
-    """Runs a command and gives its exit status; an error of the tree is one line on stderr."""
+def say_on_stderr(line: str) -> None:
+    """Prints it."""
+    print(line, file=sys.stderr)
+
+
+def exit_status(command: Callable[[], None], say: Callable[[str], None] = say_on_stderr) -> int:
+    """Runs a command and gives its exit status; an error of the tree is one line, which `say`
+    gets, and so is the end by a signal. Output that nobody reads any more ends it in silence.
+
+    SystemExit, as argparse raises it, goes on.
+    """
+    try:
+        return _status(command, say)
+    except SystemExit as end:
+        # So ends rich where nobody reads what it prints.
+        if isinstance(end.__context__, BrokenPipeError):
+            return EXIT_UNREAD
+        raise
+    except OSError as error:
+        unread = error.errno == errno.EPIPE and _is_unread()
+        if not unread and error.errno not in DISK_IS_FULL:
+            raise
+        _give_up_output()
+        if unread:
+            return EXIT_UNREAD
+        why = f"the output: {error.strerror}; run the same command again"
+        with contextlib.suppress(OSError):
+            print(f"distreid: error: {why}", file=sys.stderr)
+        return EXIT_USER
+
+
+def _status(command: Callable[[], None], say: Callable[[str], None]) -> int:
+    """`exit_status` where stdout and stderr can be written."""
     try:
         command()
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt) as end:
         # Python's own exception comes while torch is still being imported.
         stopped = end if isinstance(end, Stopped) else Stopped(signal.SIGINT)
-        if stopped.aloud:
-            print(f"distreid: {stopped}", file=sys.stderr)
+        if stopped.tells_user:
+            say(f"distreid: {stopped}")
         return 128 + stopped.signal_number
     except FailedElsewhere:
         return EXIT_USER
-    except OSError as error:
-        if error.errno not in UNHEARD:
-            raise
-        _give_up_output()
-        why = f"the output: {error.strerror}; run the same command again"
-        with contextlib.suppress(OSError):
-            print(f"distreid: error: {why}", file=sys.stderr)
-        return EXIT_USER
     except UserError as error:
-        print(f"distreid: error: {printable(str(error))}", file=sys.stderr)
+        say(f"distreid: error: {printable(str(error))}")
         return EXIT_USER
     return 0
 
 
+def _is_unread() -> bool:
+    """Whether what is printed goes into a pipe that has no reader any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def _give_up_output() -> None:
-    """What is not yet written would fail again, aloud, as Python ends."""
+    """What is not yet written would fail again, with a message, as Python ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

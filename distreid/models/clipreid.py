@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distreid.errors import CheckpointError
+from distreid.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from distreid.models.architecture import Architecture, StateDict, rows_of
+from distreid.models.necks import Neck, Necked, renamed
 from distreid.models.peer_config import HALF, colour_of, settings
 from distreid.models.timm_extra import timm_for
 from distreid.models.torchvision_networks import torchvision_networks
+from distreid.models.transreid import is_after
 from distreid.models.vit import (
     BLOCKS,
     HEAD_DIM,
@@ -29,9 +31,8 @@ from distreid.models.vit import (
     tokens_and_dim,
     vit_block,
 )
-from distreid.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
-NOT_FOR_FEATURES = ("text_encoder.", "prompt_learner.", "classifier", "bottleneck")
+NOT_FOR_FEATURES = ("text_encoder.", "prompt_learner.", "classifier")
 RESNET_DIM = 2048
 # OpenAI's names of the parts of a block, and timm's.
 BLOCK_NAMES = {
@@ -75,7 +76,7 @@ class ClipViT(nn.Module):
 
     def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
         patches = self.conv1(images_BCHW).flatten(2).transpose(1, 2)
-        first = self.class_embedding.expand(len(patches), 1, -1)
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)
         if cameras_B is not None:
             first = first + self.coefficient * of_camera(self.cv_embed, cameras_B)[:, None]
         tokens = torch.cat((first, patches), dim=1) + self.positional_embedding
@@ -165,13 +166,12 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     tokens, dim = tokens_and_dim(state, f"image_encoder.{where}positional_embedding")
     height, width, stride = size_and_stride(tokens, options)
     embeddings = rows_of(state, "cv_embed") if is_vit else None
-    cameras, camera_notes = known_cameras(embeddings, square=height == width)
+    cameras = known_cameras(embeddings, height == width, options)
     wanted: dict[str, Any] = {"TEST.NECK_FEAT": "before"}
     if embeddings:
         wanted["MODEL.SIE_COE"] = 1.0
     said, notes = settings(options, wanted)
-    if said["TEST.NECK_FEAT"] != "before":
-        raise CheckpointError("config.yaml: TEST.NECK_FEAT is not before, as CLIP-ReID's all have")
+    after = is_after(options, said)
     chosen = {"cameras": embeddings, "coefficient": said["MODEL.SIE_COE"]} if embeddings else {}
     if is_vit:
         projected = state["image_encoder.proj"].shape[1]
@@ -183,12 +183,14 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
         projected = state["image_encoder.attnpool.c_proj.weight"].shape[0]
         build = partial(ClipResNet, projected=projected, tokens=tokens)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
+    necks = [Neck("bottleneck", dim), Neck("bottleneck_proj", projected)]
     return Architecture(
         name="clipreid",
         peer="CLIP-ReID",
-        build=build,
+        build=partial(Necked, build, necks) if after else build,
         dim=dim + projected,
-        feature="class token, and its projection" if is_vit else "pooled layer4, attention pool",
+        feature=("class token, and its projection" if is_vit else "pooled layer4, attention pool")
+        + (", batch norm" if after else ""),
         preprocess=Preprocess(
             height=height,
             width=width,
@@ -198,12 +200,17 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
         ),
         flip=False,
         options={"encoder": "ViT-B-16" if is_vit else "RN50", "stride": stride} | chosen,
-        not_for_features=NOT_FOR_FEATURES + (() if is_vit else ("cv_embed",)),
-        rename=_rename,
+        not_for_features=(
+            *NOT_FOR_FEATURES,
+            *(() if is_vit else ("cv_embed",)),
+            *(() if after else ("bottleneck",)),
+        ),
+        rename=partial(renamed, necks, _rename) if after else _rename,
         classes=rows_of(state, "classifier.weight"),
-        cameras=cameras,
+        **cameras,
         fixed_size=True,
-        notes=(*notes, *camera_notes),
+        obeys=("feature", "viewpoints") if cameras.get("cameras") else ("feature",),
+        notes=notes,
     )
 
 

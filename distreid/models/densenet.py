@@ -9,7 +9,14 @@ from typing import Any
 from torch import nn
 
 from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchreid import (
+    FC_DIM,
+    HEADS,
+    architecture,
+    fc_block,
+    has_only,
+    pooled_feature,
+)
 from distreid.models.torchvision_networks import torchvision_networks
 
 # Pooled features, which tell them apart.
@@ -27,6 +34,8 @@ def build(name: str) -> nn.Module:
 
 def recognise(state: StateDict) -> str | None:
     """The name of the network whose weights these are, or None."""
+    if not has_only(state, ("features", *HEADS)):
+        return None
     dim = rows_of(state, "features.norm5.weight")
     fc = "_fc512" if "fc.0.weight" in state else ""
     return next((name + fc for name in DIMS if DIMS[name] == dim), None)

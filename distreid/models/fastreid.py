@@ -14,18 +14,24 @@ from typing import Any
 from torch import nn
 
 from distreid.errors import CheckpointError
+from distreid.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from distreid.models.architecture import Architecture, Size, StateDict, rows_of
+from distreid.models.fastreid_bodies import OtherBody, find_body
 from distreid.models.fastreid_network import (
     AVERAGE,
     BODY_DIM,
+    BOTH,
     CEIL,
+    CLIPPED,
     GEM,
     LEARNED,
+    MAX,
     MGN_HEADS,
     PADDED,
     Baseline,
     Head,
     build,
+    pooling_of,
 )
 from distreid.models.peer_config import (
     HALF,
@@ -36,10 +42,10 @@ from distreid.models.peer_config import (
     size_of,
 )
 from distreid.models.vit import ClassToken, count_of, is_small, size_and_stride, tokens_and_dim
-from distreid.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 # By the blocks of layer3.
 RESNETS = {6: "resnet50", 23: "resnet101", 36: "resnet152"}
+BASIC, BASIC_DIM = {2: "resnet18", 6: "resnet34"}, 512  # without conv3
 RESNESTS = {6: "resnest50d", 23: "resnest101e", 36: "resnest200e", 48: "resnest269e"}
 # fast-reid's names of poolings that give the same feature, of this and of its first version.
 POOLS = {
@@ -50,10 +56,20 @@ POOLS = {
     GEM: GEM,
     "gempool": GEM,
     LEARNED: LEARNED,
+    MAX: MAX,
+    "maxpool": MAX,
+    BOTH: BOTH,
+    "avgmaxpool": BOTH,
+    CLIPPED: CLIPPED,
+    "clipavgpool": CLIPPED,
 }
 OLD_REDUCTION = (
     "a head of fast-reid 0.1.1, which reduced its features by other layers than fast-reid 1 does "
     "(MGN's is such a one): its features cannot be reproduced; take a file of fast-reid 1"
+)
+FLIPPED = (
+    "config.yaml: TEST.FLIP is on; each view is normalised once, as it is meant, where fast-reid's "
+    "own code normalises the mirror image twice: its features differ (--no-flip leaves it out)"
 )
 # Class weights, and the colours that old files hold and fast-reid no longer reads.
 NOT_FOR_FEATURES = (
@@ -86,7 +102,7 @@ def recognise(state: StateDict) -> str | None:
     mgn = any(key.startswith("b1_head.") for key in state)
     heads = any(key.startswith("heads.") for key in state)
     body = "backbone.layer4.0.conv1.weight" in state or "backbone.cls_token" in state
-    return "fastreid" if mgn or (body and heads) else None
+    return "fastreid" if mgn or (heads and (body or find_body(state))) else None
 
 
 def read(
@@ -100,12 +116,15 @@ def read(
     refuse_others(options, {"INPUT.CROP.ENABLED": False})
     if "backbone.cls_token" in state:
         return _read_vit(state, options)
+    if other := find_body(state):
+        return _read_other(state, options, other, recipe)
     mgn = any(key.startswith("b1_head.") for key in state)
     head = "b1_head" if mgn else "heads"
     reduced, old = _reduced(state, head), f"{head}.bnneck.weight" in state
     if (mgn and not reduced) or (old and (mgn or reduced)):
         raise CheckpointError(OLD_REDUCTION)
     body, ibn = _body(state, mgn)
+    body_dim = BASIC_DIM if body in BASIC.values() else BODY_DIM
     non_local = _non_local(state)
     learned = f"{head}.pool_layer.p" in state
     guess = "mgn" if mgn else "sbs" if learned else "agw" if non_local else "bot"
@@ -118,14 +137,16 @@ def read(
         "pool": _pool(said["MODEL.HEADS.POOL_LAYER"]),
         "reduced": reduced,
         "mgn": mgn,
+        **_neck(state, head),
     }
     whole = "layer4 pooled as a whole, in halves and in thirds" if mgn else "pooled layer4"
     return _architecture(
         state,
+        options,
         head=head,
-        build=partial(build, non_local, **description),
-        dim=len(MGN_HEADS) * reduced if mgn else reduced or BODY_DIM,
-        feature=f"{whole}, {'reduced, ' if reduced else ''}batch norm",
+        build=partial(build, non_local, channels=body_dim, **description),
+        dim=len(MGN_HEADS) * reduced if mgn else reduced or body_dim,
+        feature=f"{whole}{', reduced' if reduced else ''}{_normed(description)}",
         preprocess=_preprocess(size_of(said["INPUT.SIZE_TEST"]), options),
         options=description,
         notes=() if recipe else (_taken_for(guess, description), *notes),
@@ -136,25 +157,70 @@ def _read_vit(state: StateDict, options: Mapping[str, Any]) -> Architecture:
     tokens, dim = tokens_and_dim(state, "backbone.pos_embed")
     height, width, stride = size_and_stride(tokens, options)
     small = is_small(state, "backbone.blocks.")
+    neck = _neck(state, "heads")
     return _architecture(
         state,
+        options,
         build=lambda: Baseline(
             ClassToken(dim=dim, tokens=tokens, stride=stride, small=small),
-            Head(nn.Unflatten(1, (dim, 1, 1)), dim),
+            Head(nn.Unflatten(1, (dim, 1, 1)), dim, **neck),
         ),
         dim=dim,
-        feature="class token, layer norm, batch norm",
+        feature=f"class token, layer norm{_normed(neck)}",
         preprocess=_preprocess((height, width), options, mean=HALF, std=HALF),
-        options={"body": "vit_small" if small else "vit", "stride": stride},
+        options={"body": "vit_small" if small else "vit", "stride": stride, **neck},
         fixed_size=True,
     )
 
 
-def _architecture(state: StateDict, head: str = "heads", **particulars: Any) -> Architecture:
+def _read_other(
+    state: StateDict, options: Mapping[str, Any], other: OtherBody, recipe: str
+) -> Architecture:
+    reduced, learned = _reduced(state, "heads"), "heads.pool_layer.p" in state
+    guess = recipe or ("sbs" if learned else "bot")
+    said, notes = _unsaid({} if recipe else options, RECIPES[guess], learned)
+    last_stride = said["MODEL.BACKBONE.LAST_STRIDE"]
+    pool = _pool(said["MODEL.HEADS.POOL_LAYER"])
+    stride = {"last_stride": last_stride} if other.strided else {}
+    neck = _neck(state, "heads")
+    description = {
+        "body": other.name,
+        "ibn": other.ibn,
+        **stride,
+        "pool": pool,
+        "reduced": reduced,
+        **neck,
+    }
+
+    def build_it() -> nn.Module:
+        return Baseline(
+            other.build(last_stride), Head(pooling_of(pool), other.dim, reduced, **neck)
+        )
+
+    return _architecture(
+        state,
+        options,
+        build=build_it,
+        dim=reduced or other.dim,
+        feature=f"pooled last map{', reduced' if reduced else ''}{_normed(description)}",
+        preprocess=_preprocess(size_of(said["INPUT.SIZE_TEST"]), options),
+        options=description,
+        notes=() if recipe else (_taken(guess), *notes),
+    )
+
+
+def _architecture(
+    state: StateDict, options_beside: Mapping[str, Any], head: str = "heads", **particulars: Any
+) -> Architecture:
+    flip = settings(options_beside, {"TEST.FLIP.ENABLED": False})[0]["TEST.FLIP.ENABLED"]
+    notes = (*particulars.pop("notes", ()), *((FLIPPED,) if flip else ()))
+    if not particulars["options"].get("neck", True):
+        notes = (*notes, "the head's weights hold no batch norm, so the feature has none")
     return Architecture(
         name="fastreid",
         peer="fast-reid",
-        flip=False,
+        flip=flip,
+        notes=notes,
         not_for_features=NOT_FOR_FEATURES,
         rename=lambda key: key.replace("heads.bnneck.", "heads.bottleneck.0."),
         classes=rows_of(state, f"{head}.weight") or rows_of(state, "heads.classifier.weight"),
@@ -183,10 +249,12 @@ def _body(state: StateDict, mgn: bool) -> tuple[str, bool]:
     """timm's or torchvision's name of the body, and whether it has instance norm."""
     blocks = 1 + count_of(state, "b1.0.") if mgn else count_of(state, "backbone.layer3.")
     bodies = RESNESTS if "backbone.conv1.0.weight" in state else RESNETS
-    if blocks not in bodies:
+    if blocks not in bodies and blocks not in BASIC:
         known = ", ".join((*RESNETS.values(), *RESNESTS.values()))
         raise CheckpointError(f"a body with {blocks} blocks in its third stage; known are {known}")
     first = "backbone.4.0" if mgn else "backbone.layer1.0"
+    if not mgn and f"{first}.conv3.weight" not in state and blocks in BASIC:
+        return BASIC[blocks], f"{first}.bn1.IN.weight" in state
     return bodies[blocks], f"{first}.bn1.IN.weight" in state
 
 
@@ -204,6 +272,17 @@ def _reduced(state: StateDict, head: str) -> int:
     """The channels that the head reduces the map to; 0 if it does not."""
     first = state.get(f"{head}.bottleneck.0.weight")
     return first.shape[0] if first is not None and first.ndim == 4 else 0
+
+
+def _neck(state: StateDict, head: str) -> dict[str, bool]:
+    """That there is no batch norm (WITH_BNNECK of config.yaml), where there is none; as it always
+    was described where there is one."""
+    names = (f"{head}.bnneck.weight", *(f"{head}.bottleneck.{n}.running_mean" for n in range(2)))
+    return {} if any(name in state for name in names) else {"neck": False}
+
+
+def _normed(description: Mapping[str, Any]) -> str:
+    return ", batch norm" if description.get("neck", True) else ""
 
 
 def _unsaid(
@@ -233,10 +312,14 @@ def _max_pool(state: StateDict, body: str, chosen: str) -> str:
     return chosen or (PADDED if old else CEIL)
 
 
+def _taken(guess: str) -> str:
+    names = ", ".join(f"fastreid_{name}" for name in RECIPES)
+    return f"taken for the recipe {guess} (--model {names} and --input-size say otherwise)"
+
+
 def _taken_for(guess: str, description: Mapping[str, Any]) -> str:
     """What was guessed, and the names of `--model` that say otherwise."""
-    names = ", ".join(f"fastreid_{name}" for name in RECIPES)
-    recipe = f"taken for the recipe {guess} (--model {names} and --input-size say otherwise)"
+    recipe = _taken(guess)
     if description["body"] in RESNESTS.values():
         return recipe
     if description["max_pool"] == PADDED:

@@ -19,6 +19,7 @@ BODY_DIM = 2048
 MGN_HEADS = ("b1", "b2", "b3", "b21", "b22", "b31", "b32", "b33")
 # fast-reid's names of its poolings; the exponent of the last one is among the weights.
 AVERAGE, GEM, LEARNED = "GlobalAvgPool", "GeneralizedMeanPooling", "GeneralizedMeanPoolingP"
+MAX, BOTH, CLIPPED = "GlobalMaxPool", "AdaptiveAvgMaxPool", "ClipGlobalAvgPool"
 # What the max pooling does at the border: in fast-reid 1, and in 0.1.1, which made its model zoo.
 CEIL, PADDED = "ceil", "padded"
 
@@ -55,13 +56,16 @@ class GeM(nn.Module):
 
 
 class Head(nn.Module):
-    """Pooling, with `reduced` a 1×1 convolution to so many channels, and batch norm."""
+    """Pooling, with `reduced` a 1×1 convolution to so many channels, and with `neck` batch norm."""
 
-    def __init__(self, pool: nn.Module, channels: int, reduced: int = 0) -> None:
+    def __init__(
+        self, pool: nn.Module, channels: int, reduced: int = 0, *, neck: bool = True
+    ) -> None:
         super().__init__()
         self.pool_layer = pool
-        reduction = [nn.Conv2d(channels, reduced, 1, bias=False)] if reduced else []
-        self.bottleneck = nn.Sequential(*reduction, nn.BatchNorm2d(reduced or channels))
+        layers: list[nn.Module] = [nn.Conv2d(channels, reduced, 1, bias=False)] if reduced else []
+        layers += [nn.BatchNorm2d(reduced or channels)] if neck else []
+        self.bottleneck = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bottleneck(self.pool_layer(x)).flatten(1)  # type: ignore[no-any-return]
@@ -137,6 +141,26 @@ class MGN(nn.Module):
         return torch.cat([head(part) for head, part in zip(heads, maps, strict=True)], dim=1)
 
 
+class AverageAndMax(nn.Module):
+    """(B, C, H, W) → (B, C, 1, 1): the mean and the maximum, summed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True) + x.amax((2, 3), keepdim=True)
+
+
+def pooling_of(pool: str) -> nn.Module:
+    """The layer by fast-reid's name."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        AVERAGE: lambda: nn.AdaptiveAvgPool2d(1),
+        MAX: lambda: nn.AdaptiveMaxPool2d(1),
+        BOTH: AverageAndMax,
+        CLIPPED: lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Hardtanh(0, 1)),
+        GEM: lambda: GeM(learned=False),
+        LEARNED: lambda: GeM(learned=True),
+    }
+    return layers[pool]()
+
+
 def build(
     non_local: Mapping[str, tuple[int, int]],
     *,
@@ -147,6 +171,8 @@ def build(
     pool: str,
     reduced: int,
     mgn: bool,
+    channels: int = BODY_DIM,
+    neck: bool = True,
 ) -> nn.Module:
     """An untrained network; `reduced` is 0 for a head without a convolution."""
     if body.startswith("resnest"):
@@ -157,8 +183,7 @@ def build(
             network.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
     def head() -> nn.Module:
-        pooling = nn.AdaptiveAvgPool2d(1) if pool == AVERAGE else GeM(learned=pool == LEARNED)
-        return Head(pooling, BODY_DIM, reduced)
+        return Head(pooling_of(pool), channels, reduced, neck=neck)
 
     return MGN(network, head) if mgn else Baseline(Body(network, non_local), head())
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distreid.images.preprocess import Preprocess
 from distreid.models import efficientnet, timm_extra
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.ft_net import Baseline, linear_num_of, stride_of
 from distreid.models.torchvision_networks import torchvision_networks
-from distreid.preprocess import Preprocess
 
 SIZE = (256, 128)
 
@@ -54,6 +54,13 @@ def convnext() -> nn.Module:
     """timm's ConvNeXt without the norm that follows its pooling."""
     network = timm_extra.create("convnext_base")
     network.head.norm = nn.Identity()
+    return network  # type: ignore[no-any-return]
+
+
+def nasnet() -> nn.Module:
+    """timm's NASNet-A-Large, without the ReLU after its last cell."""
+    network = timm_extra.create("nasnetalarge")
+    network.act = nn.Identity()
     return network  # type: ignore[no-any-return]
 
 
@@ -107,6 +114,7 @@ BODIES = {
         key="_conv_stem.weight",
         rename=efficientnet.torchvision_name,
     ),
+    "ft_net_NAS": Body(build=nasnet, dim=4032, key="cell_stem_0.conv_1x1.conv.weight"),
     "ft_net_dino": Body(
         build=DinoBody,
         dim=768,
@@ -149,9 +157,15 @@ def read(
         flip=True,
         options=known | {"linear_num": linear_num},
         rename=partial(rename_body, rename),
-        not_for_features=("model.classifier.", "model._fc.", "classifier.classifier."),
+        not_for_features=(
+            "model.classifier.",
+            "model._fc.",
+            "model.last_linear.",
+            "classifier.classifier.",
+        ),
         classes=rows_of(state, "classifier.classifier.0.weight"),
         fixed_size=body.fixed_size,
+        obeys=("last_stride",) if name == "ft_net_dense" else (),
         notes=notes,
     )
 

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from distreid.errors import CheckpointError, OptionError
+from distreid.images.preprocess import Preprocess
 from distreid.models import timm_extra
 from distreid.models.architecture import Architecture, Size, StateDict, resized, rows_of
 from distreid.models.torchvision_networks import torchvision_networks
-from distreid.preprocess import Preprocess
 
 
 def read(name: str, state: StateDict, size: Size | None) -> Architecture:

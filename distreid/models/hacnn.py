@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distreid.images.preprocess import Preprocess
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.torchreid import FC_DIM, architecture, fc_block
-from distreid.preprocess import Preprocess
 
 STEM = 32
 WIDTHS = (128, 256, 384)
@@ -171,7 +171,9 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 def look(x: Tensor, centre_N2: Tensor) -> Tensor:
     """The region around a centre, sampled at as many places as the map has."""
-    scale = x.new_tensor(REGION_SCALE).expand(len(x), 2, 2)
+    scale = x.new_tensor(REGION_SCALE).expand(
+        x.shape[0], 2, 2
+    )  # not len(x), which tracing would freeze
     theta = torch.cat((scale, centre_N2[:, :, None]), dim=2)
     # Corners not aligned: torch's default since 1.3, which torchreid leaves to torch.
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)

@@ -14,12 +14,20 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
 from distreid.models.architecture import Architecture, StateDict
-from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchreid import (
+    FC_DIM,
+    HEADS,
+    architecture,
+    fc_block,
+    has_only,
+    pooled_feature,
+)
 
 STAGE_WIDTHS = (64, 256, 384, 512)
 BOTTLENECK = 4  # a block works on a quarter of its output's channels
 GATE_REDUCTION = 16
 WIDTHS = {"x0_25": 0.25, "x0_5": 0.5, "x0_75": 0.75, "x1_0": 1.0}
+PARTS = ("conv1", "conv2", "conv3", "conv4", "conv5", *HEADS)
 NAMES = (*(f"osnet_{width}" for width in WIDTHS), "osnet_ibn_x1_0")
 
 
@@ -151,7 +159,7 @@ def build_osnet(name: str) -> OSNet:
 def recognise(state: StateDict) -> str | None:
     """The name of the OSNet whose weights these are, or None; CheckpointError for a width
     that no OSNet has."""
-    if "conv2.0.conv2d.3.conv1.weight" not in state:
+    if "conv2.0.conv2d.3.conv1.weight" not in state or not has_only(state, PARTS):
         return None
     return ("osnet_ibn_" if "conv2.0.IN.weight" in state else "osnet_") + width_of(state)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distreid.models.architecture import Architecture, StateDict
 from distreid.models.osnet import (
     BOTTLENECK,
+    PARTS,
     STAGE_WIDTHS,
     WIDTHS,
     Conv,
@@ -23,8 +24,9 @@ from distreid.models.osnet import (
     instance_norm,
     width_of,
 )
-from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchreid import FC_DIM, architecture, fc_block, has_only, pooled_feature
 
+POOLS = ("pool2", "pool3")
 NAMES = tuple(f"osnet_ain_{width}" for width in WIDTHS)
 
 
@@ -91,7 +93,9 @@ class OSNetAIN(nn.Module):
 def recognise(state: StateDict) -> str | None:
     """The name of the OSNet-AIN whose weights these are, or None; CheckpointError for a width
     that none has."""
-    if "conv2.0.conv2.3.layers.3.conv1.weight" not in state:
+    if "conv2.0.conv2.3.layers.3.conv1.weight" not in state or not has_only(
+        state, (*PARTS, *POOLS)
+    ):
         return None
     return "osnet_ain_" + width_of(state)
 

@@ -12,17 +12,36 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distreid.images.preprocess import Preprocess
 from distreid.models import torchreid
 from distreid.models.architecture import Architecture, StateDict, rows_of
 from distreid.models.resnet import resnet
-from distreid.preprocess import Preprocess
 
 CHANNELS = 2048
 BASELINE_PARTS = 6
 PARTS = {"pcb_p6": 6, "pcb_p4": 4}
+
+
+class Stripes(nn.Module):
+    """(N, C, H, W) → (N, C, parts, 1), the means of horizontal stripes; of a height that is no
+    multiple of `parts` they overlap by a row, as in torch's adaptive pooling."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.onnx.is_in_onnx_export():
+            return F.adaptive_avg_pool2d(x, (self.parts, 1))
+        # ONNX has no adaptive pooling.
+        height, parts = int(x.shape[2]), self.parts
+        edges = [(n * height // parts, -(-(n + 1) * height // parts)) for n in range(parts)]
+        means = [x[:, :, top:below].mean((2, 3), keepdim=True) for top, below in edges]
+        return torch.cat(means, dim=2)
 
 
 class NormaliseParts(nn.Module):
@@ -35,7 +54,7 @@ class NormaliseParts(nn.Module):
 def build(parts: int, normalise: bool) -> nn.Module:
     """An untrained PCB: (N, 3, H, W) normalised images → (N, 2048 · parts) features."""
     network = resnet("resnet50", last_stride=1)
-    pool = nn.AdaptiveAvgPool2d((parts, 1))
+    pool = Stripes(parts)
     network.avgpool = nn.Sequential(pool, NormaliseParts()) if normalise else pool
     return network  # type: ignore[no-any-return]
 

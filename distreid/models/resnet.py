@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from distreid.models.architecture import Architecture, StateDict
-from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchreid import (
+    FC_DIM,
+    HEADS,
+    architecture,
+    fc_block,
+    has_only,
+    pooled_feature,
+)
 from distreid.models.torchvision_networks import torchvision_networks
 
 # What tells them apart: blocks in layer3, inputs of a group in layer1, the pooled features.
@@ -27,6 +34,7 @@ SHAPES = {
     "resnext50_32x4d": (6, 4, 2048),
     "resnext101_32x8d": (23, 8, 2048),
 }
+PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", *HEADS)
 SUFFIXES = {
     "fc.0.weight": "_fc512",
     "layer1.0.bn1.IN.weight": "_ibn_a",
@@ -92,7 +100,8 @@ def resnet(name: str, ibn: str = "", last_stride: int = 2) -> Any:
 
 def remove_stride(stage: Any) -> None:
     """The stage of a ResNet then keeps the size of its map."""
-    stage[0].conv2.stride = stage[0].downsample[0].stride = (1, 1)
+    first = stage[0]  # a basic block has its stride in conv1, a bottleneck in conv2
+    first.conv1.stride = first.conv2.stride = first.downsample[0].stride = (1, 1)
 
 
 def build(name: str) -> nn.Module:
@@ -108,6 +117,8 @@ def build(name: str) -> nn.Module:
 def recognise(state: StateDict) -> str | None:
     """The name of the network whose weights these are, or None."""
     if not {"bn1.weight", "layer1.0.conv2.weight"} <= state.keys() or "fc.weight" in state:
+        return None
+    if not has_only(state, PARTS):
         return None
     pooled_dim = 2048 if "layer4.0.conv3.weight" in state else 512
     shape = blocks_of(state), state["layer1.0.conv2.weight"].shape[1], pooled_dim

@@ -14,7 +14,14 @@ from torch import nn
 from distreid.models import timm_extra
 from distreid.models.architecture import Architecture, StateDict
 from distreid.models.resnet import blocks_of
-from distreid.models.torchreid import FC_DIM, architecture, fc_block, pooled_feature
+from distreid.models.torchreid import (
+    FC_DIM,
+    HEADS,
+    architecture,
+    fc_block,
+    has_only,
+    pooled_feature,
+)
 
 POOLED_DIM = 2048
 # timm's name, and what tells them apart: blocks in layer3, inputs of a group in layer1.
@@ -26,6 +33,7 @@ NETWORKS = {
     "se_resnext101_32x4d": ("legacy_seresnext101_32x4d", 23, 4),
     "senet154": ("legacy_senet154", 36, 2),
 }
+PARTS = ("layer0", "layer1", "layer2", "layer3", "layer4", *HEADS)
 NAMES = (*NETWORKS, "se_resnet50_fc512")
 
 
@@ -43,6 +51,8 @@ def build(name: str) -> nn.Module:
 def recognise(state: StateDict) -> str | None:
     """The name of the network whose weights these are, or None."""
     if "layer1.0.se_module.fc1.weight" not in state or "layer1.0.conv2.weight" not in state:
+        return None
+    if not has_only(state, PARTS):
         return None
     shape = blocks_of(state), state["layer1.0.conv2.weight"].shape[1]
     fc = "_fc512" if "fc.0.weight" in state else ""

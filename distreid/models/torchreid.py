@@ -7,10 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from distreid.images.preprocess import Preprocess
 from distreid.models.architecture import Architecture, StateDict, rows_of
-from distreid.preprocess import Preprocess
 
 FC_DIM = 512
+HEADS = ("fc", "classifier")
+
+
+def has_only(state: StateDict, parts: tuple[str, ...]) -> bool:
+    """Whether all names begin with one of these, so that nothing stands on the network that is not
+    torchreid's."""
+    return all(key.partition(".")[0] in parts for key in state)
 
 
 def fc_block(inputs: int, outputs: int = FC_DIM) -> nn.Sequential:

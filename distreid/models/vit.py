@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError
 from distreid.models.architecture import StateDict
+from distreid.models.choices import choices_in
 from distreid.models.peer_config import settings, size_of
+from distreid.models.resnet import InstanceBatchNorm
 from distreid.models.timm_extra import timm_for
 
 PATCH = 16
 HEAD_DIM = 64
+STEM = 64
 BLOCKS = 12
 # Both projects' ViT-Small, which is as wide as their ViT-Base.
 SMALL_BLOCKS, SMALL_HEADS, SMALL_RATIO = 8, 8, 3.0
@@ -27,6 +30,7 @@ SMALL_BLOCKS, SMALL_HEADS, SMALL_RATIO = 8, 8, 3.0
 SIZES = ((256, 128), (384, 128), (256, 256), (224, 224))
 STRIDES = (16, 12, 11)
 VERI_CAMERAS = 20
+VERI_VIEWPOINTS = 8  # CLIP-ReID's and TransReID's view_num of VeRi-776
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -47,6 +51,7 @@ class ViT(nn.Module):
         without_last: bool = False,
         cameras: int = 0,
         coefficient: float = 0.0,
+        convolved: bool = False,
     ) -> None:
         super().__init__()
         self.coefficient = coefficient
@@ -54,17 +59,38 @@ class ViT(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, PATCH, stride)})
+        if convolved:
+            half = nn.Conv2d(STEM, dim, PATCH // 2, stride // 2)
+            self.patch_embed = nn.ModuleDict({"conv": convolved_stem(), "proj": half})
+        self.convolved = convolved
         if cameras:
             self.sie_embed = nn.Parameter(torch.zeros(cameras, 1, dim))
         self.blocks = nn.Sequential(*(peer_block(dim, small) for _ in range(blocks)))
 
     def forward(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Tensor:
-        patches = self.patch_embed["proj"](images_BCHW).flatten(2).transpose(1, 2)
-        first = self.cls_token.expand(len(patches), -1, -1)
+        x = self.patch_embed["conv"](images_BCHW) if self.convolved else images_BCHW
+        patches = self.patch_embed["proj"](x).flatten(2).transpose(1, 2)
+        first = self.cls_token.expand(patches.shape[0], -1, -1)
         tokens = torch.cat((first, patches), dim=1) + self.pos_embed
         if cameras_B is not None:
             tokens = tokens + self.coefficient * of_camera(self.sie_embed, cameras_B)
         return self.blocks(tokens)  # type: ignore[no-any-return]
+
+
+def convolved_stem() -> nn.Sequential:
+    """TransReID-SSL's (Luo et al., arXiv:2111.12084): three convolutions before the patches, two of
+    them with instance norm on half of the channels."""
+    return nn.Sequential(
+        nn.Conv2d(3, STEM, 7, 2, padding=3, bias=False),
+        InstanceBatchNorm(STEM),
+        nn.ReLU(),
+        nn.Conv2d(STEM, STEM, 3, padding=1, bias=False),
+        InstanceBatchNorm(STEM),
+        nn.ReLU(),
+        nn.Conv2d(STEM, STEM, 3, padding=1, bias=False),
+        nn.BatchNorm2d(STEM),
+        nn.ReLU(),
+    )
 
 
 class ClassToken(ViT):
@@ -132,18 +158,25 @@ def size_and_stride(tokens: int, options: Mapping[str, Any]) -> tuple[int, int, 
     )
 
 
-def known_cameras(embeddings: int | None, square: bool) -> tuple[int | None, tuple[str, ...]]:
-    """How many of the embeddings are cameras' by number, and what to say if nobody knows.
+def known_cameras(
+    embeddings: int | None, square: bool, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of which cameras and viewpoints the embeddings are: fields of `Architecture`.
 
-    Square inputs are of vehicles. With more than VeRi-776's cameras, they are of cameras times
-    viewpoints.
+    Square inputs are of vehicles. With more embeddings than VeRi-776 has cameras, they are of
+    cameras times viewpoints, of which that data set has 8 unless --viewpoints says otherwise.
     """
-    if not square or embeddings is None or embeddings <= VERI_CAMERAS:
-        return embeddings, ()
-    return 0, (
-        f"{embeddings} embeddings at a square input, so of cameras times viewpoints of vehicles, "
-        "which no list of images has (--camera-embedding mean or none goes without)",
-    )
+    asked = choices_in(options).viewpoints
+    if embeddings is None or (asked is None and (not square or embeddings <= VERI_CAMERAS)):
+        return {"cameras": embeddings}
+    viewpoints = VERI_VIEWPOINTS if asked is None else asked
+    cameras, left = divmod(embeddings, viewpoints)
+    if left:
+        raise CheckpointError(
+            f"{embeddings} embeddings are not of cameras times {viewpoints} viewpoints; say how "
+            "many by --viewpoints"
+        )
+    return {"cameras": cameras, "viewpoints": viewpoints}
 
 
 def count_of(state: StateDict, prefix: str) -> int:

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/end_to_end.py                        ft_net, a ResNet-50
     python tests/benchmarks/end_to_end.py --checkpoint sample    the built-in network, trained
+    python tests/benchmarks/end_to_end.py --network ViT-B/16     or another of networks.py
 
 All sides in turn, each in a process of its own with all cores, over the sample's images. Ours are
 the real command in one process: the rate counts from the first batch to the verified store, without
@@ -29,23 +30,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import FT_NET, untrained
+from networks import FT_NET, NETWORKS, untrained
 from numpy.typing import NDArray
 from throughput import TIME_LINE
 from torch.fx.experimental.optimization import fuse
 from torch.utils.data import DataLoader
 
-from distreid.datasets import open_data
+from distreid.benchmark.peer_loop import PeerImages, peer_loop
+from distreid.data.source import open_data
+from distreid.errors import EXIT_USER
+from distreid.host.machine import cores
 from distreid.models.checkpoint import load_model
-from distreid.peer_loop import PeerImages, peer_loop
-from distreid.provenance import cores
 from distreid.store import FeatureStore
 
 THEIRS = {"plain loop": False, "plain loop, fused": True}
 OURS = {
-    "fp32": [],
-    "fp32, compiled": ["--compile", "max"],
-    "bf16, compiled": ["--compile", "max", "--precision", "bf16"],
+    "the default": [],
+    "torch fp32": ["--engine", "torch"],
+    "torch fp32, compiled": ["--compile", "max"],
+    "torch bf16, compiled": ["--compile", "max", "--precision", "bf16"],
+    "onnxruntime fp32": ["--engine", "onnxruntime"],
+    "openvino bf16": ["--precision", "bf16", "--engine", "openvino"],
+    "openvino int8": ["--precision", "int8", "--calibrate-on", "sample", "--max-map-loss", "100"],
 }
 Side = tuple[float, NDArray[np.float32], float | None]
 
@@ -66,8 +72,8 @@ def theirs(checkpoint: str, fused: bool) -> Side:
     return done / (time.perf_counter() - started), torch.cat(features).numpy(), None
 
 
-def ours(checkpoint: str, options: list[str]) -> Side:
-    """Images a second, the features, and mAP."""
+def ours(checkpoint: str, options: list[str]) -> Side | None:
+    """Images a second, the features, and mAP; None where this machine has no such precision."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-m", "distreid.extract", "--data", "sample", "--flip",
@@ -75,6 +81,8 @@ def ours(checkpoint: str, options: list[str]) -> Side:
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         found = TIME_LINE.search(done.stderr)
+        if done.returncode == EXIT_USER and "--precision" in done.stderr:
+            return None
         if done.returncode or not found or "not compiled: " in done.stderr:
             sys.exit(done.stderr)
         store = FeatureStore.open(Path(folder))
@@ -91,20 +99,29 @@ def main() -> None:
     """A line for each side."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint")
+    parser.add_argument("--network", default=FT_NET, choices=NETWORKS, help="untrained")
+    parser.add_argument("--sides", default="", help="the first words of ours, by commas")
     parser.add_argument("--repeat", type=int, default=3)
     known = parser.parse_args()
-    rounds: dict[str, list[Side]] = {side: [] for side in (*THEIRS, *OURS)}
+    wanted = {
+        side: options
+        for side, options in OURS.items()
+        if any(map(side.startswith, known.sides.split(",")))
+    }
+    rounds: dict[str, list[Side]] = {side: [] for side in (*THEIRS, *wanted)}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = known.checkpoint or str(untrained(FT_NET, Path(folder)))
+        checkpoint = known.checkpoint or str(untrained(known.network, Path(folder)))
         for _ in range(known.repeat):
             for side, fused in THEIRS.items():
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                     rounds[side].append(pool.submit(theirs, checkpoint, fused).result())
-            for side, options in OURS.items():
-                rounds[side].append(ours(checkpoint, options))
+            for side, options in wanted.items():
+                if mine := ours(checkpoint, options):
+                    rounds[side].append(mine)
+    rounds = {side: found for side, found in rounds.items() if found}
     rates = {side: statistics.median(each[0] for each in found) for side, found in rounds.items()}
     exact = rounds["plain loop"][0][1].astype(np.float64)
-    print(f"{os.uname().machine}, {cores()} cores; {known.checkpoint or FT_NET}, medians")
+    print(f"{os.uname().machine}, {cores()} cores; {known.checkpoint or known.network}, medians")
     result = []
     for side, found in rounds.items():
         _, features, mean_ap = found[-1]

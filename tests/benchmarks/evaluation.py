@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.evaluate import summarise
-from distreid.protocol import PRESETS
-from distreid.ranking import Labelled, score_queries
-from distreid.similarity import block_rows, map_blocks
+from distreid.evaluation.evaluate import summarise
+from distreid.evaluation.protocol import PRESETS
+from distreid.evaluation.ranking import LabelledFeatures, score_queries
+from distreid.nearest.similarity import block_rows, map_blocks
 
 SIZES = {  # queries, gallery rows, dimensions, persons
     "small": (200, 2000, 128, 100),
@@ -43,7 +43,7 @@ SIGNAL = 3.9  # cosine of two images of one person, in deviations of that of two
 CAMERAS = 6
 
 
-def synthetic(rows: int, dim: int, persons: int, seed: int) -> Labelled:
+def synthetic(rows: int, dim: int, persons: int, seed: int) -> LabelledFeatures:
     """Features around a direction for each person, L2-normalised; made in blocks."""
     centres = np.random.default_rng(0).standard_normal((persons, dim), dtype=np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
@@ -57,7 +57,7 @@ def synthetic(rows: int, dim: int, persons: int, seed: int) -> Labelled:
         noise = generator.standard_normal((part.stop - first, dim), dtype=np.float32)
         features[part] = centres[person[part]] + noise * noise_size
         features[part] /= np.linalg.norm(features[part], axis=1, keepdims=True)
-    return Labelled(
+    return LabelledFeatures(
         pieces=[features],
         norm=np.ones(rows, np.float32),
         person_id=person + 1,
@@ -82,7 +82,7 @@ def product(query_QD: NDArray[np.float32], gallery_GD: NDArray[np.float32]) -> f
     return min(shared, time.perf_counter() - started)
 
 
-def torchreid(module: str, query: Labelled, gallery: Labelled) -> float:
+def torchreid(module: str, query: LabelledFeatures, gallery: LabelledFeatures) -> float:
     """Seconds of torchreid's way: the matrix of squared distances, then its compiled ranking."""
     evaluate_cy = importlib.import_module(module).evaluate_cy
     torch.set_num_threads(len(os.sched_getaffinity(0)))

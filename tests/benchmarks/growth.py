@@ -29,7 +29,7 @@ import torch
 from throughput import TIME_LINE
 from torch import nn
 
-from distreid.preprocess import Preprocess
+from distreid.images.preprocess import Preprocess
 
 SAMPLE = Path(__file__).parents[2] / "distreid/sample"
 IMAGES = 20

@@ -1,9 +1,11 @@
 """What an image costs before the model sees it, beside the transforms of the peers' test scripts.
 
-    python tests/benchmarks/input.py                       64×128 JPEGs of 4 kB to 256×128
+    python tests/benchmarks/input.py                       64×128 JPEGs of 5 kB to 256×128
+    python tests/benchmarks/input.py --source 252x88       others, as hand-cut crops have them
     python tests/benchmarks/input.py --data DIR --size 384x128
 
-Without --data, the images are the sample's with noise, so that they are as large as photographs.
+Without --data, the images are the sample's with noise, so that they are as large as photographs,
+enlarged to --source.
 
 All sides in turn, from warm files to batches, ours uint8, theirs float32: in one process, and by
 one worker process of a DataLoader for another, as jobs do. Ours once more with `--cache`, which is
@@ -30,27 +32,28 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from distreid.cache import TICK_NS, ImageCache
-from distreid.datasets import open_data
-from distreid.loader import ImageRows, open_loader
-from distreid.manifest import Manifest
-from distreid.memory import keep_freed_memory
-from distreid.options import input_size
-from distreid.peer_loop import PeerImages
-from distreid.plan import Plan, Shard
-from distreid.preprocess import Preprocess
-from distreid.sampler import ShardSampler
+from distreid.benchmark.peer_loop import PeerImages
+from distreid.data.manifest import Manifest
+from distreid.data.source import open_data
+from distreid.host.memory import keep_freed_memory
+from distreid.images.image_cache import TICK_NS, ImageCache
+from distreid.images.loader import ImageRows, open_loader
+from distreid.images.preprocess import Preprocess
+from distreid.images.sampler import ShardSampler
+from distreid.job.options import input_size
+from distreid.store.plan import Plan, Shard
 
 BATCH = 64
 SIDES = ("ours", "theirs", "cached")
 
 
-def noisy(folder: Path) -> str:
-    """The sample's images with noise, in one folder."""
+def noisy(folder: Path, height: int, width: int) -> str:
+    """The sample's images in this size with noise, in one folder."""
     manifest, generator = open_data("sample"), np.random.default_rng(0)
     for row in range(len(manifest)):
         with Image.open(manifest.file(row)) as image:
-            pixels = np.asarray(image) + generator.normal(0, 12, (128, 64, 3))
+            large = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+            pixels = large + generator.normal(0, 12, large.shape)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(
             folder / f"{row:04d}.jpg", quality=92
         )
@@ -126,7 +129,7 @@ def measure(
 
 
 def differing(manifest: Manifest, preprocess: Preprocess) -> int:
-    """How many images are not Pillow's, in any bit."""
+    """How many images are not Pillow's, across first, in any bit."""
     method = Image.Resampling[preprocess.interpolation.upper()]
     size = (preprocess.width, preprocess.height)
     found = 0
@@ -135,7 +138,8 @@ def differing(manifest: Manifest, preprocess: Preprocess) -> int:
         batch = ImageRows(manifest, preprocess)[rows].images_BCHW.movedim(1, -1).numpy()
         for row, pixels in zip(rows, batch, strict=True):
             with Image.open(manifest.file(row)) as image:
-                expected = image.convert("RGB").resize(size, method)
+                across = image.convert("RGB").resize((size[0], image.height), method)
+                expected = across.resize(size, method)
             found += pixels.tobytes() != expected.tobytes()
     return found
 
@@ -144,6 +148,7 @@ def main() -> None:
     """Prints a line for each side, and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
+    parser.add_argument("--source", type=input_size, default=(128, 64))
     parser.add_argument("--size", type=input_size, default=(256, 128))
     parser.add_argument("--interpolation", default="bicubic", choices=["bicubic", "bilinear"])
     parser.add_argument("--rows", type=int, default=6000)
@@ -155,7 +160,7 @@ def main() -> None:
         (side, workers): [] for workers in (0, 1) for side in SIDES
     }
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cached:
-        data = options.data or noisy(Path(folder))
+        data = options.data or noisy(Path(folder), *options.source)
         manifest = open_data(data)
         size = sum(manifest.file(row).stat().st_size for row in range(len(manifest)))
         print(

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.metrics import score_ranks
-from distreid.rerank import RERANKINGS, Reranking, estimate, rerank
-from distreid.similarity import score_blocks
+from distreid.evaluation.metrics import score_ranks
+from distreid.evaluation.rerank import RERANKINGS, Reranking, estimate, rerank
+from distreid.nearest.similarity import score_blocks
 
 Floats = NDArray[np.float32]
 

@@ -21,12 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from distreid.manifest import build_manifest
-from distreid.plan import Plan, Shard, shard_rows_for
-from distreid.shards import Rows, shard_file, write_shard
-from distreid.status import run_status
-from distreid.store import FeatureStore, begin, existing_plan, finish
-from distreid.verify import verify_run
+from distreid.data.manifest import build_manifest
+from distreid.job.status import run_status
+from distreid.store import FeatureStore
+from distreid.store.plan import Plan, Shard, shard_rows_for
+from distreid.store.root_file import existing_plan
+from distreid.store.run_folder import begin, finish
+from distreid.store.shards import Rows, shard_file, write_shard
+from distreid.store.verification import verify_run
 
 
 def synthetic(rows: int, dim: int, dtype: str = "float32") -> Plan:

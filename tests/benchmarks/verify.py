@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from rows import fill, synthetic
 
-from distreid.store import FeatureStore, begin, finish
-from distreid.verify import verify_run
+from distreid.store import FeatureStore
+from distreid.store.run_folder import begin, finish
+from distreid.store.verification import verify_run
 
 
 def rates(work: Callable[[], object], size: int, repeat: int) -> tuple[float, float]:

@@ -13,12 +13,16 @@ import torch
 from conftest import Pack, Run
 from torch import Tensor
 
-from distreid.datasets import open_data
+from distreid.data.source import open_data
 from distreid.errors import OptionError
-from distreid.evaluate import evaluate
-from distreid.inference import Augmentation, Extractor, choose_device
+from distreid.evaluation.evaluate import evaluate
+from distreid.images.device_resize import originals_or_resized, resize_batch
+from distreid.images.preprocess import Preprocess
+from distreid.images.resize_weights import FILTERS
+from distreid.inference.extractor import Extractor, choose_device
+from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
-from distreid.similarity import Similarity
+from distreid.nearest.similarity import Similarity
 from distreid.store import FeatureStore
 
 
@@ -109,10 +113,22 @@ def test_the_job_runs_on_the_gpu_and_agrees_with_the_cpu(run_command: Run, tmp_p
     assert (stores["cuda"] * stores["cpu"]).sum(axis=1).min() >= 0.99999
 
 
-@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs a machine with one GPU")
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="needs a machine with one GPU")
+def test_the_gpu_resizes_to_the_pixels_of_the_cpu() -> None:
+    generator = np.random.default_rng(0)
+    sizes = [(128, 64), (100, 40), (13, 170), (300, 60)]
+    originals = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    for interpolation in FILTERS:
+        preprocess = Preprocess(height=384, width=192, interpolation=interpolation)
+        batch, of_each = originals_or_resized(originals, preprocess)
+        assert of_each == tuple(sizes)
+        resized = resize_batch(batch.cuda(), of_each, 384, 192, interpolation)
+        assert torch.equal(resized.cpu(), preprocess.resize(originals))
+
+
 def test_a_process_that_is_shown_one_gpu_alone_takes_it() -> None:
     assert choose_device("auto", local_rank=1, bound=True) == torch.device("cuda", 0)
-    with pytest.raises(OptionError, match="local rank 1 has no GPU of its own"):
+    with pytest.raises(OptionError, match=r"2 processes on .*, and torch sees 1 GPU; start 1 here"):
         choose_device("auto", local_rank=1)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, draw, said
+from conftest import Run, draw, error_line
 
 from distreid import cli, extract
-from distreid.manifest import Status
+from distreid.data.manifest import Status
 from distreid.store import FeatureStore
 
 
@@ -56,39 +56,85 @@ def images(tmp_path: Path) -> Path:
 
 def test_no_such_data(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run() == 2
-    assert said(capsys) == f"{tmp_path}/data: no such file or folder; check --data"
+    # Nothing else, before it or after it.
+    said = f"distreid: error: {tmp_path}/data: no such file or folder; check --data\n"
+    assert capsys.readouterr().err == said
     assert not (tmp_path / "run").exists()
 
 
 def test_a_broken_csv(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("path,person_id\na.jpg,x\n")
+    (tmp_path / "a.csv").write_text("path,person_id\na.jpg,1.5\n")
     assert run("--data", tmp_path / "a.csv") == 2
-    assert "a.csv, line 2: person_id is 'x'" in said(capsys)
+    assert "a.csv, line 2: person_id is '1.5'" in error_line(capsys)
+
+
+@pytest.mark.usefixtures("images")
+def test_a_report_without_queries(
+    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run() == 0
+    capsys.readouterr()
+    assert cli.main(["report", str(tmp_path / "run")]) == 2
+    assert error_line(capsys) == (
+        f"{tmp_path}/run: not evaluated: no row is marked as query; scores want images of known "
+        "persons in query and gallery: extract with a --layout, --pattern or CSV that names them"
+    )
+
+
+@pytest.mark.usefixtures("images")
+def test_a_result_is_not_written_over_a_device(
+    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("--data", "sample") == 0
+    for file in ("metrics.json", "report.html", "calibration.json"):
+        (tmp_path / "run" / file).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / "run" / file)
+    for command in (
+        ["report"],
+        ["calibrate"],
+        ["evaluate"],
+        ["evaluate", "--csv", "/dev/null"],
+    ):
+        capsys.readouterr()
+        assert cli.main([command[0], str(tmp_path / "run"), *command[1:]]) == 2
+        assert ": a device, pipe or socket, which is not replaced" in error_line(capsys)
+    assert (tmp_path / "run" / "metrics.json").is_fifo()
+    assert Path("/dev/null").is_char_device()
+
+
+def test_logs_that_are_no_folder(
+    images: Path, osnet_file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "logs").touch()
+    cluster = ["submit", "--cluster", "local", "--gpus-per-node", "0", "--logs"]
+    job = ["--data", str(images), "--checkpoint", str(osnet_file), "--out", str(tmp_path / "run")]
+    assert cli.main([*cluster, str(tmp_path / "logs"), "--", *job]) == 2
+    assert error_line(capsys) == f"{tmp_path}/logs: File exists; check the folder"
 
 
 @pytest.mark.usefixtures("images")
 def test_no_checkpoint(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("not weights")
     assert run("--checkpoint", tmp_path / "a.pth") == 2
-    assert "a.pth: not a checkpoint" in said(capsys)
+    assert "a.pth: not a checkpoint" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")
 def test_a_model_that_does_not_fit(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--model", "osnet_x1_0") == 2
-    assert "does not fit osnet_x1_0" in said(capsys)
+    assert "does not fit osnet_x1_0" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")
 def test_a_precision_the_device_lacks(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--device", "cpu", "--precision", "tf32") == 2
-    assert said(capsys) == "--precision tf32: this CPU has none; use --precision fp32"
+    assert error_line(capsys) == "--precision tf32: this CPU has none; use --precision fp32"
 
 
 @pytest.mark.usefixtures("images")
 def test_an_option_that_cannot_be_meant(run: Extract, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--batch-size", "0") == 2
-    assert said(capsys) == "--batch-size must be at least 1, got 0"
+    assert error_line(capsys) == "--batch-size must be at least 1, got 0"
 
 
 def test_an_option_that_does_not_exist(run: Extract) -> None:
@@ -103,7 +149,7 @@ def test_an_environment_of_torchrun_set_in_part(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     assert run() == 2
-    assert "the environment has RANK but not WORLD_SIZE" in said(capsys)
+    assert "the environment has RANK but not WORLD_SIZE" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")
@@ -113,12 +159,13 @@ def test_an_output_folder_of_another_run(
     assert run() == 0
     capsys.readouterr()
     assert run("--flip", "--dtype", "float16") == 2
-    assert "holds another run (augmentation.flip: True, not False; dtype: float16, not" in said(
-        capsys
+    assert (
+        "holds another run (augmentation.flip: it has False, asked for is True; dtype: it has "
+        "float32, asked for is float16)" in error_line(capsys)
     )
     draw(images / "3.jpg", 3)
     assert run() == 2
-    assert "holds another run (manifest: " in said(capsys)
+    assert "holds another run (manifest: " in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")
@@ -127,7 +174,7 @@ def test_an_output_that_is_a_file(
 ) -> None:
     (tmp_path / "run").write_text("mine")
     assert run() == 2
-    assert f"{tmp_path}/run" in said(capsys)
+    assert f"{tmp_path}/run" in error_line(capsys)
     assert (tmp_path / "run").read_text() == "mine"
 
 
@@ -136,7 +183,7 @@ def test_a_corrupt_image_stops_the_job_with_its_row_and_path(
 ) -> None:
     (images / "1.jpg").write_bytes(b"no image")
     assert run() == 2
-    error = said(capsys)
+    error = error_line(capsys)
     assert error.startswith(f"row 1, {images}/1.jpg: no image of a known kind")
     assert error.endswith("mend or remove it, or use --on-bad-image record")
     assert not (tmp_path / "run" / "store.h5").exists()
@@ -165,24 +212,24 @@ def test_no_readable_image(
     for file in images.iterdir():
         file.write_bytes(b"no image")
     assert run("--on-bad-image", "record") == 2
-    assert "none of the 3 images could be read; check --data" in said(capsys)
+    assert "none of the 3 images could be read; check --data" in error_line(capsys)
     assert not (tmp_path / "run" / "store.h5").exists()
 
 
 def test_no_run_to_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("evaluate", "verify", "status"):
         assert cli.main([command, str(tmp_path / "none")]) == 2
-        assert "no run; --out of the extraction is wanted" in said(capsys)
+        assert "no run; --out of the extraction is wanted" in error_line(capsys)
 
 
 def test_nothing_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect"]) == 2
-    assert said(capsys) == "inspect: give --data, --checkpoint or both"
+    assert error_line(capsys) == "inspect: give --data, --checkpoint or both"
 
 
-# Of the last, each output is finite and their length is not, so that the feature were zero.
+# Each output is finite and their length is not, so that the feature were zero.
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("bias", [float("nan"), float("inf"), 1e25])
+@pytest.mark.parametrize("bias", [3e38, 1e25])
 def test_a_model_that_gives_no_feature_stops_with_the_row(
     run: Extract, capsys: pytest.CaptureFixture[str], osnet_file: Path, tmp_path: Path, bias: float
 ) -> None:
@@ -192,9 +239,24 @@ def test_a_model_that_gives_no_feature_stops_with_the_row(
     content["state_dict"]["fc.1.bias"][:] = bias
     torch.save(content, tmp_path / "wrong.pth")
     assert run("--checkpoint", tmp_path / "wrong.pth") == 2
-    assert "row 0, " in (error := said(capsys))
+    assert "row 0, " in (error := error_line(capsys))
     assert "the model gives NaN" in error
     assert not list((tmp_path / "run" / "shards").iterdir())
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+def test_a_number_in_the_weights_that_is_none_is_named_before_any_image(
+    run: Extract, capsys: pytest.CaptureFixture[str], osnet_file: Path, tmp_path: Path, bias: float
+) -> None:
+    import torch
+
+    content = torch.load(osnet_file, weights_only=False)
+    content["state_dict"]["fc.1.bias"][7] = bias
+    torch.save(content, tmp_path / "wrong.pth")
+    assert run("--checkpoint", tmp_path / "wrong.pth") == 2
+    assert "fc.1.bias has 1 of 512 numbers NaN or infinite" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_csv_of_paths_elsewhere_is_extracted_in_its_order(
@@ -211,17 +273,41 @@ def test_a_csv_of_paths_elsewhere_is_extracted_in_its_order(
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize(
-    ("takes", "why"), [(">/dev/full", "No space left on device"), ("| true", "Broken pipe")]
-)
-def test_output_that_nobody_takes_is_one_line(
-    run: Extract, run_command: Run, tmp_path: Path, takes: str, why: str
+def test_output_that_no_disk_takes_is_one_line(
+    run: Extract, run_command: Run, tmp_path: Path
 ) -> None:
     assert run() == 0
-    line = f"set -o pipefail; distreid status {tmp_path}/run {takes}"
-    done = run_command("bash", "-c", line)
-    assert done.returncode == 2
-    assert done.stderr == f"distreid: error: the output: {why}; run the same command again\n"
+    why = "distreid: error: the output: No space left on device; run the same command again\n"
+    for line in (f"distreid status {tmp_path}/run", "distreid extract --help"):
+        done = run_command("bash", "-c", f"{line} >/dev/full")
+        assert (done.returncode, done.stderr) == (2, why)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "distreid --help",
+        "distreid --version",
+        "distreid extract --help",
+        "python -m distreid.extract --help",
+        "distreid models",
+        "distreid models --json",
+        "distreid layouts",
+        "distreid inspect --data sample",
+        "distreid inspect --checkpoint sample",
+        "distreid verify no/such 2>&1",
+        "distreid extract --data sample --checkpoint sample --out {out} --no-evaluate 2>&1",
+    ],
+)
+def test_output_that_nobody_reads_ends_the_command_in_silence(
+    run_command: Run, tmp_path: Path, command: str
+) -> None:
+    line = command.format(out=tmp_path / "run")
+    # `true` has ended when the file is there, so that nothing is read, whoever is faster.
+    reader = f"(exec <&-; touch {tmp_path}/closed)"
+    writer = f"(until [ -e {tmp_path}/closed ]; do sleep 0.05; done; exec {line})"
+    done = run_command("bash", "-c", f"{writer} | {reader}; exit ${{PIPESTATUS[0]}}")
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.usefixtures("images")

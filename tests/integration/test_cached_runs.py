@@ -6,16 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN, Pack, Run, draw, needs_mounts
+from conftest import GOLDEN, Pack, Run, draw, needs_mounts, wait_until
 
-from distreid.shards import shard_file
 from distreid.store import FeatureStore
+from distreid.store.shards import shard_file
 
 EXTRACT = ("-m", "distreid.extract")
 
@@ -108,9 +107,7 @@ def test_a_killed_job_leaves_a_cache_that_gives_no_wrong_image(
 ) -> None:
     command = [sys.executable, *options, "--cache", str(tmp_path / "cache"), "--batch-size", "8"]
     job = subprocess.Popen([*command, "--out", tmp_path / "run"], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not shard_file(tmp_path / "run", 0).exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(shard_file(tmp_path / "run", 0).exists, job)
     job.send_signal(signal.SIGKILL)
     job.wait()
     again = run_command(*command, "--out", tmp_path / "again")

@@ -14,12 +14,13 @@ from conftest import Run
 from PIL import Image
 from torch import nn
 
-from distreid.store import FeatureStore, read_plan
+from distreid.store import FeatureStore
+from distreid.store.root_file import read_plan
 
 CODE = """
 import torch
-from distreid import compilation
-from distreid.preprocess import Preprocess
+from distreid.inference import compilation
+from distreid.images.preprocess import Preprocess
 
 def build():
     layers = torch.nn.Conv2d(3, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU()
@@ -70,7 +71,7 @@ class Job:
             *start, "-m", "distreid.extract", *data, *model,
             "--checkpoint", self.folder / "net.pth", "--out", self.folder / out,
             "--num-workers", "1", *options,
-            PYTHONPATH=f"{self.folder}:{Path(__file__).parents[2]}", timeout=300, **settings,
+            PYTHONPATH=f"{self.folder}:{Path(__file__).parents[2]}", **settings,
         )  # fmt: skip
 
     def features(self, out: str) -> Any:
@@ -114,7 +115,7 @@ def test_a_large_run_is_compiled_with_the_same_bytes_from_any_number_of_processe
     again = job("1", *options)
     assert again.returncode == 0 and "compiling" not in again.stderr
     refused = job("1", *options, "--compile", "off")
-    assert "holds another run (compile: None, not default)" in refused.stderr
+    assert "holds another run (compile: it has default, asked for is None)" in refused.stderr
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line_and_computed_without(

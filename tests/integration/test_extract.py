@@ -8,17 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import Run, draw, needs_mounts
+from conftest import LIMIT_S, Run, draw, needs_mounts, start_halting, wait_until
 
-from distreid.shards import shard_file
 from distreid.store import FeatureStore
+from distreid.store.shards import shard_file
 
 EXTRACT = ("-m", "distreid.extract")
 
@@ -132,16 +131,11 @@ def test_a_signal_ends_the_job_with_a_word_on_how_to_continue(
     market: Path, osnet_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    job = subprocess.Popen(
-        [sys.executable, *EXTRACT, "--data", market, "--checkpoint", osnet_file, "--out", out],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (out / "plan.h5").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    options = ["--data", str(market), "--checkpoint", str(osnet_file), "--out", str(out)]
+    job = start_halting(tmp_path, options, after=1)
+    wait_until((out / "plan.h5").exists, job)
     job.send_signal(signal.SIGTERM)
-    _, said = job.communicate(timeout=30)
+    _, said = job.communicate(timeout=LIMIT_S)
     assert job.returncode == 128 + signal.SIGTERM
     assert said.splitlines()[-1] == (
         "distreid: stopped by SIGTERM; run the same command again to continue"
@@ -199,7 +193,7 @@ def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run
     assert f"wrote  {tmp_path}/queries.csv" in changed.stderr
     unknown = run_command("distreid", "evaluate", tmp_path / "run", "--protocol", "mine")
     assert unknown.returncode == 2
-    assert "--protocol mine: choose among torchreid, fastreid" in unknown.stderr
+    assert "--protocol mine: no such name; torchreid, fastreid" in unknown.stderr
     status = run_command("distreid", "status", tmp_path / "run")
     assert "complete; 150 of 150 images, 3 of 3 shards" in status.stdout
     shard_file(tmp_path / "run", 2).unlink()

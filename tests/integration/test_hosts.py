@@ -21,14 +21,24 @@ pytestmark = pytest.mark.skipif(
     reason="needs root, iproute2's ip, and to be allowed namespaces",
 )
 
-# The job with a pause after each batch, and less patience than the two minutes of a real one.
+# The job with a pause after each batch, and less patience than the two minutes of a real one. The
+# file `heard` is there once rank 0 has heard which row each rank has reached.
 SLOW = """
 import sys, time
-from distreid import line
+from pathlib import Path
+from distreid.ranks import heartbeat
 from distreid.extract import main
-from distreid.shards import ShardWriter
+from distreid.store.shards import ShardWriter
 
-line.SILENCE_BEATS = 8
+heartbeat.SILENCE_BEATS = 8
+listen = heartbeat.Connection._listen
+
+def listening(self, watched):
+    listen(self, watched)
+    if self.rank == 0 and all(peer.row >= 0 for peer in watched):
+        Path(__file__).with_name("heard").touch()
+
+heartbeat.Connection._listen = listening
 add = ShardWriter.add
 ShardWriter.add = lambda *values: (add(*values), time.sleep(1))
 sys.exit(main())
@@ -64,7 +74,7 @@ def on_two_hosts(run_command: Run, tmp_path: Path, market: Path, osnet_file: Pat
             JOB=f"{job} --data {market} --checkpoint {osnet_file} --out {tmp_path}/shared/run "
             "--num-workers 1 --batch-size 4 --shard-rows 8",
             LOGS=str(tmp_path), SHARED=f"{tmp_path}/shared", DATA=str(market),
-            PYTHONPATH=str(REPOSITORY), timeout=300,
+            PYTHONPATH=str(REPOSITORY),
         )  # fmt: skip
         logs = [(tmp_path / host).read_text() for host in ("h1", "h2")]
         assert done.returncode == 0, (done.stderr, *logs)
@@ -76,9 +86,9 @@ def on_two_hosts(run_command: Run, tmp_path: Path, market: Path, osnet_file: Pat
 
 WORKING = """
 start h1; h1=$!; start h2
-# The second shard is rank 1's; within a second or two it has said so.
+# The second shard is rank 1's.
 while [ ! -e "$SHARED/run/shards/000001.h5" ]; do sleep 0.1; done
-sleep 3
+while [ ! -e "$LOGS/heard" ]; do sleep 0.1; done
 """
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, draw
+from conftest import LIMIT_S, REPOSITORY, draw, wait_until
 from PIL import Image
 
 from distreid import extract
-from distreid.manifest import Status
+from distreid.data.manifest import Status
 from distreid.store import FeatureStore
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -154,11 +154,19 @@ def test_fail_stops_at_once_with_the_path(odd: Path, here: Here, tmp_path: Path)
     )
 
 
+def copies(folder: Path, names: list[str], table: Path) -> None:
+    """A CSV of copies of these files beside it, one for each name."""
+    lines = ["path"]
+    for number, name in enumerate(names):
+        lines.append(f"{number:02}-{name}")
+        shutil.copy(folder / name, table.with_name(lines[-1]))
+    table.write_text("\n".join(lines) + "\n")
+
+
 def test_max_bad_counts_the_whole_run_also_what_former_attempts_found(
     odd: Path, here: Here, tmp_path: Path
 ) -> None:
-    names = ["text.jpg", "plain.jpg", "plain.jpg", "plain.jpg"] * 3
-    (tmp_path / "rows.csv").write_text("path\n" + "".join(f"{odd}/{name}\n" for name in names))
+    copies(odd, ["text.jpg", "plain.jpg", "plain.jpg", "plain.jpg"] * 3, tmp_path / "rows.csv")
     out = tmp_path / "run"
     record = ("--on-bad-image", "record", "--max-bad")
     assert here(*record, "1") == (
@@ -176,8 +184,7 @@ def test_max_bad_counts_the_whole_run_also_what_former_attempts_found(
 def test_max_bad_counts_over_all_ranks(
     run_command: Run, odd: Path, osnet_file: Path, tmp_path: Path
 ) -> None:
-    names = ["text.jpg", "plain.jpg"] * 2
-    (tmp_path / "rows.csv").write_text("path\n" + "".join(f"{odd}/{name}\n" for name in names))
+    copies(odd, ["text.jpg", "plain.jpg"] * 2, tmp_path / "rows.csv")
     with socket.create_server(("localhost", 0)) as probe:
         port = str(probe.getsockname()[1])
     ranks = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
@@ -201,30 +208,44 @@ def test_max_bad_counts_over_all_ranks(
 def decoders(process: int) -> list[int]:
     """The decoding processes of a job, by the name that torch gives them."""
     found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [int(n) for n in found if "data_worker" in Path(f"/proc/{n}/comm").read_text()]
+    names = {}
+    for child in map(int, found):
+        with contextlib.suppress(OSError):  # it has ended since
+            names[child] = Path(f"/proc/{child}/comm").read_text()
+    return [child for child, name in names.items() if "data_worker" in name]
 
 
 def test_a_killed_decoding_process_is_one_line_that_names_its_rows(
     osnet_file: Path, tmp_path: Path
 ) -> None:
-    Image.new("1", (8_000, 8_000)).save(tmp_path / "slow.png")  # it takes some 0.5 s each time
-    (tmp_path / "rows.csv").write_text("path\n" + "slow.png\n" * 8)
+    Image.new("RGB", (64, 128)).save(tmp_path / "a.png")
+    copies(tmp_path, ["a.png"] * 8, tmp_path / "rows.csv")
+    # Its decoding process never comes to an end with the first batch.
+    (tmp_path / "endless.py").write_text(
+        "import sys, time\nfrom distreid.extract import main\n"
+        "from torch.utils.data import get_worker_info\n"
+        "from distreid.images.loader import ImageRows\n"
+        "read = ImageRows.__getitem__\n"
+        "def endless(self, rows):\n"
+        "    if not get_worker_info():\n        return read(self, rows)\n"
+        f"    open({str(tmp_path / 'reads')!r}, 'w').close()\n"
+        f"    time.sleep({LIMIT_S})\n"
+        "ImageRows.__getitem__ = endless\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
     with subprocess.Popen(
         [
-            *(sys.executable, "-m", "distreid.extract", "--data", tmp_path / "rows.csv"),
+            *(sys.executable, tmp_path / "endless.py", "--data", tmp_path / "rows.csv"),
             *("--checkpoint", osnet_file, "--out", tmp_path / "run"),
             *("--num-workers", "1", "--batch-size", "2"),
         ],
-        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        for _ in range(12_000):
-            if workers := decoders(running.pid):
-                break
-            time.sleep(0.01)
-        os.kill(workers[0], signal.SIGKILL)
-        _, said = running.communicate(timeout=120)
+        wait_until((tmp_path / "reads").exists, running)
+        os.kill(decoders(running.pid)[0], signal.SIGKILL)
+        _, said = running.communicate(timeout=LIMIT_S)
     assert running.returncode == 2
     assert "Traceback" not in said
     last = said.splitlines()[-1]

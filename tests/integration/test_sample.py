@@ -9,12 +9,12 @@ import pytest
 import torch
 from conftest import Run
 
-from distreid.datasets import SAMPLE_FOLDER, open_data
-from distreid.evaluate import evaluate
-from distreid.manifest import DISTRACTOR, JUNK
+from distreid.data.manifest import DISTRACTOR, JUNK
+from distreid.data.source import SAMPLE_FOLDER, open_data
+from distreid.evaluation.evaluate import evaluate
+from distreid.evaluation.protocol import PRESETS
 from distreid.models.checkpoint import SAMPLE_FILE, load_model
 from distreid.models.osnet import build_osnet
-from distreid.protocol import PRESETS
 from distreid.store import FeatureStore
 
 LIMIT = 3_000_000  # bytes, for the images and for the checkpoint

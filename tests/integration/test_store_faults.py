@@ -10,22 +10,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw, needs_mounts, said
+from conftest import LIMIT_S, draw, error_line, needs_mounts, start_halting, wait_until
 
 from distreid import cli, extract
 from distreid.errors import OptionError, StoreError
-from distreid.inference import check_precision
-from distreid.lock import hold, holders
-from distreid.shards import shard_file
-from distreid.store import FeatureStore, existing_plan, write_root
-from distreid.verify import verify_run
+from distreid.host.folder_lock import hold, holders
+from distreid.inference.extractor import check_precision
+from distreid.store import FeatureStore
+from distreid.store.root_file import existing_plan, write_root
+from distreid.store.shards import shard_file
+from distreid.store.verification import verify_run
 
 Extract = Callable[..., int]
 IMAGES = 60
@@ -84,8 +84,8 @@ def grow_until_done(
         grow(size)
         if go() == 0:
             return full
-        error = said(capsys)
-        assert error.endswith(("; make room, or check the folder", "; check --out")), error
+        error = error_line(capsys)
+        assert error.endswith(("; make room", "; check --out")), error
         full.add(Path(error.partition(": ")[0]).name)
     raise AssertionError("never done")
 
@@ -157,14 +157,14 @@ def test_a_read_only_folder_is_one_line_and_can_still_be_looked_at(
     mounted("-o", "remount,ro,bind")
     capsys.readouterr()
     assert run(tmp_path / "mnt" / "new") == 2
-    assert said(capsys) == f"{tmp_path}/mnt/new: Read-only file system; check --out"
+    assert error_line(capsys) == f"{tmp_path}/mnt/new: Read-only file system; check --out"
     out = tmp_path / "mnt" / "run"
     assert run(out) == 2
-    assert "Read-only file system; make room, or check the folder" in said(capsys)
+    assert "Read-only file system; check the folder" in error_line(capsys)
     assert cli.main(["evaluate", str(out)]) == 2
-    assert "metrics.json: Read-only file system" in said(capsys)
+    assert "metrics.json: Read-only file system" in error_line(capsys)
     assert cli.main(["verify", str(out), "--repair"]) == 2
-    assert "Read-only file system" in said(capsys)
+    assert "Read-only file system" in error_line(capsys)
     assert cli.main(["verify", str(out)]) == 0
     assert cli.main(["status", str(out)]) == 0
 
@@ -206,13 +206,11 @@ def small_shards(data: Path, checkpoint: Path, out: Path) -> list[str]:
     return [*map(str, line), "--shard-rows", "1", "--batch-size", "1"]
 
 
-def start(options: list[str], out: Path, shard: int = 0) -> subprocess.Popen[str]:
-    """A job that has written its first shards, up to this one."""
-    command = [sys.executable, "-m", "distreid.extract", *options]
-    job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not shard_file(out, shard).exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
+def start(folder: Path, options: list[str], out: Path, shard: int = 0) -> subprocess.Popen[str]:
+    """A job that has written its first shards, up to this one, and goes on once there is a file
+    `go_on` in the folder."""
+    job = start_halting(folder, options, after=shard + 1)
+    wait_until(shard_file(out, shard).exists, job)
     return job
 
 
@@ -227,14 +225,13 @@ def test_a_mount_that_is_lost_is_one_line_and_the_job_goes_on_when_it_is_back(
     (tmp_path / "disk").mkdir()
     mounted("--bind", tmp_path / "disk")
     out = tmp_path / "mnt" / "run"
-    job = start(options := small_shards(images, osnet_file, out), out)
+    job = start(tmp_path, options := small_shards(images, osnet_file, out), out)
     subprocess.run(["umount", "-l", tmp_path / "mnt"], check=True)
-    _, error = job.communicate(timeout=120)
+    (tmp_path / "go_on").touch()
+    _, error = job.communicate(timeout=LIMIT_S)
     assert job.returncode == 2, error
     assert "Traceback" not in error
-    assert error.splitlines()[-1].endswith(
-        "No such file or directory; make room, or check the folder"
-    )
+    assert f"no such folder {out}" in error.splitlines()[-1]
     mounted("--bind", tmp_path / "disk")
     assert extract.main(options) == 0
     assert f"of {IMAGES} shards are done already" in capsys.readouterr().err
@@ -249,22 +246,23 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "run"
-    job = start(options := small_shards(images, osnet_file, out), out, shard=2)
+    job = start(tmp_path, options := small_shards(images, osnet_file, out), out, shard=2)
     try:
         job.send_signal(signal.SIGSTOP)
-        os.utime(shard_file(out, 0), (0, 0))  # as if a former job had written it
+        # By the clock of the file system, and the first as if a former job had written it.
+        began = (out / "plan.h5").stat().st_mtime
+        for file, after_s in zip(sorted((out / "shards").glob("*.h5")), (-100, 5, 10), strict=True):
+            os.utime(file, (began + after_s,) * 2)
         assert run(out) == 2
-        error = said(capsys)
+        error = error_line(capsys)
         assert f"another job is at work there (process {job.pid} on " in error
         assert cli.main(["verify", str(out), "--repair"]) == 2
-        assert f"process {job.pid} on " in said(capsys)
+        assert f"process {job.pid} on " in error_line(capsys)
         assert cli.main(["status", str(out), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["job"].startswith(f"process {job.pid} on ")
         assert 0 < found["rows_done"] < found["rows"] == IMAGES
-        times = [file.stat().st_mtime for file in (out / "shards").iterdir()]
-        took = max(times) - (out / "plan.h5").stat().st_mtime
-        assert found["images_per_second"] == pytest.approx((found["rows_done"] - 1) / took)
+        assert found["images_per_second"] == pytest.approx((found["rows_done"] - 1) / 10)
         left = (IMAGES - found["rows_done"]) / found["images_per_second"]
         assert found["seconds_left"] == pytest.approx(left)
         assert cli.main(["status", str(out)]) == 0
@@ -275,7 +273,7 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
     assert cli.main(["status", str(out)]) == 0
     assert "; no job is at work" in capsys.readouterr().out
     assert cli.main(["evaluate", str(out)]) == 2
-    assert "run the same extraction again to finish it" in said(capsys)
+    assert "run the same extraction again to finish it" in error_line(capsys)
     assert len(holders(out)) == 1
     assert extract.main(options) == 0
     assert holders(out) == {}
@@ -283,9 +281,9 @@ def test_a_second_job_is_refused_while_the_first_works_and_status_tells_of_it(
 
 def test_a_signal_leaves_no_lock_behind(images: Path, osnet_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    job = start(small_shards(images, osnet_file, out), out)
+    job = start(tmp_path, small_shards(images, osnet_file, out), out)
     job.send_signal(signal.SIGTERM)
-    job.communicate(timeout=120)
+    job.communicate(timeout=LIMIT_S)
     assert job.returncode == 128 + signal.SIGTERM
     assert holders(out) == {}
 
@@ -333,12 +331,12 @@ def test_verify_names_every_bad_file_and_what_it_repairs_is_mended_by_the_same_c
     ]
     assert lines[2].startswith(f"distreid: error: {out}: 2 files are missing or damaged; ")
     assert cli.main(["evaluate", str(out)]) == 2
-    assert f"{shard_file(out, 0)}: its bytes" in (error := said(capsys))
+    assert f"{shard_file(out, 0)}: its bytes" in (error := error_line(capsys))
     assert "1 more" in error
     assert cli.main(["verify", str(out), "--repair"]) == 0
     assert "removed 2 files" in capsys.readouterr().out
     assert cli.main(["verify", str(out)]) == 2
-    assert "not complete; run the same extraction again" in said(capsys)
+    assert "not complete; run the same extraction again" in error_line(capsys)
     assert run(out) == 0
     assert shards(out) == before
     capsys.readouterr()
@@ -390,12 +388,15 @@ def other_preprocessing(folder: Path) -> list[str]:
         (other_weights, "weights: "),
         (other_order, "manifest: "),
         (other_data, "manifest: "),
-        (other_precision, "precision: bf16, not fp32"),
-        (other_preprocessing, "preprocess.height: 256, not 384"),
-        (lambda folder: ["--flip"], "augmentation.flip: True, not False"),
-        (lambda folder: ["--scales", "1,1.1"], "augmentation.scales: [1.0, 1.1], not [1.0]"),
-        (lambda folder: ["--dtype", "float16"], "dtype: float16, not float32"),
-        (lambda folder: ["--shard-rows", "3"], "shard_rows: 3, not 2"),
+        (other_precision, "precision: it has fp32, asked for is bf16"),
+        (other_preprocessing, "preprocess.height: it has 384, asked for is 256"),
+        (lambda folder: ["--flip"], "augmentation.flip: it has False, asked for is True"),
+        (
+            lambda folder: ["--scales", "1,1.1"],
+            "augmentation.scales: it has [1.0], asked for is [1.0, 1.1]",
+        ),
+        (lambda folder: ["--dtype", "float16"], "dtype: it has float32, asked for is float16"),
+        (lambda folder: ["--shard-rows", "3"], "shard_rows: it has 2, asked for is 3"),
     ],
 )
 def test_another_identity_is_refused_by_the_field_and_nothing_is_touched(
@@ -411,5 +412,5 @@ def test_another_identity_is_refused_by_the_field_and_nothing_is_touched(
     before = {file: file.read_bytes() for file in out.rglob("*.h5")}
     capsys.readouterr()
     assert run(out, *changed) == 2
-    assert f"{out} holds another run ({field}" in said(capsys)
+    assert f"{out} holds another run ({field}" in error_line(capsys)
     assert {file: file.read_bytes() for file in out.rglob("*.h5")} == before

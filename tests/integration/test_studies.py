@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from distreid import cli, extract
-from distreid.evaluate import evaluate, labelled
-from distreid.manifest import GALLERY, QUERY
-from distreid.report import INTERVAL
-from distreid.run_page import ranked_queries, write_page
-from distreid.shards import shard_file
+from distreid.data.manifest import GALLERY, QUERY
+from distreid.evaluation.evaluate import evaluate, labelled
+from distreid.report.run_page import ranked_queries, write_page
+from distreid.report.scores import INTERVAL
 from distreid.store import FeatureStore
+from distreid.store.shards import shard_file
 
-Said = Callable[..., str]
+OutputOf = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def runs(market: Path, osnet_file: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
+def output_of(capsys: pytest.CaptureFixture[str]) -> OutputOf:
     """Runs a command in this process; gives what it prints, or its one line of error."""
 
     def run(*arguments: str | Path, status: int = 0) -> str:
@@ -48,9 +48,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> Said:
 
 
 @pytest.mark.parametrize("rerank", ["zhong", "transreid", "fastreid"])
-def test_a_run_is_scored_re_ranked(runs: Path, said: Said, rerank: str) -> None:
+def test_a_run_is_scored_re_ranked(runs: Path, output_of: OutputOf, rerank: str) -> None:
     figures = json.loads(
-        said("evaluate", runs / "plain", "--protocol", "layumi", "--rerank", rerank, "--json")
+        output_of("evaluate", runs / "plain", "--protocol", "layumi", "--rerank", rerank, "--json")
     )
     (score,) = figures["scores"]
     assert score["protocol"]["rerank"] == rerank
@@ -61,9 +61,9 @@ def test_a_run_is_scored_re_ranked(runs: Path, said: Said, rerank: str) -> None:
 
 def test_what_a_study_needs_is_said_before(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["evaluate", str(runs / "plain"), "--rerank", "zhong"]) == 0
-    said = capsys.readouterr().err
-    assert "scoring 60 queries × 90 images: about " in said
-    assert "re-ranking (zhong): about " in said
+    log = capsys.readouterr().err
+    assert "scoring 60 queries × 90 images: about " in log
+    assert "re-ranking (zhong): about " in log
     assert cli.main(["evaluate", str(runs / "plain"), "--expand", "aqe"]) == 0
     assert "expansion: " in capsys.readouterr().err
     assert cli.main(["calibrate", str(runs / "plain")]) == 0
@@ -72,17 +72,19 @@ def test_what_a_study_needs_is_said_before(runs: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err.count("scoring 60 queries × 90 images: about ") == 2
 
 
-def test_expansion_and_re_ranking_want_normalised_features(runs: Path, said: Said) -> None:
-    assert "mAP" in said("evaluate", runs / "plain", "--expand", "aqe")
-    error = said(
+def test_expansion_and_re_ranking_want_normalised_features(runs: Path, output_of: OutputOf) -> None:
+    assert "mAP" in output_of("evaluate", runs / "plain", "--expand", "aqe")
+    error = output_of(
         "evaluate", runs / "plain", "--protocol", "torchreid", "--rerank", "zhong", status=2
     )
     assert error == ("distreid: error: --rerank and --expand want --features normalised")
 
 
-def test_junk_dropped_or_masked_differs_in_re_ranking_alone(runs: Path, said: Said) -> None:
+def test_junk_dropped_or_masked_differs_in_re_ranking_alone(
+    runs: Path, output_of: OutputOf
+) -> None:
     def score(*options: str) -> float:
-        text = said("evaluate", runs / "plain", "--protocol", "fastreid", *options, "--json")
+        text = output_of("evaluate", runs / "plain", "--protocol", "fastreid", *options, "--json")
         return float(json.loads(text)["scores"][0]["mAP"])
 
     assert score("--junk", "dropped") == score("--junk", "masked")
@@ -90,49 +92,49 @@ def test_junk_dropped_or_masked_differs_in_re_ranking_alone(runs: Path, said: Sa
     assert score(*reranked, "dropped") != score(*reranked, "masked")
 
 
-def test_two_runs_are_compared(runs: Path, said: Said) -> None:
-    found = json.loads(said("compare", runs / "plain", runs / "flip", "--json"))
-    back = json.loads(said("compare", runs / "flip", runs / "plain", "--json"))
+def test_two_runs_are_compared(runs: Path, output_of: OutputOf) -> None:
+    found = json.loads(output_of("compare", runs / "plain", runs / "flip", "--json"))
+    back = json.loads(output_of("compare", runs / "flip", runs / "plain", "--json"))
     change = found["differences"]["mAP"]
     assert change["value"] == -back["differences"]["mAP"]["value"]
     assert change["low"] <= change["value"] <= change["high"]
     assert change["better"] + change["equal"] + change["worse"] == found["queries"] == 60
     assert 0 < change["p_value"] <= 1
-    table = said("compare", runs / "plain", runs / "flip")
+    table = output_of("compare", runs / "plain", runs / "flip")
     for expected in ("B − A, points", "Rank-1", "mINP", "better most in AP: query/"):
         assert expected in table
 
 
-def test_a_run_compared_with_itself_is_equal(runs: Path, said: Said) -> None:
-    found = json.loads(said("compare", runs / "plain", runs / "plain", "--json"))
+def test_a_run_compared_with_itself_is_equal(runs: Path, output_of: OutputOf) -> None:
+    found = json.loads(output_of("compare", runs / "plain", runs / "plain", "--json"))
     change = found["differences"]["rank1"]
     assert (change["value"], change["equal"], change["p_value"]) == (0.0, 60, 1.0)
 
 
 def test_runs_that_do_not_belong_together_are_refused(
-    runs: Path, said: Said, tmp_path: Path, market: Path, osnet_file: Path
+    runs: Path, output_of: OutputOf, tmp_path: Path, market: Path, osnet_file: Path
 ) -> None:
     shutil.copytree(market / "query", tmp_path / "data" / "query")
     shutil.copytree(market / "query", tmp_path / "data" / "bounding_box_test")
     line = ["--data", tmp_path / "data", "--checkpoint", osnet_file, "--out", tmp_path / "run"]
     assert extract.main([*map(str, line), "--num-workers", "0"]) == 0
-    error = said("compare", runs / "plain", tmp_path / "run", status=2)
+    error = output_of("compare", runs / "plain", tmp_path / "run", status=2)
     assert "are not of the same images: manifest differs" in error
 
 
-def test_thresholds_are_calibrated_and_saved(runs: Path, said: Said) -> None:
-    text = said("calibrate", runs / "plain")
+def test_thresholds_are_calibrated_and_saved(runs: Path, output_of: OutputOf) -> None:
+    text = output_of("calibrate", runs / "plain")
     assert "the same person? 120 matches, 4,620 non-matches" in text
     saved = json.loads((runs / "plain" / "calibration.json").read_text())
     assert saved["matches"]["total"] == 120
     wished = {point["wished"]: point for point in saved["verification"]}
     assert wished[0.1]["false_rate"] <= 0.1
     assert wished[1e-6]["threshold"] is None
-    assert json.loads(said("calibrate", runs / "plain", "--json")) == saved
+    assert json.loads(output_of("calibrate", runs / "plain", "--json")) == saved
 
 
-def test_a_page_shows_the_run(runs: Path, said: Said) -> None:
-    file = Path(said("report", runs / "flip").strip())
+def test_a_page_shows_the_run(runs: Path, output_of: OutputOf) -> None:
+    file = Path(output_of("report", runs / "flip").strip())
     assert file == runs / "flip" / "report.html"
     # A long name may break where <wbr> stands.
     text = file.read_text(encoding="utf-8").replace("<wbr>", "")
@@ -151,10 +153,12 @@ def test_a_query_without_a_match_is_drawn_as_that_and_not_among_the_worst(
 ) -> None:
     shutil.copytree(runs / "plain", tmp_path / "run")
     store = FeatureStore.open(tmp_path / "run")
-    one_camera = replace(store.manifest, camera_id=np.ones(len(store.manifest), np.int64))
-    store = replace(store, plan=replace(store.plan, manifest=one_camera))
+    others = store.manifest.person_id.copy()
+    others[store.manifest.rows(QUERY)] += 10_000
+    strangers = replace(store.manifest, person_id=others)
+    store = replace(store, plan=replace(store.plan, manifest=strangers))
     text = write_page(store, Console(quiet=True)).read_text(encoding="utf-8")
-    assert "all camera ids are equal" in text
+    assert "query and gallery have no person in common" in text
     assert not (tmp_path / "run" / "pictures" / "worst_queries.png").exists()
     both, scores = [labelled(store, split) for split in (QUERY, GALLERY)], evaluate(store)
     (first,) = ranked_queries(store, scores.of_a_search, both[0], both[1], np.array([0]))
@@ -162,9 +166,21 @@ def test_a_query_without_a_match_is_drawn_as_that_and_not_among_the_worst(
     assert len(first.ranked) == 10
 
 
-def test_a_page_has_its_pictures(runs: Path, said: Said) -> None:
+def test_a_page_of_one_camera_draws_what_is_found_without_the_rule(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "plain", tmp_path / "run")
+    store = FeatureStore.open(tmp_path / "run")
+    one_camera = replace(store.manifest, camera_id=np.ones(len(store.manifest), np.int64))
+    store = replace(store, plan=replace(store.plan, manifest=one_camera))
+    text = write_page(store, Console(quiet=True)).read_text(encoding="utf-8")
+    assert "all camera ids are equal" in text and "(no camera rule)" in text
+    assert (tmp_path / "run" / "pictures" / "worst_queries.png").exists()
+
+
+def test_a_page_has_its_pictures(runs: Path, output_of: OutputOf) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the extra `pictures`")
-    text = Path(said("report", runs / "flip").strip()).read_text(encoding="utf-8")
+    text = Path(output_of("report", runs / "flip").strip()).read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 6
     names = sorted(file.name for file in (runs / "flip" / "pictures").iterdir())
     assert names == [
@@ -177,18 +193,18 @@ def test_a_page_has_its_pictures(runs: Path, said: Said) -> None:
     ]
 
 
-def test_a_damaged_run_is_not_scored(runs: Path, said: Said, tmp_path: Path) -> None:
+def test_a_damaged_run_is_not_scored(runs: Path, output_of: OutputOf, tmp_path: Path) -> None:
     shutil.copytree(runs / "plain", tmp_path / "run")
     data = bytearray(shard_file(tmp_path / "run", 1).read_bytes())
     data[9000] ^= 1
     shard_file(tmp_path / "run", 1).write_bytes(data)
     for command in ("evaluate", "calibrate", "report"):
-        assert "000001.h5: its bytes do not fit their checksum" in said(
+        assert "000001.h5: its bytes do not fit their checksum" in output_of(
             command, tmp_path / "run", status=2
         )
 
 
-def test_the_table_has_intervals(runs: Path, said: Said) -> None:
-    text = said("evaluate", runs / "plain")
+def test_the_table_has_intervals(runs: Path, output_of: OutputOf) -> None:
+    text = output_of("evaluate", runs / "plain")
     assert INTERVAL in text
     assert "95 %: of 10,000 draws of the persons searched for" in text

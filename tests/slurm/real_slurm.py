@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import REPOSITORY
 
-from distreid.slurm import ports_for
+from distreid.ranks.slurm_step import ports_for
 
 T = TypeVar("T")
 

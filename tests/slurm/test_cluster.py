@@ -1,4 +1,4 @@
-"""The commands of the README's page "On a cluster" and of slurm/README.md, on a real SLURM of two
+"""The commands of the README's first cluster and of slurm/README.md, on a real SLURM of two
 nodes.
 
 Ranks are stalled (SIGSTOP) where a test needs the job to be in the middle of its work; SLURM
@@ -339,7 +339,8 @@ def test_a_job_of_many_time_limits_goes_on_while_there_is_progress(
 ) -> None:
     long, hopeless = time_limits.result()
     assert long.ends() == "COMPLETED"
-    assert long.show("Restarts") == "2"
+    # A busy machine may need a further minute for the rest.
+    assert int(long.show("Restarts")) >= 2
     assert shards(long.out) == reference
     assert hopeless.ends() == "FAILED"
     assert (hopeless.show("Restarts"), hopeless.show("ExitCode")) == ("0", "2:0")
@@ -354,7 +355,7 @@ def written(*options: str | Path) -> str:
 def documented(readme: str, start: str, changes: dict[str, str]) -> list[str]:
     """A command of a README, with what is another's there changed to what is here."""
     text = (REPOSITORY / readme).read_text()
-    (command,) = re.findall(rf"^{re.escape(start)} .*$", text, flags=re.MULTILINE)
+    (command,) = re.findall(rf"^(?:\$ )?({re.escape(start)} .*)$", text, flags=re.MULTILINE)
     for theirs, ours in changes.items():
         assert theirs in command
         command = command.replace(theirs, ours)

@@ -30,7 +30,7 @@ TARGETS = ("one rank", "all ranks", "torchrun", "everything")
 SLOWER = """
 import sys, time
 from distreid.extract import main
-from distreid.shards import ShardWriter
+from distreid.store.shards import ShardWriter
 
 # So that the small job lasts long enough to be killed anywhere in it.
 add = ShardWriter.add

@@ -1,6 +1,6 @@
 """Damaged and hostile files, made at random, through everything that reads what a user names.
 
-    python tests/stress/fuzz.py --minutes 5 [--seed 0] [--only images|checkpoints|csv|names|stores]
+    python tests/stress/fuzz.py --minutes 5 [--seed 0] [--only images|checkpoints|fsdp|…]
 
 Each reader gets whole files with bytes changed, cut out, repeated, or put in from another file.
 Only the errors of distreid's tree may come out; the process may take 6 GB of address space
@@ -16,11 +16,13 @@ import contextlib
 import csv
 import functools
 import io
+import json
 import os
 import random
 import resource
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
@@ -31,21 +33,31 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import h5py
 import numpy as np
+import pandas
+import scipy.io
 import torch
 from PIL import Image
+from safetensors.torch import save
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from rows import fill, synthetic
 
-from distreid.datasets import open_data
-from distreid.datasets.summary import describe
+from distreid.data.source import open_data
+from distreid.data.summary import describe
 from distreid.errors import DistreidError, StoreError, printable
-from distreid.models.checkpoint import SAMPLE_FILE, load_model, read_checkpoint
-from distreid.preprocess import Preprocess
-from distreid.store import FeatureStore, begin, finish
-from distreid.verify import verify_run
+from distreid.evaluation.evaluate import cannot_evaluate, evaluate
+from distreid.images.preprocess import Preprocess
+from distreid.job.feature_files import open_features
+from distreid.models.checkpoint import SAMPLE_FILE, load_model
+from distreid.models.distributed_checkpoint import METADATA
+from distreid.models.weights import read_checkpoint
+from distreid.store import FeatureStore
+from distreid.store.run_folder import begin, finish
+from distreid.store.verification import verify_run
 
 ADDRESS_SPACE = 6 << 30
 LONGEST_S = 20
@@ -94,6 +106,36 @@ def checkpoints(draw: random.Random) -> bytes:
     return stream.getvalue()
 
 
+def safetensors_files(draw: random.Random) -> bytes:
+    """The same as safetensors, or the header alone with any claim."""
+    whole = sample_weights()
+    kept = draw.sample(sorted(whole), draw.randrange(1, len(whole)))
+    if draw.random() < 0.7:
+        return save({name: whole[name].clone() for name in kept})
+    claim = draw.choice((0, 4, 10**6, 10**15, -4))
+    entry = {"dtype": draw.choice(("F32", "BF16", "X")), "shape": [1], "data_offsets": [0, claim]}
+    header = json.dumps({draw.choice(kept): entry}).encode()
+    length = draw.choice((len(header), 0, 10**12, 1 << 63))
+    return struct.pack("<Q", length) + header + bytes(draw.randrange(64))
+
+
+@functools.cache
+def fsdp_folder() -> Path:
+    """A folder of torch.distributed.checkpoint; removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="fuzzed-fsdp"))
+    atexit.register(shutil.rmtree, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        content = {"model": sample_weights(), "epoch": 3}
+        save_distributed(content, checkpoint_id=folder, no_dist=True)
+    return folder
+
+
+def fsdp_files(draw: random.Random) -> bytes:
+    """What says where the tensors of such a folder lie."""
+    return (fsdp_folder() / METADATA).read_bytes()
+
+
 def csv_files(draw: random.Random) -> bytes:
     """A CSV with any columns."""
     stream = io.StringIO()
@@ -106,6 +148,75 @@ def csv_files(draw: random.Random) -> bytes:
     for _ in range(draw.randrange(5)):
         table.writerow([draw.choice(("1", "1", "1", "-1", "query", "", "\x1b[2J")) for _ in header])
     return stream.getvalue().encode()
+
+
+def labels(draw: random.Random) -> pandas.DataFrame:
+    """A table of labels, some of them odd."""
+    rows = draw.randrange(1, 5)
+    odd = ("1", "2", "-1", "") * 20 + ("1.5", "anna", "1e400", "9" * 30, "nan")
+    words = ("query", "gallery", "probe", "") * 20 + ("B",)
+    return pandas.DataFrame(
+        {
+            "path": [f"{row}.jpg" for row in range(rows)],
+            draw.choice(("person_id", "pid", "name")): [draw.choice(odd) for _ in range(rows)],
+            draw.choice(("camera", "camid", "time")): [draw.choice(odd) for _ in range(rows)],
+            "split": [draw.choice(words) for _ in range(rows)],
+        }
+    )
+
+
+def tables(kind: str, draw: random.Random) -> bytes:
+    """A table in a file of some program, with features or without."""
+    stream = io.BytesIO()
+    table = labels(draw)
+    if kind == "parquet":
+        if draw.random() < 0.5:
+            table["feature"] = [[1.0, draw.random()] for _ in range(len(table))]
+        table.to_parquet(stream)
+    elif kind == "xlsx":
+        table.to_excel(stream, index=draw.random() < 0.5)
+    elif kind == "json":
+        return str(table.to_json(orient=draw.choice(("records", "columns")))).encode()
+    else:
+        delimiter = draw.choice((",", ";", "\t", "|", " "))
+        table.to_csv(stream, sep=delimiter, index=draw.random() < 0.3, header=draw.random() < 0.6)
+        codec = draw.choice(("utf-8", "utf-8-sig", "utf-16"))
+        return stream.getvalue().decode().encode(codec)
+    return stream.getvalue()
+
+
+def features(kind: str, draw: random.Random) -> bytes:
+    """Features with labels, some arrays of other shapes, types or names, some left out."""
+    queries, gallery = draw.randrange(1, 4), draw.randrange(1, 5)
+    arrays: dict[str, np.ndarray] = {
+        "query_features": np.ones((queries, 3), draw.choice(("f2", "f4", "f8", "i4"))),
+        "gallery_features": np.random.default_rng(1).normal(size=(gallery, 3)),
+        "query_ids": np.arange(queries),
+        "gallery_ids": np.arange(gallery) + draw.choice((0.0, 0.5)),
+        "query_cams": np.zeros(queries, int),
+        "gallery_cams": np.ones(gallery, int),
+        "gallery_paths": np.array([f"{row}.jpg" for row in range(gallery)], "S"),
+    }
+    for name in draw.sample(sorted(arrays), draw.randrange(3)):
+        shape = tuple(draw.choice((0, 1, 3)) for _ in range(draw.randrange(4)))
+        changed = {name: np.zeros(shape)} if draw.random() < 0.5 else {}
+        arrays = {key: value for key, value in arrays.items() if key != name} | changed
+    stream = io.BytesIO()
+    if kind == "npz":
+        (np.savez if draw.random() < 0.5 else np.savez_compressed)(stream, **arrays)  # type: ignore[arg-type]
+    elif kind == "npy":
+        np.save(stream, next(iter(arrays.values())))
+    elif kind == "mat":
+        scipy.io.savemat(stream, arrays, do_compression=draw.random() < 0.5)
+    elif kind == "h5":
+        with h5py.File(stream, "w") as file:
+            for name, array in arrays.items():
+                whole = array.ndim > 0 and array.size > 0
+                file.create_dataset(name, data=array, compression=4 if whole else None)
+    else:
+        tensors = {k: torch.from_numpy(v) for k, v in arrays.items() if v.dtype.kind != "S"}
+        torch.save(tensors, stream)
+    return stream.getvalue()
 
 
 def names(draw: random.Random) -> bytes:
@@ -166,6 +277,35 @@ def read_csv(file: Path) -> None:
     describe(manifest)
 
 
+def read_table(kind: str, file: Path) -> None:
+    """As the job does, or as the features of another program."""
+    place = file.with_suffix(f".{kind}")
+    shutil.copy(file, place)
+    try:
+        manifest = open_data(str(place), "csv")
+        manifest.fingerprint()
+        describe(manifest)
+    finally:
+        if kind == "parquet":
+            with contextlib.suppress(DistreidError):
+                open_features(place)
+        place.unlink()
+
+
+def read_features(kind: str, file: Path) -> None:
+    """As `distreid evaluate` does; the labels of an .npy lie beside it."""
+    place = file.with_suffix(f".{kind}")
+    shutil.copy(file, place)
+    file.with_suffix(".csv").write_text("person_id,split\n1,query\n1,gallery\n2,gallery\n")
+    try:
+        store = open_features(place)
+        describe(store.manifest)
+        if not cannot_evaluate(store):
+            evaluate(store)
+    finally:
+        place.unlink()
+
+
 def read_store(file: Path) -> None:
     """In place of each file of a run: only the same bytes may be read, and they must be."""
     refused: StoreError | None = None
@@ -186,6 +326,17 @@ def read_store(file: Path) -> None:
         raise refused
 
 
+def read_fsdp(file: Path) -> None:
+    """In place of what it is of the folder."""
+    place = fsdp_folder() / METADATA
+    whole = place.read_bytes()
+    place.write_bytes(file.read_bytes())
+    try:
+        read_checkpoint(fsdp_folder())
+    finally:
+        place.write_bytes(whole)
+
+
 def read_name(file: Path) -> None:
     """As a data set that has a file of the name that the file holds."""
     name = file.read_bytes().replace(b"/", b"").replace(b"\0", b"")[:255]
@@ -203,8 +354,18 @@ def read_name(file: Path) -> None:
 TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], object]]] = {
     "images": (images, read_image),
     "checkpoints": (checkpoints, lambda file: load_model(str(file))),
+    "safetensors": (safetensors_files, read_checkpoint),
+    "fsdp": (fsdp_files, read_fsdp),
     "csv": (csv_files, read_csv),
     "names": (names, read_name),
+    **{
+        kind: (functools.partial(tables, kind), functools.partial(read_table, kind))
+        for kind in ("parquet", "xlsx", "json", "txt")
+    },
+    **{
+        kind: (functools.partial(features, kind), functools.partial(read_features, kind))
+        for kind in ("npz", "npy", "mat", "h5", "pt")
+    },
     "stores": (stores, read_store),
 }
 

@@ -1,0 +1,1 @@
+"""What this machine makes of these images and this checkpoint."""

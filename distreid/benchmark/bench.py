@@ -1,0 +1,372 @@
+"""What this machine makes of these images and this checkpoint: each step alone, and together."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Generator, Sized
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from distreid.benchmark.figures import Bench, BesideThePeer, Trial
+from distreid.benchmark.load import LoadMeter
+from distreid.benchmark.peer_loop import PeerImages, peer_loop
+from distreid.benchmark.turns import Side, in_turn
+from distreid.data.manifest import Status
+from distreid.errors import CompileError, DataError, EngineError, OptionError
+from distreid.host.machine import cores
+from distreid.images.loader import Batch, ImageRows, open_loader
+from distreid.images.preprocess import decode, read
+from distreid.images.sampler import ShardSampler
+from distreid.images.worker_count import ImageSeconds
+from distreid.inference.compilation import EAGER, MODES
+from distreid.inference.engines import ENGINES, INT8, TORCH, choose_engine, installed
+from distreid.inference.extractor import (
+    CPU_ROWS,
+    PRECISIONS,
+    Extractor,
+    Pending,
+    choose_device,
+    choose_precision,
+)
+from distreid.inference.openvino_engine import OpenVINO
+from distreid.job.int8 import calibrated
+from distreid.job.options import ExtractOptions
+from distreid.job.runs import augmentation, read_manifest
+from distreid.models.camera_embedding import camera_indices
+from distreid.models.checkpoint import load_model
+from distreid.store.plan import Plan, shard_rows_for
+from distreid.store.shards import Rows, ShardWriter, write_shard
+
+CALIBRATED_ON = 64  # images; int8's loss is measured by the run that asks for it
+PASSES = 10_000  # over the images, of which as many are done as there is time for
+BATCH_FACTORS = (0.5, 1, 2, 4)
+# Of what is compared: a machine's speed changes with its load and its heat.
+ROUNDS = 3
+PEER_ROUNDS = 7  # each of half the time
+
+
+class _Setting:
+    """The images, the network and the plan that every measurement uses."""
+
+    def __init__(self, options: ExtractOptions, seconds: float) -> None:
+        self.options, self.seconds = options, seconds
+        self.device = choose_device(options.device, local_rank=0)
+        self.precision = choose_precision(options.precision, self.device)
+        self.model = load_model(
+            options.checkpoints[0], options.model, options.input_size, options.choices()
+        )
+        self.manifest = read_manifest(options)
+        architecture = self.model.architecture
+        self.preprocess = architecture.preprocess
+        self.augmentation = augmentation(options, self.model)
+        self.cameras = camera_indices(self.manifest, architecture, options.camera_embedding)
+        self.cores = cores()
+        self.workers = options.num_workers or 0
+        self.compiled = options.compile
+        self.plan = Plan(
+            manifest=self.manifest,
+            identity={},
+            provenance={},
+            dim=architecture.dim,
+            dtype=options.dtype,
+            shard_rows=shard_rows_for(len(self.manifest)),
+        )
+        self.first = ImageRows(self.manifest, self.preprocess)[
+            range(min(len(self.manifest), options.batch_size))
+        ]
+
+    def rate(self, work: Callable[[], int]) -> float:
+        """Images/s of work that gives how many it did; the first time warms up."""
+        work()
+        done, started = 0, time.perf_counter()
+        while not done or time.perf_counter() - started < self.seconds:
+            done += work()
+        return done / (time.perf_counter() - started)
+
+    def rates(self, *works: Callable[[], int]) -> list[float]:
+        """Each one's images/s, measured in turn; the medians."""
+        measures = [partial(self.rate, work) for work in works]
+        return [statistics.median(found) for found in in_turn(measures, ROUNDS)]
+
+    def cameras_of(self, rows: range) -> Tensor | None:
+        return None if self.cameras is None else self.cameras[rows.start : rows.stop]
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor | None]:
+        """`size` images on the device, with their cameras: the first rows, again and again."""
+        rows = torch.arange(size) % len(self.first.rows)
+        cameras = self.cameras_of(self.first.rows)
+        images = self.first.images_BCHW[rows].to(self.device)
+        return images, None if cameras is None else cameras[rows]
+
+    def extractor(self, engine: str, precision: str, size: int) -> Extractor:
+        """Compiled if that was asked for, whatever the number of images, and can be done.
+
+        OptionError if the device has no such precision, EngineError if the engine does not take
+        the network.
+        """
+        extractor = Extractor(
+            self.model,
+            self.augmentation,
+            precision=precision,
+            device=self.device,
+            threads=self.cores,
+            engine=engine,
+        )
+        if engine != TORCH:
+            extractor.load_engine(engine, *self.batch(CPU_ROWS))
+        elif self.options.compile != EAGER:
+            mode = MODES[self.options.compile]
+            try:
+                extractor.compile(mode, size, *self.batch(size))
+                self.compiled = mode
+            except CompileError as error:
+                self.compiled = str(error)
+        return extractor
+
+    def int8(self) -> Extractor:
+        """OpenVINO in int8, calibrated on the first images, for its rate alone; EngineError or
+        OptionError where there is no such thing."""
+        if self.cameras is not None:
+            raise EngineError("a network that takes cameras is not quantised")
+        chosen = np.arange(min(len(self.manifest), CALIBRATED_ON))
+        images = ImageRows(self.manifest, self.preprocess)
+        extractor = Extractor(
+            self.model,
+            self.augmentation,
+            precision=INT8,
+            device=self.device,
+            threads=self.cores,
+            engine=OpenVINO.name,
+        )
+        quantised = calibrated(self.model, self.augmentation, images, chosen)
+        extractor.load_engine(OpenVINO.name, *self.batch(CPU_ROWS), quantised=quantised)
+        return extractor
+
+    def loaded(self) -> Generator[Batch, None, None]:
+        """Batches from the workers, for ever."""
+        sampler = ShardSampler(self.plan.shards * PASSES, rank=0, world_size=1)
+        yield from open_loader(
+            self.manifest,
+            self.preprocess,
+            sampler,
+            batch_size=self.options.batch_size,
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            originals=self.device.type == "cuda",
+        )
+
+
+def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
+    """Measures every step for so many seconds; `options.out` is where shards are tried.
+
+    OptionError if the peers' loop is wanted of what peers do not do.
+    """
+    if len(options.checkpoints) > 1:
+        raise OptionError("bench: give one --checkpoint")
+    if options.precision == INT8:
+        raise OptionError(f"--precision {INT8}: distreid extract tries it on --calibrate-on DATA")
+    if peer and options.scales != (1.0,):
+        raise OptionError("--peer: the plain loop has no --scales")
+    meter = LoadMeter()
+    setting = _Setting(options, seconds)
+    extractor = _asked(setting)
+    compiled = setting.compiled
+    (options.out / "shards").mkdir(parents=True)
+    steps = _steps(setting, extractor)
+    if options.num_workers is None:
+        image = sum(1 / steps[name] for name in ("read", "decode", "resize"))
+        pace = ImageSeconds(input=image, model=1 / steps["forward"])
+        setting.workers = pace.workers(setting.cores)
+    images = setting.batch(options.batch_size)
+    steps["forward"], together = setting.rates(
+        lambda: len(extractor(*images)[0]), _together(setting, extractor)
+    )
+    return Bench(
+        device=setting.device.type,
+        workers=setting.workers,
+        cores=setting.cores,
+        steps=steps,
+        input=_input(setting),
+        together=together,
+        peer=_beside_the_peer(setting, extractor) if peer else None,
+        trials=_trials(setting, extractor.engine, steps["forward"]),
+        compiled=compiled,
+        load=meter.read(),
+    )
+
+
+def _asked(setting: _Setting) -> Extractor:
+    """As the job would compute."""
+    options = setting.options
+    precision = setting.precision
+    engine = TORCH if options.compile != EAGER else options.engine
+    engine = choose_engine(engine, precision, setting.device)
+    try:
+        return setting.extractor(engine, precision, options.batch_size)
+    except EngineError as error:
+        if options.engine != "auto":
+            raise OptionError(f"--engine {engine}: {error}; use torch") from error
+        return setting.extractor(TORCH, precision, options.batch_size)
+
+
+def _write(setting: _Setting, extracted: tuple[Tensor, Tensor]) -> Callable[[], Sized]:
+    """Work that writes a whole shard of such features."""
+    run, plan = setting.options.out, setting.plan
+    shard = plan.shards[0]
+    features_BD, norm_B = extracted
+    rows = Rows(
+        features=np.resize(features_BD, (len(shard), plan.dim)).astype(plan.stored_type),
+        norm=np.resize(norm_B, len(shard)),
+        status=np.zeros(len(shard), np.uint8),
+    )
+
+    def write() -> Sized:
+        write_shard(run, plan, shard, rows)
+        return rows.norm
+
+    return write
+
+
+def _steps(setting: _Setting, extractor: Extractor) -> dict[str, float]:
+    """Each step alone; what a CPU has no need of is left out."""
+    rows = setting.first.rows
+    files = [
+        setting.manifest.file(rows[i]) for i in np.flatnonzero(setting.first.status_B == Status.OK)
+    ]
+    if not files:
+        raise DataError(f"{setting.manifest.root}: none of the first images can be read")
+    data = [read(file) for file in files]
+    turned = setting.preprocess.exif_transpose
+    pixels = [decode(each, exif_transpose=turned) for each in data]
+    batch = setting.batch(setting.options.batch_size)
+    extracted = extractor(*batch)
+    work: dict[str, Callable[[], Sized]] = {
+        "read": lambda: [read(file) for file in files],
+        "decode": lambda: [decode(each, exif_transpose=turned) for each in data],
+        "resize": lambda: setting.preprocess.resize(pixels),
+        "forward": lambda: extractor(*batch)[0],
+        "write": _write(setting, extracted),
+    }
+    if setting.device.type == "cuda":
+        pinned, on_device = batch[0].cpu().pin_memory(), extracted[0].to(setting.device)
+        work["copy to the device"] = lambda: _copied(pinned.to(setting.device, non_blocking=True))
+        work["copy back"] = lambda: on_device.cpu()
+    return {
+        name: setting.rate(lambda once=once: len(once()))  # type: ignore[misc]
+        for name, once in work.items()
+    }
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    torch.cuda.synchronize()
+    return tensor
+
+
+def _input(setting: _Setting) -> float:
+    loaded = setting.loaded()
+    rate = setting.rate(lambda: len(next(loaded).rows))
+    loaded.close()
+    return rate
+
+
+def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
+    """Work that takes the next batch from its files to the device, and the one before to a
+    shard."""
+    loaded, writer = setting.loaded(), ShardWriter(setting.options.out, setting.plan)
+
+    def begun() -> tuple[Batch, Pending]:
+        batch = next(loaded)
+        return batch, extractor.begin(
+            batch.images_BCHW, setting.cameras_of(batch.rows), batch.sizes
+        )
+
+    ahead = [begun()]
+
+    def work() -> int:
+        ahead.append(begun())
+        batch, pending = ahead.pop(0)
+        features_BD, norm_B = pending.result()
+        writer.add(
+            batch.rows,
+            Rows(features=features_BD.numpy(), norm=norm_B.numpy(), status=batch.status_B),
+        )
+        return len(batch.rows)
+
+    return work
+
+
+def _trials(setting: _Setting, engine: str, rate: float) -> tuple[Trial, ...]:
+    """The forward pass by every engine in every precision that it has here, and in other batch
+    sizes; first as it was asked for, which has its rate already."""
+    size, precision = setting.options.batch_size, setting.precision
+    exact, _ = setting.extractor(TORCH, "fp32", size)(*setting.batch(size))
+    sizes = [max(1, int(size * factor)) for factor in BATCH_FACTORS]
+    asked = engine, precision, size
+    tried = [asked, *((TORCH, other, size) for other in PRECISIONS)]
+    if setting.device.type == "cpu":
+        there = [found for found in ENGINES.values() if installed(found.name)]
+        tried += [(found.name, other, size) for found in there for other in found.precisions()]
+        tried.append((OpenVINO.name, INT8, size))
+    tried += [(engine, precision, other) for other in sizes]
+    trials: list[Trial] = []
+    for engine, precision, rows in dict.fromkeys(tried):
+        try:
+            int8 = precision == INT8
+            extractor = setting.int8() if int8 else setting.extractor(engine, precision, rows)
+            batch = setting.batch(rows)
+            cosine = (exact[:rows] * extractor(*batch)[0][:size]).sum(dim=1).min()
+            found = rate if not trials else setting.rate(lambda: len(extractor(*batch)[0]))  # noqa: B023
+        except (OptionError, EngineError, torch.OutOfMemoryError):
+            continue  # the device has no such precision, the engine no such network; no memory
+        trials.append(
+            Trial(
+                engine=engine,
+                precision=precision,
+                batch_size=rows,
+                rate=found,
+                cosine=float(cosine),
+            )
+        )
+    return tuple(trials)
+
+
+def _beside_the_peer(setting: _Setting, extractor: Extractor) -> BesideThePeer:
+    """Both in short turns, on the same images and weights; the peers' in this process, which keeps
+    freed memory for them too."""
+    options = setting.options
+    # Loaded anew: the extractor has laid out its weights in another order.
+    network = load_model(
+        options.checkpoints[0], options.model, options.input_size, options.choices()
+    ).network
+    images = PeerImages(setting.manifest, setting.preprocess)
+    loader = DataLoader(images, options.batch_size, num_workers=setting.cores)
+    features: list[Tensor] = []
+    theirs = peer_loop(
+        network.to(setting.device), loader, setting.cameras, setting.augmentation.flip, features
+    )
+
+    def peer() -> int:
+        torch.set_num_threads(setting.cores)  # as it runs: all cores share one forward pass
+        try:
+            return next(theirs)
+        finally:
+            torch.set_num_threads(1)
+
+    starts: tuple[Callable[[], Callable[[], int]], ...] = (
+        lambda: _together(setting, extractor),
+        lambda: peer,
+    )
+    sides = [Side(start, setting.seconds / 2) for start in starts]
+    try:
+        our_rates, peer_rates = in_turn([side.rate for side in sides], PEER_ROUNDS)
+    finally:
+        for side in sides:
+            side.release()
+    mine, _ = extractor(setting.first.images_BCHW, setting.cameras_of(setting.first.rows))
+    cosine = float((mine * features[0]).sum(dim=1).min())
+    return BesideThePeer(ours=our_rates, theirs=peer_rates, cosine=cosine)

@@ -1,0 +1,1 @@
+"""The main job as a job of a cluster."""

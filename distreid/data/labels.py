@@ -1,0 +1,176 @@
+"""Who and where, told by texts: whole numbers stay numbers, names are numbered in sorted order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distreid.data.manifest import (
+    BOTH,
+    GALLERY,
+    JUNK,
+    MULTI_QUERY,
+    NO_CAMERA,
+    NO_PERSON,
+    NO_SPLIT,
+    OTHER,
+    QUERY,
+)
+from distreid.errors import DataError
+
+# What programs write where a value is missing.
+MISSING = frozenset({"", "nan", "NaN", "None", "null", "<NA>"})
+WHOLE = re.compile(r"(-?\d{1,18})(\.0*)?", flags=re.ASCII)  # 12.0: as pandas writes 12 beside NaN
+NUMBER = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", flags=re.ASCII)
+SHOWN = 3
+
+# The words of the split, and which rows they are.
+SPLIT_WORDS = {
+    **dict.fromkeys(("query", "queries", "probe", "probes", "q"), QUERY),
+    **dict.fromkeys(
+        ("gallery", "galleries", "test", "g", "ref", "reference", "database", "db"), GALLERY
+    ),
+    **dict.fromkeys(("multi-query", "multi_query"), MULTI_QUERY),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+SPLITS = (QUERY, GALLERY, BOTH, MULTI_QUERY, "train", "val", "none")
+"""What `--split-names` names; `none`: neither searched for nor found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """A column of persons or of cameras."""
+
+    numbers: list[int]
+    names: list[str] | None = None
+    """Where the texts are no numbers; empty where nobody is named."""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What a column is of."""
+
+    what: str
+    unknown: int
+    least: int
+    """The smallest number that there is."""
+
+
+PERSON = Kind(what="person", unknown=NO_PERSON, least=JUNK)
+CAMERA = Kind(what="camera", unknown=NO_CAMERA, least=0)
+
+
+def labels_of(
+    texts: Sequence[str],
+    kind: Kind,
+    *,
+    as_text: bool = False,
+    where: Callable[[int], str] | None = None,
+) -> Labels:
+    """A column of texts as labels. All are names if one of them is no whole number, or by
+    `as_text` (`--ids text`); the person -1 is junk also among names.
+
+    With `where`, which gives a row's place, a number that is no whole one, or that 64 bits do not
+    hold, is a DataError; without, it is a name.
+    """
+    counts = Counter(texts)
+    clean = {text: text.strip() for text in counts}
+    # Our own exports write the number of the unknown.
+    missing = MISSING | {str(kind.unknown)}
+    known = {text for text in clean.values() if text not in missing}
+    notes = []
+    if written := sorted({text for text in clean.values() if text in missing and text}):
+        rows = sum(counts[text] for text, value in clean.items() if value in written)
+        notes.append(f"{kind.what}: {', '.join(written)} is taken for unknown ({rows:,} rows)")
+    number_of = {text: _whole(text, kind) for text in known}
+    if not as_text and None not in number_of.values():
+        numbers = {text: number for text, number in number_of.items() if number is not None}
+        notes += _written_twice(numbers, kind)
+        of = {text: numbers.get(value, kind.unknown) for text, value in clean.items()}
+        return Labels(numbers=[of[text] for text in texts], notes=notes)
+    wrong = {text for text, number in number_of.items() if number is None}
+    if where and not as_text and all(map(NUMBER.fullmatch, wrong)):
+        row = next(row for row, text in enumerate(texts) if clean[text] in wrong)
+        raise DataError(
+            f"{where(row)}: {kind.what}_id is {clean[texts[row]]!r}; it must be a whole number "
+            f"from {kind.least} of 18 digits at most, or empty; --ids text takes numbers for names"
+        )
+    junk = {str(JUNK)} & known if kind is PERSON else set()
+    names = sorted(known - junk, key=os.fsencode)
+    place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)
+    of = {text: place.get(value, kind.unknown) for text, value in clean.items()}
+    shown = {text: _utf8(clean[text]) if value >= 0 else "" for text, value in of.items()}
+    some = ", ".join(map(repr, map(_utf8, names[:SHOWN])))
+    notes.append(
+        f"{kind.what}: {len(names):,} names, numbered in sorted order: {some}"
+        + (", …" if len(names) > SHOWN else "")
+    )
+    return Labels(
+        numbers=[of[text] for text in texts], names=[shown[text] for text in texts], notes=notes
+    )
+
+
+def split_rows(
+    words: Sequence[str], split_names: Mapping[str, str], what: str = "the split"
+) -> tuple[list[str], list[str]]:
+    """Which split each row is of, and notes on the words that were taken for others.
+
+    `split_names` (word → split) comes before `SPLIT_WORDS`. DataError names the words that are
+    not known, with their rows, and words that were given and do not occur.
+    """
+    counts = Counter(words)
+    taken = {word: split_of(word, split_names) for word in counts}
+    if unknown := {word: counts[word] for word, split in taken.items() if split is None}:
+        first = next(iter(unknown))
+        said = ", ".join(f"{word!r} ({rows:,} rows)" for word, rows in unknown.items())
+        raise DataError(
+            f"{what}: {said} is not known; say which is which, such as "
+            f"--split-names query={first}, among {', '.join(SPLITS)}"
+        )
+    if absent := split_names.keys() - counts.keys():
+        raise DataError(
+            f"{what}: --split-names: no row has {', '.join(sorted(absent))}; there are "
+            + ", ".join(f"{word!r} ({rows:,})" for word, rows in counts.items())
+        )
+    said = ", ".join(
+        f"{word} is {split or 'none'}" for word, split in taken.items() if word and word != split
+    )
+    return [taken[word] or NO_SPLIT for word in words], [f"{what}: {said}"] if said else []
+
+
+def split_of(word: str, split_names: Mapping[str, str]) -> str | None:
+    """Which split a word means; None if it is not known."""
+    if word in split_names:
+        return NO_SPLIT if split_names[word] == "none" else split_names[word]
+    if word.strip() in MISSING:
+        return NO_SPLIT
+    return {BOTH: BOTH, OTHER: OTHER}.get(word, SPLIT_WORDS.get(word.strip().lower()))
+
+
+def _whole(text: str, kind: Kind) -> int | None:
+    match = WHOLE.fullmatch(text)
+    number = int(match[1]) if match else None
+    return number if number is not None and number >= kind.least else None
+
+
+def _written_twice(numbers: Mapping[str, int], kind: Kind) -> list[str]:
+    """A note if one number is written in two ways, such as 012 and 12."""
+    first: dict[int, str] = {}
+    for text in sorted(numbers):
+        plain = text.partition(".")[0]
+        if first.setdefault(numbers[text], plain) != plain:
+            return [
+                f"{kind.what}: {first[numbers[text]]} and {plain} are taken for one number; "
+                "--ids text keeps them apart"
+            ]
+    return []
+
+
+def _utf8(text: str) -> str:
+    """A name as HDF5 can hold it: bytes that are no UTF-8 become escapes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")

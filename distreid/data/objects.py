@@ -1,0 +1,536 @@
+"""Objects of stores (s3, http, …) through fsspec: listed, read by ranges, several at a time, and
+written whole.
+
+Requests run in fsspec's own thread, so that a process has up to `IN_FLIGHT` of them while it
+decodes. What fails is asked for again, `TRIES` times in all. An object has a stamp: its size, and a
+digest of its ETag, or of the time of its last change where there is none. What a read brings is
+compared with it: a changed object is refused, never mixed with what it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import importlib
+import io
+import os
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from distreid.data.archive_index import STORED, Index, Stamp, build_index, normal_name
+from distreid.errors import DataError, ImageError, OptionError, StoreError
+
+IN_FLIGHT = 16  # requests of a process at once
+TRIES = 5
+PAUSE_S = 0.2  # before the second try; twice as long before each further one
+TIMEOUT_S = 30.0  # of a request, beside the time that its bytes may take
+LISTING_S = 3600.0  # of all pages of a listing together
+SLOWEST = 1_000_000  # bytes in a second
+CHANGED = "it, or the archive that it is in, was changed after it was listed; give another --out"
+"""A reason that is no fault of the image."""
+INSTALL = "pip install 'distreid[remote]'"
+# What tells a version of an object from the next, as the stores' listings and answers name it.
+VERSIONS = ("etag", "generation", "blob_id", "last-modified", "lastmodified", "updated", "mtime")
+WRITABLE = ("s3", "gs", "az")  # hf makes a commit of each object
+AGAIN = (408, 425, 429)  # statuses of HTTP that say so, beside those of 500 and more
+NOT_IMPLEMENTED = 501
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes of an object, and the version that they are wanted of."""
+
+    address: str
+    first: int
+    count: int
+    """-1: to the end."""
+    stamp: Stamp
+    is_part: bool = True
+    """Whether it is asked for as a range; not where the whole object is wanted."""
+
+
+_systems: dict[str, Any] = {}
+_started: dict[Range, concurrent.futures.Future[bytes]] = {}
+_pinned: dict[str, Stamp] = {}
+_gates: dict[Any, asyncio.Semaphore] = {}
+_of_the_parent: list[Any] = []
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """A child has connections of its own. Its parent's are kept: no destructor touches them."""
+    global _lock
+    _of_the_parent.append((dict(_systems), dict(_started), dict(_gates)))
+    _lock = threading.Lock()
+    _systems.clear()
+    _started.clear()
+    _gates.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def whole(address: Path, name: bytes, stamp: Stamp) -> Range:
+    """All of an object below a prefix."""
+    return Range(f"{address}/{os.fsdecode(name)}", 0, stamp.size, stamp, is_part=False)
+
+
+def part(address: Path, first: int, count: int) -> Range:
+    """Some bytes of an object, as it was when `pin` was told."""
+    return Range(str(address), first, count, _pinned[str(address)])
+
+
+def pin(address: Path, stamp: Stamp) -> None:
+    """From now on, parts are wanted of this version."""
+    _pinned[str(address)] = stamp
+
+
+def look_up(address: Path) -> Stamp:
+    """The stamp of an object as it is now; DataError if it cannot be had."""
+    with _told(str(address)):
+        return _wait(_start(_tried(lambda: _head(str(address)))))
+
+
+def read(wanted: Range) -> bytes:
+    """The bytes; fewer where the object ends. FileNotFoundError without the object, ImageError if
+    they are not to be had, or are of another version."""
+    future = _started.pop(wanted, None) or _start(_fetched(wanted))
+    return _wait(future)
+
+
+def start(wanted: Iterable[Range]) -> None:
+    """Begins to read what `read` will be asked for next. What was begun before and is not wanted
+    any more is given up."""
+    keep = dict.fromkeys(wanted)
+    for before in [each for each in _started if each not in keep]:
+        _started.pop(before).cancel()
+    for each in keep:
+        if each not in _started:
+            _started[each] = _start(_fetched(each))
+
+
+def put(address: Path, data: bytes) -> Stamp:
+    """Writes an object whole, in place of one that is there; its stamp. StoreError if it fails."""
+    text, more_s = str(address), len(data) / SLOWEST
+
+    async def once() -> Stamp:
+        system = _system(text)
+        await _call(system, "pipe_file", text, data)
+        return _stamp(await _call(system, "info", text))
+
+    with _told(text, _ABOUT_RUNS, "write"):
+        return _wait(_start(_tried(once, more_s)))
+
+
+def remove(address: Path) -> None:
+    """Removes an object, which may be gone already; StoreError if it fails."""
+    text = str(address)
+    with _told(text, _ABOUT_RUNS, "write"), contextlib.suppress(FileNotFoundError):
+        _wait(_start(_tried(lambda: _call(_system(text), "rm_file", text))))
+
+
+def list_folder(address: Path) -> dict[str, Stamp]:
+    """Name → stamp of the objects that lie directly below a prefix, none if there is no such
+    prefix or bucket; StoreError if they cannot be listed."""
+    text = str(address)
+
+    async def once() -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = await _call(_system(text), "ls", text, detail=True)
+        return found
+
+    with _told(text, _ABOUT_RUNS):
+        try:
+            found = _wait(_start(_tried(once, LISTING_S - TIMEOUT_S)))
+        except FileNotFoundError:
+            return {}
+        top = _system(text)._strip_protocol(text).rstrip("/") + "/"
+        return {
+            about["name"].removeprefix(top): _stamp(about)
+            for about in found
+            if about["type"] == "file" and about["name"].startswith(top)
+        }
+
+
+def read_whole(address: Path, names: Mapping[str, Stamp], at_once: int) -> Iterator[bytes]:
+    """The objects of these names below a prefix, in their order; StoreError for one that cannot be
+    read, or is of another version."""
+    wanted = [whole(address, os.fsencode(name), stamp) for name, stamp in names.items()]
+    for place, each in enumerate(wanted):
+        with _told(each.address, _ABOUT_RUNS):
+            start(wanted[place : place + at_once])
+            yield read(each)
+
+
+def scan_objects(prefix: Path) -> Index:
+    """The index of the objects below a prefix: of each its size, and the digest as `packed`.
+    DataError if there is none, or they cannot be listed."""
+    address = str(prefix)
+    notes: list[str] = []
+    with _told(address):
+        if _is_http(address):
+            found, dead = _wait(_start(_links_below(address.rstrip("/") + "/")))
+            if dead:
+                notes.append(f"{len(dead):,} links left out that lead nowhere (first: {dead[0]})")
+        else:
+            found = _wait(_start(_tried(lambda: _found_below(address), LISTING_S)))
+    if not found:
+        raise DataError(f"{address}: nothing lies there; check --data")
+    if without := sum(not stamp.mtime_ns for stamp in found.values()):
+        notes.append(
+            f"{without:,} objects have neither an ETag nor a time: only their size is seen"
+        )
+    names: list[bytes] = []
+    places: list[tuple[int, ...]] = []
+    digest = hashlib.blake2b(digest_size=8)
+    for place, (name, stamp) in enumerate(sorted(found.items())):
+        if (normal := normal_name(name)) == name:
+            names.append(normal)
+            places.append((place, stamp.mtime_ns, stamp.size, 0, STORED))
+            digest.update(b"%s %d %d\n" % (name, *stamp))
+    if left_out := len(found) - len(names):
+        notes.append(f"{left_out:,} objects left out whose keys are no paths")
+    total = sum(max(0, stamp.size) for stamp in found.values())
+    return build_index(names, places, Stamp(total, _positive(digest)), notes)
+
+
+class ObjectStream(io.RawIOBase):
+    """An object as a file that can be sought, for libraries that want one."""
+
+    def __init__(self, address: Path) -> None:
+        if str(address) not in _pinned:
+            pin(address, look_up(address))
+        self.address, self.at = address, 0
+        self.size = _pinned[str(address)].size
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        """ImageError if the bytes are not to be had: an OSError would be taken for a bad file."""
+        count = max(0, min(len(buffer), self.size - self.at))
+        if not count:
+            return 0
+        data = read(part(self.address, self.at, count))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+
+def check_runs_address(address: str) -> None:
+    """OptionError if no run can be written to such an address, or as `check_address`."""
+    check_address(address)
+    scheme = address.partition(":")[0]
+    if scheme not in WRITABLE:
+        raise OptionError(
+            f"{address}: a run lies in a folder, or at an address of {', '.join(WRITABLE)}; "
+            f"{scheme} is for reading images alone"
+        )
+
+
+def check_address(address: str) -> None:
+    """OptionError for what an address must not have: it is kept in the run, and printed."""
+    parts = urlsplit(address)
+    if parts.username or parts.password:
+        raise OptionError(
+            f"{parts.scheme}://…@{parts.hostname}: no passwords in an address; see the manual"
+        )
+    if _is_http(address) and parts.query:
+        raise OptionError(f"{address.partition('?')[0]}?…: no queries in an address; leave it out")
+
+
+def _start(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    try:
+        loop = _library("fsspec.asyn").get_loop()
+    except OptionError:
+        work.close()
+        raise
+    return asyncio.run_coroutine_threadsafe(work, loop)
+
+
+def _wait(future: concurrent.futures.Future[T]) -> T:
+    return future.result()
+
+
+async def _fetched(wanted: Range) -> bytes:
+    try:
+        return await _tried(lambda: _got(wanted), max(0, wanted.count) / SLOWEST)
+    except (FileNotFoundError, ImageError):
+        raise
+    except Exception as error:
+        after = f", after {TRIES} tries" if _may_pass(error) else ""
+        raise ImageError(_reason(error) + after) from error
+
+
+async def _tried(once: Callable[[], Awaitable[T]], more_s: float = 0) -> T:
+    """What `once` gives, tried again where that can help; its last fault."""
+    loop = asyncio.get_running_loop()
+    gate = _gates.setdefault(loop, asyncio.Semaphore(IN_FLIGHT))
+    for tries in range(1, TRIES + 1):
+        try:
+            async with gate:
+                return await asyncio.wait_for(once(), TIMEOUT_S + more_s)
+        except Exception as error:
+            if tries == TRIES or not _may_pass(error):
+                raise
+            await asyncio.sleep(PAUSE_S * 2 ** (tries - 1))
+    raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it can help to ask again."""
+    for_good = (FileNotFoundError, PermissionError, ImageError, OptionError, ImportError)
+    return not isinstance(error, for_good) and type(error).__name__ != "NoCredentialsError"
+
+
+async def _got(wanted: Range) -> bytes:
+    """The bytes by one request."""
+    address, first, count, stamp = wanted.address, wanted.first, wanted.count, wanted.stamp
+    is_part = wanted.is_part
+    last = first + count - 1
+    span = {"Range": f"bytes={first}-{last}"} if is_part else {}
+    if _is_http(address):
+        answer = await _http_answer("GET", address, span)
+        data, now = answer.data, _stamp(answer.headers)
+        if span and answer.status != 206:
+            raise ImageError("its server does not answer with parts of a file; copy it first")
+    elif address.startswith("s3:"):
+        system = _system(address)
+        bucket, _, key = address.partition("://")[2].partition("/")
+        got = await system._call_s3("get_object", Bucket=bucket, Key=key, **span)
+        async with got["Body"] as body:
+            data, now = await body.read(), _stamp(got)
+    else:  # these say their version by another request
+        system = _system(address)
+        end = min(last + 1, stamp.size) if is_part else None
+        data = await _call(system, "cat_file", address, first if is_part else None, end)
+        now = _stamp(await _call(system, "info", address))
+    if stamp.mtime_ns not in (0, now.mtime_ns) or stamp.size not in (-1, now.size):
+        raise ImageError(CHANGED)
+    expected = min(count, stamp.size - first)
+    if stamp.size >= 0 and len(data) != expected:
+        raise ConnectionError(f"{len(data):,} bytes came of {expected:,}")
+    return data
+
+
+class _Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+async def _http_answer(method: str, address: str, headers: Mapping[str, str]) -> _Answer:
+    """One request; FileNotFoundError, PermissionError, ImageError for a status that will not
+    change, else OSError."""
+    session = await _system(address).set_session()
+    sent = {"Accept-Encoding": "identity", **headers}
+    url = _library("yarl").URL(_quoted(address), encoded=True)
+    async with session.request(method, url, headers=sent, allow_redirects=True) as answer:
+        status = answer.status
+        if status in (404, 410):
+            raise FileNotFoundError(address)
+        if status in (401, 403):
+            raise PermissionError(f"status {status}")
+        if status >= 400:
+            may_pass = status in AGAIN or (status >= 500 and status != NOT_IMPLEMENTED)
+            kind = ConnectionError if may_pass else ImageError
+            raise kind(f"its server answers {status} {answer.reason or ''}".rstrip())
+        return _Answer(status, answer.headers, await answer.read())
+
+
+async def _head(address: str) -> Stamp:
+    if not _is_http(address):
+        system = _system(address)
+        found = await _call(system, "info", address)
+        if found["type"] != "file":
+            raise FileNotFoundError(address)
+        return _stamp(found)
+    try:
+        return _stamp((await _http_answer("HEAD", address, {})).headers)
+    except ImageError:  # servers that know no HEAD
+        answer = await _http_answer("GET", address, {"Range": "bytes=0-0"})
+        return _stamp(answer.headers)
+
+
+async def _found_below(address: str) -> dict[bytes, Stamp]:
+    """Name below the prefix → stamp, as the store lists them."""
+    system = _system(address)
+    found = await _call(system, "find", address, detail=True)
+    top = system._strip_protocol(address).rstrip("/") + "/"
+    return {
+        os.fsencode(path.removeprefix(top)): _stamp(about)
+        for path, about in found.items()
+        if path.startswith(top) and not path.endswith("/")
+    }
+
+
+async def _call(system: Any, name: str, *args: Any, **how: Any) -> Any:
+    """A method of a file system, in its own way of not waiting if it has one."""
+    if getattr(system, "async_impl", False):
+        return await getattr(system, f"_{name}")(*args, **how)
+    return await asyncio.to_thread(getattr(system, name), *args, **how)
+
+
+async def _links_below(top: str) -> tuple[dict[bytes, Stamp], list[str]]:
+    """The same of a server's pages that list folders, and the names that lead nowhere."""
+    folders, files = [top], dict[str, None]()
+    seen = {top}
+    while folders:
+        pages = await asyncio.gather(
+            *(_tried(functools.partial(_links, folder)) for folder in folders)
+        )
+        folders = []
+        for link in sorted(link for page in pages for link in page):
+            if not link.endswith("/"):
+                files[link] = None
+            elif link not in seen:
+                seen.add(link)
+                folders.append(link)
+
+    async def looked_up(url: str) -> Stamp | None:
+        try:
+            return await _tried(lambda: _head(url))
+        except FileNotFoundError:
+            return None
+
+    stamps = await asyncio.gather(*map(looked_up, files))
+    pairs = zip((link[len(top) :] for link in files), stamps, strict=True)
+    found, dead = dict[bytes, Stamp](), list[str]()
+    for name, stamp in pairs:
+        if stamp is None:
+            dead.append(name)
+        else:
+            found[os.fsencode(name)] = stamp
+    return found, dead
+
+
+async def _links(folder: str) -> list[str]:
+    """The addresses below a folder that its page links to, unquoted."""
+    system = _system(folder)
+    links = await _call(system, "ls", _quoted(folder), detail=False)
+    found = []
+    for link in links:
+        name = link.removeprefix(_quoted(folder))
+        parts = name.rstrip("/").split("/")
+        if name == link or "?" in name or {"", ".", ".."} & {*parts} or ":" in parts[0]:
+            continue  # of another place, or a way to sort the page
+        if len(link) < 4096:
+            found.append(folder + unquote(name.partition("#")[0]))
+    return found
+
+
+def _quoted(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{slash}{quote(path)}"
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith("http")
+
+
+def _stamp(about: Mapping[str, Any]) -> Stamp:
+    """Of what a store's listing, or its answer, says of an object."""
+    said = {str(key).lower(): value for key, value in about.items() if value not in (None, "")}
+    version = next((said[key] for key in VERSIONS if key in said), None)
+    of_part = str(said.get("content-range", said.get("contentrange", ""))).rpartition("/")[2]
+    sizes = (said.get("size"), of_part, said.get("content-length"), said.get("contentlength"))
+    size = next((int(each) for each in map(str, sizes) if each.isdigit()), -1)
+    if version is None:
+        return Stamp(size, 0)
+    text = str(version).strip('"').encode()
+    return Stamp(size, _positive(hashlib.blake2b(text, digest_size=8)))
+
+
+def _positive(digest: Any) -> int:
+    return int.from_bytes(digest.digest(), "little") >> 1 or 1
+
+
+def _system(address: str) -> Any:
+    """fsspec's file system of a scheme, one in each process. Its own tries are switched off:
+    `_tried` is for all stores the same."""
+    scheme = address.partition(":")[0]
+    with _lock:
+        if scheme not in _systems:
+            options: dict[str, Any] = {"use_listings_cache": False}
+            if scheme == "s3":
+                options["config_kwargs"] = {
+                    "max_pool_connections": IN_FLIGHT,
+                    "connect_timeout": TIMEOUT_S,
+                    "read_timeout": TIMEOUT_S,
+                    "retries": {"max_attempts": 0},
+                }
+            _systems[scheme] = _library("fsspec").filesystem(scheme, **options)
+            _systems[scheme].retries = 1
+        return _systems[scheme]
+
+
+class _About(NamedTuple):
+    """What errors say of an address that the user gave."""
+
+    error: type[DataError | StoreError]
+    check: str
+
+
+_ABOUT_DATA = _About(DataError, "check --data")
+_ABOUT_RUNS = _About(StoreError, "check the address of the run")
+
+
+@contextlib.contextmanager
+def _told(address: str, about: _About = _ABOUT_DATA, to_do: str = "read") -> Iterator[None]:
+    """Turns what stores raise to one line."""
+    try:
+        yield
+    except ImageError as error:
+        if about is _ABOUT_RUNS and str(error) == CHANGED:
+            raise about.error(f"{address}: changed while it was read; try again") from error
+        raise about.error(f"{address}: {error}; {about.check}") from error
+    except (OptionError, DataError, StoreError):
+        raise
+    except ImportError as error:
+        ours = f"; {INSTALL}" if address.startswith(("s3", "http")) else ""
+        raise OptionError(f"{address}: {_one_line(error)}{ours}") from error
+    except FileNotFoundError as error:
+        raise about.error(f"{address}: no such bucket or object; {about.check}") from error
+    except Exception as error:
+        reason = _reason(error, to_do)
+        raise about.error(f"{address}: {reason}; try again, or {about.check}") from error
+
+
+def _reason(error: BaseException, to_do: str = "read") -> str:
+    if isinstance(error, PermissionError):
+        return f"access is refused: are there credentials, and are they allowed to {to_do} it"
+    if type(error).__name__ == "NoCredentialsError":
+        return "no credentials are found; set them as its store wants it"
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return f"no answer within {TIMEOUT_S:g} s"
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160].rstrip(". ") or type(error).__name__
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise OptionError(f"{name.partition('.')[0]} is not there: {INSTALL}") from error

@@ -1,0 +1,170 @@
+"""Parquet, JSON and Excel's files as tables of texts; everything else is a text file."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distreid.data.table_text import COLUMN_LIMIT, FIELD_LIMIT, Table, read_text_table
+from distreid.errors import DataError, OptionError
+
+TABLES_EXTRA = "pip install 'distreid[tables]'"
+UNPACKED_LIMIT = 1 << 30  # bytes of an Excel file's parts
+
+
+def read_table(file: Path, *, has_header: bool | None = None) -> Table:
+    """A file's rows, by its ending: `READERS`, or a text.
+
+    DataError if it is damaged; OptionError if the library that reads it is not there.
+    """
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        return read_text_table(file, has_header=has_header)
+    return reader(file)
+
+
+def _parquet(file: Path) -> Table:
+    """Columns of single values; lists, such as features, are left out."""
+    arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
+    try:
+        whole = parquet.ParquetFile(file)
+        if len(whole.schema_arrow.names) > COLUMN_LIMIT:
+            raise DataError(_too_many(file, len(whole.schema_arrow.names)))
+        flat = [field.name for field in whole.schema_arrow if not arrow.types.is_nested(field.type)]
+        if len(set(whole.schema_arrow.names)) < len(whole.schema_arrow.names):
+            raise DataError(f"{file}: every column needs a name of its own: {flat}")
+        table = whole.read(columns=flat)
+        values = {name: table.column(name).to_pylist() for name in flat}
+    except DataError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything
+        raise DataError(f"{file}: no Parquet, or a damaged one ({_one_line(error)})") from error
+    left_out = [name for name in whole.schema_arrow.names if name not in flat]
+    # pandas keeps its index so.
+    values = {("" if name.startswith("__index_level_") else name): v for name, v in values.items()}
+    notes = [f"columns of lists left out: {', '.join(left_out)}"] if left_out else []
+    return _table(file, values, notes)
+
+
+def _json(file: Path) -> Table:
+    """A list of records, or what pandas.DataFrame.to_json writes."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file}: no JSON ({_one_line(error)}); mend it") from error
+    if isinstance(content, list):
+        return _records(file, content)
+    if isinstance(content, dict) and content:
+        columns = [
+            list(values.values()) if isinstance(values, dict) else values
+            for values in content.values()
+        ]
+        if all(isinstance(c, list) for c in columns) and len({len(c) for c in columns}) == 1:
+            return _table(file, dict(zip(content, columns, strict=True)), [])
+    raise DataError(f'{file}: no list of records, such as [{{"path": "1.jpg"}}]; write it so')
+
+
+def _json_lines(file: Path) -> Table:
+    """A record a line."""
+    records = []
+    try:
+        for line in file.read_text(encoding="utf-8-sig").splitlines():
+            if line.strip():
+                records.append(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{file}, record {len(records) + 1}: no JSON ({_one_line(error)}); mend it"
+        ) from error
+    return _records(file, records)
+
+
+def _records(file: Path, records: list[Any]) -> Table:
+    names: dict[str, None] = {}
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise DataError(f"{file}, record {number}: {str(record)[:40]!r} is no record; mend it")
+        names |= dict.fromkeys(record)
+        if len(names) > COLUMN_LIMIT:
+            raise DataError(_too_many(file, len(names)))
+    return _table(file, {name: [each.get(name) for each in records] for name in names}, [])
+
+
+def _excel(file: Path) -> Table:
+    """The first sheet."""
+    openpyxl = _library("openpyxl")
+    try:
+        with zipfile.ZipFile(file) as parts:
+            if sum(part.file_size for part in parts.infolist()) > UNPACKED_LIMIT:
+                raise DataError(f"{file}: more than {UNPACKED_LIMIT:,} bytes unpacked; save a CSV")
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+        book.close()
+    except DataError:
+        raise
+    except Exception as error:  # damaged files raise nearly anything
+        raise DataError(f"{file}: no .xlsx, or a damaged one ({_one_line(error)})") from error
+    rows = [row for row in rows if any(value is not None for value in row)]
+    if not rows:
+        raise DataError(f"{file}: the first sheet is empty")
+    while rows[0] and all(row[-1] is None for row in rows):
+        rows = [row[:-1] for row in rows]
+    if len(rows[0]) > COLUMN_LIMIT:
+        raise DataError(_too_many(file, len(rows[0])))
+    header = ["" if name is None else _text(file, name) for name in rows[0]]
+    columns = [[row[place] for row in rows[1:]] for place in range(len(header))]
+    texts = [[_text(file, value) for value in column] for column in columns]
+    return Table(file=file, header=header, columns=texts)
+
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".parquet": _parquet,
+    ".pq": _parquet,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".xlsx": _excel,
+}
+
+
+def _table(file: Path, columns: Mapping[str, Iterable[Any]], notes: list[str]) -> Table:
+    return Table(
+        file=file,
+        header=[name.strip() for name in columns],
+        columns=[[_text(file, value) for value in column] for column in columns.values()],
+        notes=notes,
+    )
+
+
+def _text(file: Path, value: Any) -> str:
+    """A single value as a CSV would have it."""
+    if value is None:
+        return ""
+    if isinstance(value, (datetime.datetime, datetime.date)):
+        return value.isoformat()
+    if isinstance(value, (dict, list)):
+        raise DataError(f"{file}: {str(value)[:40]!r} is no single value; leave the column out")
+    text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    if len(text) > FIELD_LIMIT:
+        raise DataError(f"{file}: a value of more than {FIELD_LIMIT:,} characters")
+    return text
+
+
+def _too_many(file: Path, columns: int) -> str:
+    return f"{file}: {columns:,} columns, {COLUMN_LIMIT:,} at most; leave out what is no label"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        library = name.partition(".")[0]
+        raise OptionError(f"{library} is not there: {TABLES_EXTRA}") from error

@@ -1,0 +1,1 @@
+"""Features with labels to CMC, mAP, mINP, thresholds and intervals."""

@@ -1,0 +1,146 @@
+"""What stands beside an export, in distreid.json: its identity, its files, and how to run it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distreid.errors import StoreError
+from distreid.export.export_options import FORMATS, TENSORRT
+
+FILE = "distreid.json"
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportDescription:
+    """`FILE` in an export's folder."""
+
+    format: str
+    file: str
+    """The network's, in the folder."""
+    identity: Mapping[str, Any]
+    """That the file itself holds, too."""
+    files: Mapping[str, str]
+    """Each file's SHA-256, hex."""
+    run: Mapping[str, str]
+    """A language to the line that computes features."""
+    gate: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """As `FILE`."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> ExportDescription:
+        """What `save` wrote; StoreError if it is not there, or none of ours."""
+        file = folder / FILE
+        try:
+            if file.stat().st_size > MAX_BYTES:
+                raise ValueError(file)
+            found = cls(**json.loads(file.read_text(encoding="utf-8")))
+            names = [found.file, *found.files]
+            if found.format not in FORMATS or not all(map(_inside, names)):
+                raise ValueError(file)
+            found.identity["precision"]
+        except FileNotFoundError as error:
+            raise StoreError(f"{file}: no such file, so {folder} is no export") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"{file}: damaged, or of another distreid; export again") from error
+        return found
+
+    def check_files(self, folder: Path) -> None:
+        """StoreError names a file that is not the one that was written."""
+        for name, digest in self.files.items():
+            try:
+                same = sha256(folder / name) == digest
+            except OSError as error:
+                raise StoreError(f"{folder / name}: {error.strerror}; export again") from error
+            if not same:
+                raise StoreError(f"{folder / name}: not the file that was exported; export again")
+
+
+def _inside(name: str) -> bool:
+    """Whether a name is that of a file in the folder."""
+    path = Path(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds an export."""
+    return (folder / FILE).is_file()
+
+
+def sha256(file: Path) -> str:
+    """Of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def how_to_run(
+    format_name: str,
+    file: str,
+    images: str,
+    size: tuple[int, int],
+    precision: str = "fp32",
+    *,
+    cameras: bool = False,
+) -> dict[str, str]:
+    """A language to the line that computes features, after its runtime's usual preamble.
+
+    `images` is the input's name, `size` its height and width.
+    """
+    height, width = size
+    number = "uint8" if images == "images" else "float32"
+    if format_name == "onnx":
+        return {
+            "python": f'onnxruntime.InferenceSession("{file}").run(["features"], '
+            f'{{"{images}": pixels}})[0]',
+            "c++": f'Ort::Session(env, "{file}", {{}}).Run({{}}, input_names, &pixels, 1, '
+            f"output_names, 1)  // names: {images}, features",
+            "javascript": f'(await (await ort.InferenceSession.create("{file}")).run({{{images}: '
+            f'new ort.Tensor("{number}", pixels, [n, 3, {height}, {width}])}})).features.data',
+        }
+    if format_name == "openvino":
+        return {
+            "python": f'openvino.Core().compile_model("{file}", "CPU", '
+            f'{{"INFERENCE_PRECISION_HINT": "f32"}})({{"{images}": pixels}})["features"]',
+            "c++": f'auto request = ov::Core().compile_model("{file}", "CPU", '
+            "ov::hint::inference_precision(ov::element::f32)).create_infer_request(); "
+            f'request.set_tensor("{images}", pixels); request.infer(); '
+            'request.get_tensor("features");',
+        }
+    if format_name == "torchscript":
+        return {
+            "python": f'torch.jit.load("{file}")(pixels)',
+            "c++": f'torch::jit::load("{file}").forward({{pixels}}).toTensor()',
+        }
+    if format_name == TENSORRT:
+        return {"build": _build_engine(file, images, size, precision, cameras=cameras)}
+    if format_name == "triton":
+        return {
+            "server": "tritonserver --model-repository=python_backend",
+            "python": 'tritonclient.http.InferenceServerClient("localhost:8000").infer("distreid", '
+            '[images]).as_numpy("features")',
+        }
+    return {"python": f'torch.export.load("{file}").module()(pixels)'}
+
+
+def _build_engine(
+    file: str, images: str, size: tuple[int, int], precision: str, *, cameras: bool
+) -> str:
+    """The command of NVIDIA's trtexec; the batch sizes are those of Triton's models."""
+    shapes = []
+    for name, count in (("min", 1), ("opt", 8), ("max", 32)):
+        shape = f"{images}:{count}x3x{size[0]}x{size[1]}" + (f",cameras:{count}" if cameras else "")
+        shapes.append(f"--{name}Shapes={shape}")
+    lower = "" if precision == "fp32" else f" --{precision}"
+    return f"trtexec --onnx={file} --saveEngine=model.plan {' '.join(shapes)}{lower}"

@@ -1,0 +1,1 @@
+"""What Triton's Python backend runs; `triton_repository.py` copies these files."""

@@ -1,0 +1,1 @@
+"""An image's bytes to uint8 pixels, in worker processes."""

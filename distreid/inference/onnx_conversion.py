@@ -1,0 +1,97 @@
+"""A network to ONNX, kept for the next start: uint8 images in, summed features out, a fixed number
+of rows. It is known by all that it is made of: the weights, the network, the views, the
+preprocessing, our code and torch's version.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import distreid
+from distreid.errors import EngineError
+from distreid.inference.graph import Graph
+from distreid.inference.kept_files import kept
+from distreid.inference.quiet_converters import quiet_converter
+from distreid.inference.views import Augmentation
+from distreid.models.checkpoint import Model
+from distreid.store.plan import to_json
+
+OPSET = 20  # of 2023; the first with affine_grid, which HACNN has
+INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A graph in ONNX."""
+
+    graph: bytes
+    note: str
+    """What there is to say of where it came from; mostly nothing."""
+
+
+def convert(model: Model, augmentation: Augmentation, rows: int) -> Converted:
+    """The graph of so many rows at once, from the cache if it is there; EngineError if torch
+    cannot convert it."""
+    key = _key(model, augmentation, rows)
+    if key is None:
+        return Converted(_exported(model, augmentation, rows), "")
+    return Converted(*kept(f"{key}.onnx", lambda: _exported(model, augmentation, rows)))
+
+
+def _exported(model: Model, augmentation: Augmentation, rows: int) -> bytes:
+    architecture = model.architecture
+    preprocess = architecture.preprocess
+    graph = Graph(
+        model.network, preprocess, augmentation, fixed_size=architecture.fixed_size
+    ).eval()
+    size = (rows, preprocess.height, preprocess.width, 3)
+    inputs: tuple[torch.Tensor, ...] = (torch.zeros(size, dtype=torch.uint8),)
+    names = [INPUT]
+    if architecture.cameras is not None:
+        inputs, names = (*inputs, torch.zeros(rows, dtype=torch.int64)), [INPUT, CAMERAS]
+    try:
+        with tempfile.TemporaryDirectory() as folder, quiet_converter(), torch.inference_mode():
+            file = Path(folder) / "graph.onnx"
+            # The exporter of torch.export takes ten times as long.
+            torch.onnx.export(
+                graph, inputs, file, input_names=names, output_names=[OUTPUT],
+                opset_version=OPSET, dynamo=False,
+            )  # fmt: skip
+            return file.read_bytes()
+    except Exception as error:  # exporters raise nearly anything
+        text = next(iter(str(error).strip().splitlines()), "")
+        raise EngineError(f"torch cannot convert it to ONNX: {text[:200]}") from error
+
+
+def _key(model: Model, augmentation: Augmentation, rows: int) -> str | None:
+    """None for a network of the user's own code, which may change where nothing else does."""
+    architecture = model.architecture
+    if "source" in architecture.options:
+        return None
+    parts = {
+        "weights": model.checkpoint.sha256,
+        "model": architecture.identity(),
+        "preprocess": architecture.preprocess.identity(),
+        "augmentation": augmentation.identity(),
+        "rows": rows,
+        "torch": torch.__version__,
+        "code": _code(),
+    }
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> str:
+    """The SHA-256 of what builds networks and graphs."""
+    package = Path(distreid.__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("models", "inference"):
+        for file in sorted((package / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What Python users hold: `Store`, `Model`, `Scores`; their makers are functions of `distreid`."""

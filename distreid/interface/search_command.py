@@ -1,0 +1,262 @@
+"""`distreid search …`: queries to a gallery's rows, as text, JSON, CSV or a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distreid.errors import OptionError
+from distreid.interface.gallery_commands import add_filters, say, seconds
+from distreid.job.options import given_name, given_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distreid.interface.loaded_model import Model
+    from distreid.interface.opened_gallery import Gallery
+
+FUSIONS = ("mean", "max", "rank")  # as search.fusion has them, which imports torch
+
+
+def add_search_options(command: argparse.ArgumentParser) -> None:
+    """The options of `distreid search`."""
+    command.add_argument(
+        "gallery",
+        type=given_name,
+        metavar="GALLERY|milvus:FILE/NAME|milvus://HOST:PORT/NAME",
+        help="a gallery's folder, or a collection of distreid gallery push",
+    )
+    queries = command.add_mutually_exclusive_group(required=True)
+    queries.add_argument("--image", nargs="+", type=given_path, metavar="FILE")
+    queries.add_argument("--row", nargs="+", type=int, metavar="R", help="rows of the gallery")
+    queries.add_argument(
+        "--feature-file", type=given_path, metavar="FILE", help="an .npy of features, one a row"
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=given_name,
+        metavar="FILE|sample",
+        help="what the gallery's features were extracted with; for --image",
+    )
+    command.add_argument("--model", default="auto", metavar="NAME", help="of the checkpoint")
+    command.add_argument("--top", type=int, default=10, metavar="K", help="(default: 10)")
+    add_filters(command, "cameras", "persons", "not_persons")
+    command.add_argument("--since", type=seconds, metavar="TIME", help="ISO 8601 or seconds")
+    command.add_argument("--until", type=seconds, metavar="TIME")
+    command.add_argument(
+        "--threshold",
+        type=float,
+        metavar="T",
+        help="below it a query is not in the gallery (default: what distreid calibrate wrote for "
+        "one of its runs)",
+    )
+    command.add_argument(
+        "--fuse", choices=FUSIONS, help="one answer for all queries, which show one person"
+    )
+    command.add_argument(
+        "--approximate",
+        action="store_true",
+        help="by the index of distreid index, whose recall is said (default: the proven answer)",
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead")
+    command.add_argument("--csv", action="store_true", help="print CSV instead")
+    command.add_argument("--html", type=given_path, metavar="FILE", help="write a page of pictures")
+
+
+def search(parsed: argparse.Namespace) -> None:
+    """Runs the command."""
+    from distreid.host.atomic_files import check_target, publish_text
+    from distreid.host.terminal import print_whole
+    from distreid.interface.opened_gallery import open_gallery
+    from distreid.report.search_results import (
+        answers_csv,
+        answers_json,
+        answers_table,
+        search_page,
+    )
+
+    if parsed.gallery.startswith("milvus:"):
+        _search_milvus(parsed)
+        return
+    if parsed.html:
+        check_target(parsed.html)
+    with open_gallery(parsed.gallery) as gallery:
+        features, names, images = _queries(parsed, gallery)
+        result = gallery.search(
+            features,
+            parsed.top,
+            cameras=parsed.cameras,
+            persons=parsed.persons,
+            not_persons=parsed.not_persons,
+            since=parsed.since,
+            until=parsed.until,
+            fuse=parsed.fuse,
+            approximate=parsed.approximate,
+        )
+        built = gallery.reader.generation.approximate if parsed.approximate else None
+        if built:
+            say(
+                f"approximate: {built['kind']}, recall@10 {built['recall']:.4f} on rows of the "
+                f"gallery, mAP lost {_said(built['map_lost'])}"
+            )
+        if parsed.fuse:
+            names, images = [f"{parsed.fuse} of {len(names):,} queries"], images[:1]
+        threshold = parsed.threshold if parsed.fuse != "rank" else None
+        if parsed.threshold is not None and parsed.fuse == "rank":
+            raise OptionError("--threshold: the scores of --fuse rank are no cosines")
+        if threshold is None and parsed.fuse != "rank":
+            threshold = calibrated_threshold(gallery)
+        answers = result.answers(names, images, threshold)
+        facts = {
+            "gallery": str(parsed.gallery),
+            "generation": gallery.generation,
+            "rows": len(gallery),
+            "threshold": threshold,
+        } | ({"approximate": built} if built else {})
+    if parsed.json:
+        print(answers_json(answers, facts))
+    elif parsed.csv:
+        print(answers_csv(answers), end="")
+    else:
+        print_whole(answers_table(answers))
+    if parsed.html:
+        lines = [f"{facts['rows']:,} rows, generation {facts['generation']}"]
+        if threshold is not None:
+            lines.append(f"the same person from a score of {threshold:.4f}")
+        publish_text(parsed.html, search_page(f"Search of {parsed.gallery}", lines, answers))
+        say(f"wrote {parsed.html}")
+
+
+def _search_milvus(parsed: argparse.Namespace) -> None:
+    from distreid.host.terminal import print_whole
+    from distreid.report.search_results import (
+        Answer,
+        FoundRow,
+        answers_csv,
+        answers_json,
+        answers_table,
+    )
+    from distreid.search.gallery import Filter
+    from distreid.search.milvus import search_collection, target
+
+    if parsed.feature_file is None:
+        raise OptionError("a collection is searched by --feature-file")
+    for name in ("fuse", "html", "approximate"):
+        if getattr(parsed, name):
+            raise OptionError(f"--{name}: of a gallery, not of a collection")
+    features = _of_file(parsed.feature_file)
+    words = {
+        name: None if getattr(parsed, name) is None else tuple(getattr(parsed, name))
+        for name in ("cameras", "persons", "not_persons")
+    }
+    which = Filter(**words, since=parsed.since, until=parsed.until)
+    found = search_collection(*target(parsed.gallery), features, parsed.top, which)
+    answers = [
+        Answer(
+            query=f"feature {number}",
+            image=None,
+            exact=False,
+            threshold=parsed.threshold,
+            found=[FoundRow(**hit, camera=str(hit["camera_id"]), image=Path()) for hit in hits],
+        )
+        for number, hits in enumerate(found)
+    ]
+    if parsed.json:
+        print(answers_json(answers, {"collection": parsed.gallery}))
+    elif parsed.csv:
+        print(answers_csv(answers), end="")
+    else:
+        print_whole(answers_table(answers))
+
+
+def _said(lost: float | None) -> str:
+    return "not known" if lost is None else f"{100 * lost:.2f} %"
+
+
+def _queries(
+    parsed: argparse.Namespace, gallery: Gallery
+) -> tuple[NDArray[np.float32], list[str], list[Path | None]]:
+    """Features (Q, D), and the names and images of the queries."""
+    if parsed.row is not None:
+        found = [gallery.reader.find(row) for row in parsed.row]
+        before = [sum(run.segment.count for run in gallery.reader.runs[:n]) for n, _ in found]
+        images: list[Path | None] = [
+            gallery.reader.file(first + place)
+            for first, (_, place) in zip(before, found, strict=True)
+        ]
+        return gallery.features(parsed.row), [f"row {row}" for row in parsed.row], images
+    if parsed.image is not None:
+        features = _of_images(parsed, gallery)
+        return features, [str(file) for file in parsed.image], list(parsed.image)
+    features = _of_file(parsed.feature_file)
+    return features, [f"feature {i}" for i in range(len(features))], [None] * len(features)
+
+
+def _of_images(parsed: argparse.Namespace, gallery: Gallery) -> NDArray[np.float32]:
+    if parsed.checkpoint is None and "imported" not in gallery.reader.generation.space:
+        raise OptionError("--image: give the --checkpoint that the gallery was extracted with")
+    model = model_of_gallery(gallery, parsed.checkpoint or "", parsed.model, said="--image")
+    return model.features(list(parsed.image))
+
+
+def model_of_gallery(gallery: Gallery, checkpoint: str, name: str, *, said: str) -> Model:
+    """The checkpoint's model as the gallery was extracted with it; OptionError, which begins with
+    what was `said`, if its features are of another space."""
+    from distreid.interface.loaded_model import load_model
+    from distreid.store.identity import feature_space
+    from distreid.store.plan import differences
+
+    space = gallery.reader.generation.space
+    if "imported" in space:
+        raise OptionError(
+            f"{said}: the gallery's features were made elsewhere; give theirs by --feature-file"
+        )
+    views, preprocess = space["augmentation"], space["preprocess"]
+    model = load_model(
+        checkpoint,
+        model=name,
+        input_size=(preprocess["height"], preprocess["width"]),
+        flip=views["flip"],
+        scales=views["scales"],
+        scale_mode=views["scale_mode"],
+    )
+    # As JSON has it, where a tuple is a list.
+    ours = json.loads(json.dumps(feature_space(model.identity)))
+    if differing := differences(space, ours, words="the gallery has {ours}, the image {theirs}"):
+        raise OptionError(f"{said}: another feature space ({'; '.join(differing)})")
+    return model
+
+
+def _of_file(file: Path) -> NDArray[Any]:
+    import numpy as np
+
+    try:
+        features: NDArray[Any] = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise OptionError(f"--feature-file {file}: no .npy of features ({error})") from error
+    if not isinstance(features, np.ndarray):
+        raise OptionError(f"--feature-file {file}: an .npy is wanted, with a feature in each row")
+    return features[None] if features.ndim == 1 else features
+
+
+def calibrated_threshold(gallery: Gallery) -> float | None:
+    """The strictest threshold for 'not in the gallery' that `distreid calibrate` found for one of
+    the runs; said."""
+    for run in gallery.reader.runs:
+        file = run.run / "calibration.json"
+        try:
+            points = json.loads(file.read_text(encoding="utf-8"))["identification"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        known = [point for point in points if point.get("threshold") is not None]
+        if known:
+            best = min(known, key=lambda point: point["false_rate"])
+            say(
+                f"{file}: in the gallery from {best['threshold']:.4f}, with "
+                f"{100 * best['false_rate']:.2g} % false alarms"
+            )
+            return float(best["threshold"])
+    return None

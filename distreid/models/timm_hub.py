@@ -1,0 +1,67 @@
+"""Weights of timm's networks as hubs keep them: config.json beside them says which network it is,
+and how an image becomes its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from distreid.errors import CheckpointError
+from distreid.images.preprocess import Preprocess
+from distreid.models.architecture import Architecture, Size, StateDict
+from distreid.models.generic import read as read_generic
+
+WORDS = {"bicubic", "bilinear", "nearest", "lanczos"}
+
+
+def is_hub(options: Mapping[str, Any]) -> bool:
+    """Whether the options are those of timm's config.json."""
+    return isinstance(options.get("architecture"), str) and isinstance(
+        options.get("pretrained_cfg"), Mapping
+    )
+
+
+def read(state: StateDict, options: Mapping[str, Any], size: Size | None) -> Architecture:
+    """The network of config.json, with its own data configuration; CheckpointError if that has
+    something of another kind."""
+    name = f"timm:{options['architecture']}"
+    plain = {key: value for key, value in state.items()}
+    architecture = read_generic(name, plain, size)
+    own: Mapping[str, Any] = options["pretrained_cfg"]
+    preprocess = _preprocess(own, architecture.preprocess, size)
+    how = "stretched" if preprocess.keep_aspect == "no" else preprocess.keep_aspect
+    return replace(
+        architecture,
+        preprocess=preprocess,
+        notes=(
+            f"config.json says {name}, and its data configuration ({how}); who trains on persons "
+            "often stretches the whole image instead: --keep-aspect no",
+        ),
+    )
+
+
+def _preprocess(own: Mapping[str, Any], usual: Preprocess, size: Size | None) -> Preprocess:
+    try:
+        _, height, width = own.get("test_input_size") or own["input_size"]
+        height, width = size or (int(height), int(width))
+        part = float(own.get("test_crop_pct") or own.get("crop_pct") or 0.875)
+        mode = own.get("crop_mode") or "center"
+        word = own.get("interpolation") or usual.interpolation
+        red, green, blue = (float(value) for value in own.get("mean", usual.mean))
+        other = tuple(float(value) for value in own.get("std", usual.std))
+        shorter = math.floor(min(height, width) / part)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json: pretrained_cfg is damaged ({error})") from error
+    if word not in WORDS or mode not in ("center", "squash", "border") or len(other) != 3:
+        raise CheckpointError(f"config.json: {word}, {mode}: not known; give --model timm:NAME")
+    return replace(
+        usual,
+        height=height,
+        width=width,
+        interpolation=word,
+        mean=(red, green, blue),
+        std=other,
+        keep_aspect=f"crop={shorter}" if mode == "center" else "no",
+    )

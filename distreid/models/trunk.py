@@ -1,0 +1,457 @@
+"""A known network under any prefix, and what people put on it: linear layer, batch norm, classes.
+
+The network is found by `network_index`; what is left over must be a neck (batch norm of one
+dimension, with or without a linear layer before it), GeM's exponent, classifiers, or what only
+training needs. Anything else is an error that lists it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from distreid.errors import CheckpointError, OptionError
+from distreid.images.preprocess import Preprocess
+from distreid.models import known_body
+from distreid.models.architecture import Architecture, Size, StateDict
+from distreid.models.choices import Choices, choices_in
+from distreid.models.clip_names import OPENAI
+from distreid.models.fastreid_network import GeM
+from distreid.models.network_index import PASSED_OVER, POSITIONS, Found, find
+
+PERSON = (256, 128)
+SIZES = (PERSON, (384, 128), (224, 224), (256, 256), (384, 192), (384, 384), (224, 112))
+EXTRA_TOKENS = (1, 0, 2, 5)  # the class token, a distillation token, four registers
+BATCH_NORM = {"running_mean", "running_var"}
+CLASSIFIER = re.compile(
+    r"(^|[._])(classif\w*|cls\w*|fc|head\w*|logits?|last_linear|arc\w*|cosface|cos_?\w*|id_\w+|"
+    r"softmax|identity\w*|margin\w*|proxy|proxies)\d*($|[._\d])"
+)
+EMBEDDING = re.compile(r"(embed|reduc|proj|feat|neck|bottleneck)", re.IGNORECASE)
+TRAINING = re.compile(
+    r"(^|[._])(loss\w*|criterion\w*|cent(er|re)s?\w*|queue\w*|prototypes?|memory\w*|miner\w*|"
+    r"mask_token|triplet\w*|projector|predictor|prediction_head)($|[._])|"
+    r"(^|\.)head\.(mlp|last_layer)\."
+)
+SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer or a batch norm on the pooled feature."""
+
+    path: str
+    """Its name in the file."""
+    kind: str
+    """`linear`, `conv` (of 1×1), or `batch norm`."""
+    dim: int
+    """What leaves it."""
+    leaves: tuple[str, ...]
+    """The names of its tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What stands on the trunk."""
+
+    layers: tuple[Layer, ...] = ()
+    """In order, the neck last if there is one."""
+    neck: bool = False
+    """Whether the last layer is a batch norm."""
+    gem: str = ""
+    """The name of GeM's exponent."""
+    classifiers: tuple[str, ...] = ()
+    classes: int | None = None
+    training: tuple[str, ...] = ()
+    """What only training needs."""
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The way in which a project tests a trunk with a neck; a user's option comes first."""
+
+    name: str = ""
+    """A name of `models.table`; empty for the network's own."""
+    peer: str = ""
+    feature: str = ""
+    """One of `choices.FEATURES`; empty: after the neck where there is one."""
+    last_stride: int | None = None
+    stem_relu: bool = True
+    """Whether a ReLU follows the stem's batch norm."""
+    small_max_pool: bool = False
+    """Whether the stem's max pooling is 2×2 instead of 3×3."""
+    preprocess: Preprocess | None = None
+    notes: tuple[str, ...] = ()
+    says_all: bool = False
+    """Whether the project leaves nothing to guess, so that no choices are listed."""
+
+
+class Trunked(nn.Module):
+    """(B, 3, H, W) normalised images → (B, dim) features, not L2-normalised."""
+
+    def __init__(
+        self,
+        name: str,
+        size: Size | None,
+        layers: tuple[tuple[str, int, int, tuple[str, ...]], ...],
+        *,
+        last_stride: int | None,
+        pooling: str | None,
+        learned_gem: bool,
+        stem_relu: bool,
+        small_max_pool: bool,
+    ) -> None:
+        super().__init__()
+        network = known_body.build(name, size, last_stride)
+        if not stem_relu:
+            network.relu = nn.Identity()  # the blocks have their own
+        if small_max_pool:
+            network.maxpool = nn.MaxPool2d(2)
+        self.trunk = known_body.Body(network, pooling)
+        if learned_gem:
+            self.trunk.gem = GeM(learned=True)
+        self.layers = nn.ModuleList(_layer(*one) for one in layers)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        x = self.trunk(images_BCHW)
+        for layer in self.layers:
+            x = layer(x)
+        return x  # type: ignore[no-any-return]
+
+
+class PointConv(nn.Conv2d):
+    """A 1×1 convolution of pooled features: a linear layer with weights of four dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., None, None]).flatten(1)
+
+
+def _layer(kind: str, inputs: int, dim: int, leaves: tuple[str, ...]) -> nn.Module:
+    if kind == "linear":
+        return nn.Linear(inputs, dim, bias="bias" in leaves)
+    if kind == "conv":
+        return PointConv(inputs, dim, 1, bias="bias" in leaves)
+    norm = nn.BatchNorm1d(dim, affine="weight" in leaves)
+    if "weight" in leaves and "bias" not in leaves:
+        norm.register_parameter("bias", None)
+    return norm
+
+
+def read(
+    state: StateDict,
+    options: Mapping[str, Any],
+    size: Size | None = None,
+    *,
+    preset: Callable[[Found, Head], Preset] | None = None,
+    only: str = "",
+) -> Architecture | None:
+    """The architecture of the known network in a file; None if there is none.
+
+    `only` is the name of a network that it has to be. CheckpointError lists what beside it is
+    neither neck nor classifier.
+    """
+    found = best(state, only)
+    if found is None:
+        return None
+    if options.get(OPENAI):  # whose activation is QuickGELU; open_clip's own networks have GELU
+        likely = sorted(found.networks, key=lambda network: "quickgelu" not in network.name)
+        found = replace(found, networks=tuple(likely))
+    head = head_of(state, found)
+    network = found.networks[0].name
+    if head.unknown:
+        listed = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head.unknown[:SHOWN]) + (
+            f" and {len(head.unknown) - SHOWN} more" if len(head.unknown) > SHOWN else ""
+        )
+        raise CheckpointError(
+            f"{network} {_place(found)}, and beside it {len(head.unknown)} tensors that are "
+            f"neither a neck nor a classifier: {listed}; name a network of your own by --model "
+            "package.module:function"
+        )
+    chosen = (preset or _no_preset)(found, head)
+    return _architecture(state, found, head, chosen, choices_in(options), size)
+
+
+def _no_preset(found: Found, head: Head) -> Preset:
+    return Preset()
+
+
+def best(state: StateDict, only: str = "") -> Found | None:
+    """The largest known network; CheckpointError if there are two of it."""
+    candidates = find(state, only)
+    if not candidates:
+        return None
+    first = candidates[0]
+    for other in candidates[1:]:
+        apart = not (other.prefix.startswith(first.prefix) or first.prefix.startswith(other.prefix))
+        if other.tensors == first.tensors and other.networks == first.networks and apart:
+            one, two = _apart(first.prefix, other.prefix)
+            raise CheckpointError(
+                f"{first.networks[0].name} twice, under {one} and under {two} ({first.tensors} "
+                f"tensors each); --weights {one} or --weights {two} chooses"
+            )
+    return first
+
+
+def _apart(one: str, two: str) -> tuple[str, str]:
+    """The shortest beginnings that tell two prefixes apart."""
+    first, second = one.split("."), two.split(".")
+    same = next(place for place in range(len(first)) if first[place] != second[place])
+    return ".".join(first[: same + 1]), ".".join(second[: same + 1])
+
+
+def head_of(state: StateDict, found: Found) -> Head:
+    """What beside the network is in the file."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    classifiers, training = [], []
+    classes = None
+    for key, value in state.items():
+        if found.name_of(key) is not None or key.endswith(PASSED_OVER):
+            continue
+        if found.is_classifier(key):
+            classifiers.append(key)
+            classes = value.shape[0] if value.ndim == 2 else classes
+        elif TRAINING.search(key):
+            training.append(key)
+        else:
+            path, _, leaf = key.rpartition(".")
+            modules.setdefault(path, {})[leaf] = value
+    rest = Head(classifiers=tuple(classifiers), training=tuple(training), classes=classes)
+    return _sorted_out(modules, found.networks[0].dim, rest)
+
+
+def _sorted_out(modules: dict[str, dict[str, Tensor]], dim: int, head: Head) -> Head:
+    listed = enumerate(modules.values())
+    norms = [(place, _rows(leaves)) for place, leaves in listed if _is_norm(leaves)]
+    layers: list[Layer] = []
+    now, neck, gem, unknown = dim, False, "", []
+    classifiers, classes = list(head.classifiers), None
+    for place, (path, leaves) in enumerate(modules.items()):
+        keys = [f"{path}.{leaf}" if path else leaf for leaf in leaves]
+        weight = leaves.get("weight")
+        later = [rows for at, rows in norms if at > place]
+        if set(leaves) == {"p"} and leaves["p"].numel() == 1 and not gem:
+            gem = keys[0]
+        elif _is_norm(leaves):
+            if neck or _rows(leaves) != (now,):
+                unknown += keys
+                continue
+            layers.append(Layer(path, "batch norm", now, tuple(leaves)))
+            neck = True
+        elif weight is not None and weight.ndim in (2, 4) and weight.shape[2:].numel() == 1:
+            rows, columns = weight.shape[:2]
+            embeds, classifies = EMBEDDING.search(path), CLASSIFIER.search(path)
+            into_norm = later[:1] == [(rows,)] and (rows != now or embeds or not classifies)
+            if columns == now and not neck and (into_norm or (embeds and not later)):
+                kind = "linear" if weight.ndim == 2 else "conv"
+                layers.append(Layer(path, kind, rows, tuple(leaves)))
+                now = rows
+            elif columns in (now, dim) and (neck or later or classifies):
+                classifiers += keys
+                classes = rows if classes is None else classes
+            elif rows in (now, dim) and classifies and len(leaves) == 1:
+                classifiers += keys  # ArcFace and the like may have dim × classes
+                classes = columns if classes is None else classes
+            else:
+                unknown += keys
+        elif len(leaves) == 1 and (one := next(iter(leaves.values()))).ndim == 2 and neck:
+            if now not in one.shape:
+                unknown += keys
+                continue
+            classifiers += keys  # ArcFace and the like: classes × dim, or the other way round
+            classes = one.shape[0] if one.shape[1] == now else one.shape[1]
+        else:
+            unknown += keys
+    return replace(
+        head,
+        layers=tuple(layers),
+        neck=neck,
+        gem=gem,
+        classifiers=tuple(classifiers),
+        classes=head.classes if classes is None else classes,
+        unknown=tuple(unknown),
+    )
+
+
+def _is_norm(leaves: Mapping[str, Tensor]) -> bool:
+    return BATCH_NORM <= leaves.keys() <= BATCH_NORM | {"weight", "bias"}
+
+
+def _rows(leaves: Mapping[str, Tensor]) -> tuple[int, ...]:
+    return tuple(leaves["running_mean"].shape)
+
+
+def _architecture(
+    state: StateDict,
+    found: Found,
+    head: Head,
+    preset: Preset,
+    choices: Choices,
+    size: Size | None,
+) -> Architecture:
+    network = found.networks[0].name
+    own, fixed = known_body.own_preprocess(network)
+    preprocess = preset.preprocess or own
+    seen = size_of_positions(state, found, (own.height, own.width))
+    if seen or fixed:
+        wanted = size or seen or (own.height, own.width)
+        fixed = True
+    else:
+        wanted = size or (PERSON if preset.preprocess is None else _size(preset.preprocess))
+    strided = known_body.has_last_stride(network)
+    feature = choices.feature or preset.feature or ("after-neck" if head.neck else "")
+    if feature and feature != "trunk" and not head.neck:
+        raise OptionError(
+            f"--feature {feature}: no batch norm stands on this network; --feature trunk, or none"
+        )
+    stride = None
+    if strided:
+        stride = choices.last_stride or preset.last_stride or (1 if head.neck else 2)
+    pooling = choices.pooling
+    learned = bool(head.gem) and pooling is None
+    layers = {"trunk": (), "before-neck": head.layers[:-1]}.get(feature, head.layers)
+    dims = [found.networks[0].dim, *(layer.dim for layer in layers)]
+    arguments: dict[str, Any] = {
+        "last_stride": stride,
+        "pooling": "gem" if learned else pooling,
+        "learned_gem": learned,
+        "stem_relu": preset.stem_relu,
+        "small_max_pool": preset.small_max_pool,
+    }
+    specification = tuple(
+        (layer.kind, inputs, layer.dim, layer.leaves)
+        for layer, inputs in zip(layers, dims, strict=False)
+    )
+    prefixes = {f"{layer.path}.": f"layers.{place}." for place, layer in enumerate(layers)}
+    obeyed = ["feature"] if head.layers else []
+    obeyed += ["last_stride"] if strided else []
+    described = {
+        **({"trunk": network} if preset.name else {}),
+        **({"last_stride": stride} if strided else {}),
+        **({"pooling": arguments["pooling"]} if arguments["pooling"] else {}),
+        **({"layers": [f"{layer.kind} {layer.dim}" for layer in layers]} if layers else {}),
+        **({} if preset.stem_relu else {"stem_relu": False}),
+        **({"small_max_pool": True} if preset.small_max_pool else {}),
+    }
+    with known_body.without_memory():
+        probe = known_body.build(network, wanted if fixed else None, None)
+    obeyed += ["pooling"] if known_body.has_map(probe) else []
+    return Architecture(
+        name=preset.name or network,
+        peer=preset.peer or "your own training",
+        build=partial(Trunked, network, wanted if fixed else None, specification, **arguments),
+        dim=dims[-1],
+        feature=_feature(layers, arguments["pooling"], head),
+        preprocess=replace(preprocess, height=wanted[0], width=wanted[1]),
+        flip=False,
+        options=described,
+        not_for_features=(
+            *head.classifiers,
+            *head.training,
+            *(f"{layer.path}." for layer in head.layers[len(layers) :]),
+            *((head.gem,) if head.gem and not learned else ()),
+        ),
+        rename=partial(_rename, found, prefixes, head.gem if learned else ""),
+        classes=head.classes,
+        fixed_size=fixed,
+        obeys=tuple(obeyed),
+        notes=(
+            *preset.notes,
+            *(
+                ()
+                if preset.says_all
+                else (_paragraph(found, head, preprocess, wanted, described, feature, obeyed),)
+            ),
+        ),
+    )
+
+
+def _size(preprocess: Preprocess) -> Size:
+    return preprocess.height, preprocess.width
+
+
+def _rename(found: Found, prefixes: Mapping[str, str], gem: str, key: str) -> str:
+    if key == gem:
+        return "trunk.gem.p"
+    own = found.name_of(key)
+    if own is not None:
+        return f"trunk.network.{own}"
+    for theirs, ours in prefixes.items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return key
+
+
+def size_of_positions(state: StateDict, found: Found, own: Size) -> Size | None:
+    """Height and width by the rows of a ViT's embeddings of places; None without such."""
+    table = state.get(f"{found.prefix}{POSITIONS}")
+    patches = state.get(f"{found.prefix}patch_embed.proj.weight")
+    if table is None or table.ndim != 3 or patches is None:
+        return None
+    side = patches.shape[-1]
+    for extra in EXTRA_TOKENS:
+        for height, width in (own, *SIZES):
+            if table.shape[1] == (height // side) * (width // side) + extra:
+                return height, width
+    return None
+
+
+def _feature(layers: tuple[Layer, ...], pooling: str | None, head: Head) -> str:
+    pooled = f"last map pooled by {pooling}" if pooling else "pooled last map"
+    return ", ".join((pooled, *(layer.kind for layer in layers)))
+
+
+def _place(found: Found) -> str:
+    return f"under {found.prefix[:-1]!r}" if found.prefix else "without a prefix"
+
+
+def _paragraph(
+    found: Found,
+    head: Head,
+    preprocess: Preprocess,
+    size: Size,
+    described: Mapping[str, Any],
+    feature: str,
+    obeyed: list[str],
+) -> str:
+    """What was recognised, what was taken, and which option says otherwise."""
+    others = [network.name for network in found.networks[1:]]
+    text = f"{found.networks[0].name} {_place(found)} ({found.tensors} tensors"
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        text += f"; {', '.join(others[:3])}{more} have the same, and --model says which"
+    text += ")"
+    if head.layers:
+        stands = " and ".join(
+            f"{layer.path} ({layer.kind} of {layer.dim})" for layer in head.layers
+        )
+        text += f"; on it {stands}"
+    if dropped := [*head.classifiers, *head.training]:
+        names = dict.fromkeys(key.rpartition(".")[0] or key for key in dropped)
+        text += f"; without {', '.join(list(names)[:SHOWN])}"
+    if feature:
+        words = {
+            "after-neck": "what leaves the batch norm",
+            "before-neck": "what enters the batch norm",
+            "trunk": "the pooled last map",
+        }
+        text += f". The feature is {words[feature]} (--feature says otherwise)"
+    if "last_stride" in described:
+        text += f"; last stride {described['last_stride']} (--last-stride)"
+    if "pooling" in obeyed:
+        how = "GeM with the file's exponent" if head.gem else "the network's own pooling"
+        text += (
+            f"; {described.get('pooling') if described.get('pooling') and not head.gem else how}"
+        )
+        text += " (--pooling)"
+    text += (
+        f"; input {size[0]}×{size[1]}, {preprocess.interpolation}, mean "
+        f"{', '.join(f'{value:g}' for value in preprocess.mean)} (--input-size, --interpolation, "
+        "--mean, --std): no weights tell these"
+    )
+    return text

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: products in blocks, and exact nearest neighbours."""

@@ -1,0 +1,342 @@
+"""The loops of exact search, which numba turns into machine code.
+
+N rows, of which a filter may permit some; W bytes of a code; D dimensions; K rows wanted. Rows are
+looked at in blocks of `BLOCK`. A block's bound is the largest of its rows'.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+BLOCK = 32  # rows: their largest bound is kept, 4 bytes
+ROUGH = 2.0**-23  # a score near 1 differs by less from itself rounded, and added in another order
+FIRST_BLOCKS = 16  # looked at before the rest, so that few rows of the rest are candidates
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _compiled(function: Function, **how: Any) -> Function:
+    """In machine code, when it is first called; kept beside this file or in the user's cache."""
+    how |= {"nogil": True, "boundscheck": False}
+    try:
+        made: Function = numba.njit(cache=True, **how)(function)
+    except RuntimeError:  # no folder to keep it in
+        made = numba.njit(**how)(function)
+    return made
+
+
+def _pointer_to(kind: Any) -> Any:
+    @intrinsic
+    def at(typing: Any, address: Any) -> Any:
+        pointer = types.CPointer(kind)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+        return pointer(address), generate
+
+    return at
+
+
+def _prefetching(typing: Any, address: Any) -> Any:
+    """Has the processor read the line of memory at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        name = "llvm.prefetch.p0i8"
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, name)
+        at = builder.inttoptr(arguments[0], byte)
+        builder.call(prefetch, [at, *(ir.Constant(number, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(address), generate
+
+
+_prefetch: Any = intrinsic(_prefetching)
+_floats_at, _halves_at = _pointer_to(types.float32), _pointer_to(types.uint16)
+
+
+@functools.cache
+def half_values() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(65536,) the value of every float16, by its bits."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+
+
+@_compiled
+def _score(address: Any, is_half: bool, half: Any, query_D: Any) -> Any:
+    """The float64 inner product of a stored row and a query, as float32.
+
+    Eight sums of every eighth product, added up in one order: equal rows have equal scores, and
+    every machine the same.
+    """
+    d = len(query_D)
+    eighth = d - d % 8
+    a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = 0.0
+    if is_half:
+        h = _halves_at(address)
+        for j in range(0, eighth, 8):
+            a0 += half[h[j]] * query_D[j]
+            a1 += half[h[j + 1]] * query_D[j + 1]
+            a2 += half[h[j + 2]] * query_D[j + 2]
+            a3 += half[h[j + 3]] * query_D[j + 3]
+            a4 += half[h[j + 4]] * query_D[j + 4]
+            a5 += half[h[j + 5]] * query_D[j + 5]
+            a6 += half[h[j + 6]] * query_D[j + 6]
+            a7 += half[h[j + 7]] * query_D[j + 7]
+        for j in range(eighth, d):
+            a0 += half[h[j]] * query_D[j]
+    else:
+        x = _floats_at(address)
+        for j in range(0, eighth, 8):
+            a0 += np.float64(x[j]) * query_D[j]
+            a1 += np.float64(x[j + 1]) * query_D[j + 1]
+            a2 += np.float64(x[j + 2]) * query_D[j + 2]
+            a3 += np.float64(x[j + 3]) * query_D[j + 3]
+            a4 += np.float64(x[j + 4]) * query_D[j + 4]
+            a5 += np.float64(x[j + 5]) * query_D[j + 5]
+            a6 += np.float64(x[j + 6]) * query_D[j + 6]
+            a7 += np.float64(x[j + 7]) * query_D[j + 7]
+        for j in range(eighth, d):
+            a0 += np.float64(x[j]) * query_D[j]
+    return np.float32(((a0 + a1) + (a2 + a3)) + ((a4 + a5) + (a6 + a7)))
+
+
+def _rough(address: Any, query_D: Any) -> Any:
+    """`_score` of float32, before its rounding, with sums in any order: for the compiler's vector
+    instructions."""
+    total, x = 0.0, _floats_at(address)
+    for j in range(len(query_D)):
+        total += np.float64(x[j]) * query_D[j]
+    return total
+
+
+_rough = _compiled(_rough, fastmath={"reassoc", "contract"})
+
+
+@_compiled
+def _is_worse(score: Any, row: Any, than_score: Any, than_row: Any) -> Any:
+    """Whether it stands behind in an answer: a smaller score, or an equal one and a later id."""
+    return score < than_score or (score == than_score and row > than_row)
+
+
+@_compiled
+def _offer(score: Any, row: Any, place: Any, scores_K: Any, rows_K: Any, places_K: Any) -> None:
+    """Puts a row in for the worst of a heap, whose root that is, if it is better."""
+    if not _is_worse(scores_K[0], rows_K[0], score, row):
+        return
+    k, i = len(scores_K), 0
+    while True:
+        child = 2 * i + 1
+        if child >= k:
+            break
+        if child + 1 < k and _is_worse(
+            scores_K[child + 1], rows_K[child + 1], scores_K[child], rows_K[child]
+        ):
+            child += 1
+        if not _is_worse(scores_K[child], rows_K[child], score, row):
+            break
+        scores_K[i], rows_K[i], places_K[i] = scores_K[child], rows_K[child], places_K[child]
+        i = child
+    scores_K[i], rows_K[i], places_K[i] = score, row, place
+
+
+@_compiled
+def _block_bounds(codes_NW: Any, vector_W: Any, first: Any, last: Any, bounds: Any) -> None:
+    """Into `bounds`, for blocks `first` to `last` − 1: the largest product of a row's code and
+    the query's vector, int32."""
+    n, w = codes_NW.shape
+    for block in range(first, last):
+        r, stop = block * BLOCK, min(block * BLOCK + BLOCK, n)
+        best = np.int32(-(2**31))
+        while r + 4 <= stop:
+            a0 = a1 = a2 = a3 = np.int32(0)
+            for j in range(w):
+                v = np.int32(vector_W[j])
+                a0 += np.int32(codes_NW[r, j]) * v
+                a1 += np.int32(codes_NW[r + 1, j]) * v
+                a2 += np.int32(codes_NW[r + 2, j]) * v
+                a3 += np.int32(codes_NW[r + 3, j]) * v
+            best = max(best, max(max(a0, a1), max(a2, a3)))
+            r += 4
+        while r < stop:
+            a0 = np.int32(0)
+            for j in range(w):
+                a0 += np.int32(codes_NW[r, j]) * np.int32(vector_W[j])
+            best = max(best, a0)
+            r += 1
+        bounds[block] = best
+
+
+@_compiled
+def _block_bounds_of(
+    codes_NW: Any, live: Any, vector_W: Any, first: Any, last: Any, bounds: Any
+) -> None:
+    """`_block_bounds` of blocks of the rows `live`."""
+    n, w = len(live), codes_NW.shape[1]
+    for block in range(first, last):
+        r, stop = block * BLOCK, min(block * BLOCK + BLOCK, n)
+        best = np.int32(-(2**31))
+        while r + 4 <= stop:
+            x0, x1, x2, x3 = live[r], live[r + 1], live[r + 2], live[r + 3]
+            a0 = a1 = a2 = a3 = np.int32(0)
+            for j in range(w):
+                v = np.int32(vector_W[j])
+                a0 += np.int32(codes_NW[x0, j]) * v
+                a1 += np.int32(codes_NW[x1, j]) * v
+                a2 += np.int32(codes_NW[x2, j]) * v
+                a3 += np.int32(codes_NW[x3, j]) * v
+            best = max(best, max(max(a0, a1), max(a2, a3)))
+            r += 4
+        while r < stop:
+            a0, x0 = np.int32(0), live[r]
+            for j in range(w):
+                a0 += np.int32(codes_NW[x0, j]) * np.int32(vector_W[j])
+            best = max(best, a0)
+            r += 1
+        bounds[block] = best
+
+
+@_compiled
+def _look_at(
+    place: Any,
+    address: Any,
+    is_half: Any,
+    half: Any,
+    row: Any,
+    base: Any,
+    query_D: Any,
+    scores_K: Any,
+    rows_K: Any,
+    places_K: Any,
+) -> None:
+    """Scores a row, and puts it into the heap if it belongs there."""
+    # Sums in another order differ by far less.
+    if is_half or _rough(address, query_D) >= scores_K[0] - ROUGH:
+        score = _score(address, is_half, half, query_D)
+        _offer(score, row, base + place, scores_K, rows_K, places_K)
+
+
+@_compiled
+def _refine(
+    bounds: Any,
+    slack: Any,
+    codes_NW: Any,
+    live: Any,
+    is_all: Any,
+    vector_W: Any,
+    unit: Any,
+    constant: Any,
+    addresses: Any,
+    piece_rows: Any,
+    row_bytes: Any,
+    is_half: Any,
+    half: Any,
+    source_N: Any,
+    id_N: Any,
+    base: Any,
+    query_D: Any,
+    scores_K: Any,
+    rows_K: Any,
+    places_K: Any,
+) -> Any:
+    """Brings a heap of the best rows up to date with these: afterwards no row that is not in it
+    can belong there. Gives how many rows were scored.
+
+    `bounds` + `slack` + `constant` are upper bounds of the blocks' scores; a row's own is
+    `unit` × (code · vector) + `constant`.
+    """
+    w, blocks, scored = codes_NW.shape[1], len(bounds), 0
+    n = codes_NW.shape[0] if is_all else len(live)
+    first = min(blocks, max(FIRST_BLOCKS, 2 * len(scores_K) // BLOCK))
+    limit = np.partition(bounds, blocks - first)[blocks - first]
+    # A row is scored when the next one is found, and meanwhile its memory is fetched.
+    waiting, waiting_at = np.int64(-1), np.int64(0)
+    for turn in range(2):
+        for block in range(blocks):
+            bound = bounds[block]
+            if (bound >= limit) != (turn == 0) or bound + slack + constant < scores_K[0]:
+                continue
+            for r in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
+                place = np.int64(r if is_all else live[r])
+                total = np.int32(0)
+                for j in range(w):
+                    total += np.int32(codes_NW[place, j]) * np.int32(vector_W[j])
+                if total * unit + constant < scores_K[0]:
+                    continue
+                stored = source_N[place]
+                address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+                for line in range(0, row_bytes, 64):
+                    _prefetch(address + line)
+                if waiting >= 0:
+                    _look_at(
+                        waiting,
+                        waiting_at,
+                        is_half,
+                        half,
+                        id_N[waiting],
+                        base,
+                        query_D,
+                        scores_K,
+                        rows_K,
+                        places_K,
+                    )
+                waiting, waiting_at = place, address
+                scored += 1
+    if waiting >= 0:
+        _look_at(
+            waiting,
+            waiting_at,
+            is_half,
+            half,
+            id_N[waiting],
+            base,
+            query_D,
+            scores_K,
+            rows_K,
+            places_K,
+        )
+    return scored
+
+
+@_compiled
+def _score_rows(
+    live: Any,
+    addresses: Any,
+    piece_rows: Any,
+    row_bytes: Any,
+    is_half: Any,
+    half: Any,
+    source_N: Any,
+    id_N: Any,
+    base: Any,
+    query_D: Any,
+    scores_K: Any,
+    rows_K: Any,
+    places_K: Any,
+) -> None:
+    """Brings a heap of the best rows up to date with the rows `live`, each of which is scored."""
+    for i in range(len(live)):
+        place = live[i]
+        stored = source_N[place]
+        address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+        row = id_N[place]
+        _look_at(place, address, is_half, half, row, base, query_D, scores_K, rows_K, places_K)
+
+
+loops = SimpleNamespace(
+    block_bounds=_block_bounds,
+    block_bounds_of=_block_bounds_of,
+    refine=_refine,
+    score_rows=_score_rows,
+)

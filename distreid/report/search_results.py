@@ -1,0 +1,188 @@
+"""What a search found, as text, JSON, CSV, and one HTML page with pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from distreid.errors import printable
+from distreid.report.frames_picture import frames_gallery
+from distreid.report.html import Picture, Table, render
+from distreid.report.ranking_picture import RANKS, RankedImage, RankedQuery, ranking_gallery
+
+COLUMNS = ("query", "rank", "row", "score", "person", "camera", "path", "in_gallery", "exact")
+NOT_THERE = "not in the gallery"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRow:
+    """A row of the gallery in an answer."""
+
+    row: int
+    score: float
+    person: str
+    person_id: int
+    camera: str
+    camera_id: int
+    path: str
+    image: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was found for a query, the best first."""
+
+    query: str
+    """For people: a file, a row, a number."""
+    image: Path | None
+    found: Sequence[FoundRow]
+    exact: bool
+    """Whether it is proven that no other row belongs there."""
+    threshold: float | None
+    """The least score of the same person; None where that is not known."""
+
+    @property
+    def in_gallery(self) -> bool | None:
+        """Whether the best row reaches the threshold; None without one."""
+        if self.threshold is None:
+            return None
+        return bool(self.found) and self.found[0].score >= self.threshold
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {
+            "query": self.query,
+            "in_gallery": self.in_gallery,
+            "exact": self.exact,
+            "found": [
+                {
+                    "row": each.row,
+                    "score": each.score,
+                    "person_id": each.person_id,
+                    "person": each.person,
+                    "camera_id": each.camera_id,
+                    "camera": each.camera,
+                    "path": printable(each.path),
+                }
+                for each in self.found
+            ],
+        }
+
+
+def answers_json(answers: Sequence[Answer], facts: dict[str, Any]) -> str:
+    """All answers, and what holds for all of them."""
+    content = facts | {"answers": [answer.to_json() for answer in answers]}
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def answers_csv(answers: Sequence[Answer]) -> str:
+    """A line for each row found."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for answer in answers:
+        for rank, each in enumerate(answer.found, start=1):
+            is_there = "" if answer.threshold is None else each.score >= answer.threshold
+            where = (each.person, each.camera, printable(each.path))
+            writer.writerow(
+                [answer.query, rank, each.row, f"{each.score:.7g}", *where, is_there, answer.exact]
+            )
+    return stream.getvalue()
+
+
+def answers_table(answers: Sequence[Answer]) -> RichTable:
+    """For a terminal."""
+    table = RichTable()
+    for name in ("query", "rank", "row", "score", "person", "camera", "path"):
+        table.add_column(name, justify="right" if name in ("rank", "row", "score") else "left")
+    for answer in answers:
+        if answer.in_gallery is False or not answer.found:
+            table.add_row(printable(answer.query), "", "", "", NOT_THERE, "", "")
+        for rank, each in enumerate(answer.found, start=1):
+            cells = (str(rank), str(each.row), f"{each.score:.4f}", each.person, each.camera)
+            table.add_row(printable(answer.query), *cells, printable(each.path))
+    return table
+
+
+def search_page(title: str, lines: Sequence[str], answers: Sequence[Answer]) -> str:
+    """HTML 5 in a single file: a row of pictures for each query, framed green from the threshold
+    on, red below it, grey where there is none."""
+    return render(
+        "search_page.html",
+        title=title,
+        lines=lines,
+        pictures=_pictures(answers),
+        tables=[_html_table(answers)],
+    )
+
+
+def search_html(heading: str, answers: Sequence[Answer]) -> str:
+    """A piece of HTML for a notebook."""
+    return render(
+        "notebook.html",
+        heading=heading,
+        lines=[],
+        tables=[_html_table(answers)],
+        pictures=_pictures(answers),
+        details={},
+    )
+
+
+def _pictures(answers: Sequence[Answer]) -> list[Picture]:
+    rows = [
+        RankedQuery(
+            image=answer.image or Path(),
+            person=0,
+            camera=0,
+            person_name=answer.query,
+            camera_name=" ",
+            ap=math.nan,
+            above={True: "in the gallery", False: NOT_THERE, None: " "}[answer.in_gallery],
+            ranked=[
+                RankedImage(
+                    image=each.image,
+                    person=each.person_id,
+                    camera=each.camera_id,
+                    person_name="" if each.person == str(each.person_id) else each.person,
+                    camera_name="" if each.camera == str(each.camera_id) else each.camera,
+                    score=each.score,
+                    correct=None if answer.threshold is None else each.score >= answer.threshold,
+                )
+                for each in answer.found[:RANKS]
+            ],
+        )
+        for answer in answers
+    ]
+    if not rows:
+        return []
+    found = [Picture(caption="The queries, and what they find first", png=ranking_gallery(rows))]
+    if frames := frames_gallery(rows):
+        found.append(Picture(caption="The same in their frames", png=frames))
+    return found
+
+
+def _html_table(answers: Sequence[Answer]) -> Table:
+    rows = [
+        [
+            answer.query,
+            str(rank),
+            str(each.row),
+            f"{each.score:.4f}",
+            each.person,
+            each.camera,
+            each.path,
+            NOT_THERE if answer.in_gallery is False else "",
+        ]
+        for answer in answers
+        for rank, each in enumerate(answer.found, start=1)
+    ]
+    header = ["query", "rank", "row", "score", "person", "camera", "path", ""]
+    return Table(title="What was found", header=header, rows=rows)

@@ -1,0 +1,294 @@
+"""Approximate search, asked for by name: an index of faiss whose recall was measured here.
+
+The index has the rows that could be found when it was built. Rows that were hidden since are left
+out of every answer, rows that were added since are searched exactly beside it.
+
+A row's own neighbours stand for answers: of some rows of the gallery the first ten others are known
+exactly, and the parameters of the search are raised until the share of them that the index finds
+reaches what was asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distreid.errors import OptionError, StoreError
+from distreid.nearest.exact_search import Part, search
+from distreid.search.changes import Manner, changing
+from distreid.search.gallery import Filter, Gallery, Hits, checked_queries
+from distreid.search.generation import publish_generation
+from distreid.search.kept_columns import read_array, read_facts, write_arrays
+
+KINDS = ("hnsw", "ivfpq")
+EXTRA = "pip install 'distreid[search]'"
+TOP = 10  # recall is of the first ten
+DEPTH = 50  # of the rankings whose mAP is compared
+ASKED_ROWS = 200
+ADDED_AT_ONCE = 65_536
+TRAINED_ROWS = 100_000
+RESCORED = 20  # candidates of product quantisation for each row wanted, scored from the store
+HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100
+LARGEST_EFFORT = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """An index and what was measured of it; JSON values."""
+
+    kind: str
+    rows: int
+    effort: int
+    """faiss' efSearch of hnsw, nprobe of ivfpq."""
+    recall: float
+    """The share of the first ten exact answers that it finds."""
+    map_lost: float | None
+    """How much smaller the mean average precision of its first 50 is; None without labels."""
+    seconds: float
+    bytes: int
+
+
+def build(gallery: Path, kind: str, recall: float, how: Manner) -> Built:
+    """Builds an index and makes it the gallery's; UserError if no effort reaches the recall."""
+    if kind not in KINDS:
+        raise OptionError(f"--kind {kind}: choose one of {', '.join(KINDS)}")
+    if not 0 < recall <= 1:
+        raise OptionError(f"--recall {recall}: a share such as 0.99 is wanted")
+    faiss = _faiss()
+    with changing(gallery, how) as current:
+        opened = Gallery(gallery)
+        try:
+            if not opened.count:
+                raise OptionError(f"{gallery}: no row can be found, so there is nothing to index")
+            started = time.perf_counter()
+            index = _made(faiss, opened, kind)
+            for piece in _pieces(opened.parts()):
+                index.add(piece)
+            seconds = time.perf_counter() - started
+            ids = np.concatenate([part.ids[part.places] for part in opened.parts()])
+            effort, reached, lost = _tuned(opened, Reader(index, kind, ids, 1), recall)
+        finally:
+            opened.close()
+        after = current.following()
+        folder = f"index/approximate-{after.generation:08d}"
+        serialised = faiss.serialize_index(index)
+        built = Built(
+            kind=kind,
+            rows=len(ids),
+            effort=effort,
+            recall=reached,
+            map_lost=lost,
+            seconds=round(seconds, 3),
+            bytes=int(serialised.nbytes),
+        )
+        write_arrays(gallery / folder, {"index": serialised, "row": ids}, vars(built))
+        publish_generation(gallery, replace(after, approximate={"folder": folder} | vars(built)))
+    return built
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An index with the ids of its rows."""
+
+    index: Any
+    kind: str
+    ids: NDArray[np.int64]
+    effort: int
+
+    def answer(
+        self, queries: NDArray[np.float32], top: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(Q, top) scores and places among the index's rows, −1 where it found no more."""
+        faiss = _faiss()
+        how: dict[str, Any] = {}
+        if allowed is not None:
+            # Held here, as faiss looks at it without a copy.
+            bits = np.packbits(allowed, bitorder="little")
+            how["sel"] = faiss.IDSelectorBitmap(bits)
+        if self.kind == "hnsw":
+            parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, top), **how)
+        else:
+            parameters = faiss.SearchParametersIVF(nprobe=self.effort, **how)
+        wanted = min(top, len(self.ids))
+        scores, places = self.index.search(queries, wanted, params=parameters)
+        return scores, places
+
+
+@functools.lru_cache(maxsize=2)
+def _read(folder: Path) -> Reader:
+    facts = read_facts(folder)
+    index = _faiss().deserialize_index(np.array(read_array(folder, "index")))
+    return Reader(index, facts["kind"], np.array(read_array(folder, "row")), facts["effort"])
+
+
+def search_approximately(
+    gallery: Gallery, features: ArrayLike, top: int = 10, which: Filter | None = None
+) -> Hits:
+    """As `Gallery.search`, by the gallery's index; StoreError if it has none."""
+    known = gallery.generation.approximate
+    if known is None:
+        raise StoreError(
+            f"{gallery.folder}: no approximate index; build one by distreid index {gallery.folder}"
+        )
+    queries = checked_queries(features, gallery.dim)
+    gallery.check()
+    reader = _read(gallery.folder / known["folder"])
+    hits = _answered(gallery, reader, queries, top, which)
+    gallery.check()
+    return hits
+
+
+def _answered(
+    gallery: Gallery,
+    reader: Reader,
+    queries: NDArray[np.float64],
+    top: int,
+    which: Filter | None,
+) -> Hits:
+    parts, place_of = gallery.parts(which), gallery.place_of(reader.ids)
+    covered = set(np.unique(gallery.part_of(place_of)).tolist())
+    allowed = None
+    if (which is not None and not which.is_open) or len(gallery.hidden):
+        may = np.zeros(sum(len(part.ids) for part in parts), bool)
+        may[np.concatenate([base + part.places for part, base in gallery.based(parts)])] = True
+        allowed = may[place_of]
+        allowed = None if allowed.all() else allowed
+    wanted = top * RESCORED if reader.kind == "ivfpq" else top
+    scores, found = reader.answer(queries.astype(np.float32), wanted, allowed)
+    scores = np.where(found >= 0, scores, -np.inf).astype(np.float32)
+    place = np.where(found >= 0, place_of[found], -1)
+    ids = np.where(found >= 0, reader.ids[found], np.iinfo(np.int64).max)
+    if reader.kind == "ivfpq":
+        scores, ids, place = _rescored(gallery, parts, queries, place, top)
+    beside = [
+        (part, base)
+        for number, (part, base) in enumerate(gallery.based(parts))
+        if number not in covered and len(part)
+    ]
+    for part, base in beside:
+        more = search([part], queries, top)
+        scores = np.concatenate([scores, more.scores], axis=1)
+        ids = np.concatenate([ids, more.ids], axis=1)
+        place = np.concatenate([place, more.place + base], axis=1)
+    order = np.lexsort((ids, -scores), axis=1)[:, : min(top, sum(map(len, parts)))]
+    place = np.take_along_axis(place, order, 1)
+    # Where the index found fewer for one of the queries, all answers end there.
+    full = int((place >= 0).sum(axis=1).min(initial=place.shape[1]))
+    return Hits(
+        rows=np.take_along_axis(ids, order, 1)[:, :full],
+        scores=np.take_along_axis(scores, order, 1)[:, :full],
+        exact=np.zeros(len(queries), bool),
+        place=place[:, :full],
+        scored=np.full(len(queries), found.shape[1]),
+    )
+
+
+def _rescored(
+    gallery: Gallery,
+    parts: list[Part],
+    queries: NDArray[np.float64],
+    place: NDArray[np.int64],
+    top: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """The best of the candidates by their true scores."""
+    shape = len(queries), min(top, place.shape[1])
+    scores = np.full(shape, -np.inf, np.float32)
+    ids, best = np.full(shape, np.iinfo(np.int64).max), np.full(shape, -1)
+    for query, candidates in enumerate(place):
+        candidates = np.sort(candidates[candidates >= 0])
+        chosen = []
+        for part, base in gallery.based(parts):
+            own = candidates[(candidates >= base) & (candidates < base + len(part.ids))] - base
+            chosen.append(replace(part, codes=None, live=own.astype(np.int32)))
+        found = search(chosen, queries[query : query + 1], shape[1])
+        count = found.ids.shape[1]
+        scores[query, :count], ids[query, :count] = found.scores[0], found.ids[0]
+        best[query, :count] = found.place[0]
+    return scores, ids, best
+
+
+def _made(faiss: Any, opened: Gallery, kind: str) -> Any:
+    dim, count = opened.dim, opened.count
+    if kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = HNSW_CONSTRUCTION
+        return index
+    lists = max(1, min(round(4 * count**0.5), count // 40))
+    parts = next(size for size in range(max(1, dim // 8), 0, -1) if dim % size == 0)
+    bits = 8 if count >= 256 * 40 else 4
+    quantizer = faiss.IndexFlatIP(dim)
+    index = faiss.IndexIVFPQ(quantizer, dim, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    step = -(-count // TRAINED_ROWS)
+    index.train(np.concatenate([piece[::step] for piece in _pieces(opened.parts())]))
+    return index
+
+
+def _pieces(parts: list[Part]) -> Iterator[NDArray[np.float32]]:
+    """The rows that can be found, in pieces that fit in the memory."""
+    for part in parts:
+        for first in range(0, len(part), ADDED_AT_ONCE):
+            yield part.rows.take(part.places[first : first + ADDED_AT_ONCE])
+
+
+def _tuned(opened: Gallery, reader: Reader, recall: float) -> tuple[int, float, float | None]:
+    """The least effort, by doubling, whose measured recall is enough; with it and the mAP lost."""
+    step = -(-opened.count // ASKED_ROWS)
+    asked = reader.ids[::step]
+    queries = checked_queries(opened.features(asked.tolist()), opened.dim)
+    depth = min(DEPTH + 1, opened.count)
+    exact = opened.search(queries, depth)
+    effort, reached = 16 if reader.kind == "hnsw" else 1, 0.0
+    while effort <= LARGEST_EFFORT:
+        found = _answered(opened, replace(reader, effort=effort), queries, depth, None)
+        reached = _recall(asked, exact.rows, found.rows)
+        if reached >= recall:
+            return effort, reached, _map_lost(opened, asked, exact, found)
+        effort *= 2
+    raise OptionError(
+        f"--recall {recall}: {reader.kind} reaches {reached:.4f} at most here; ask for less, or "
+        f"take another of {', '.join(KINDS)}"
+    )
+
+
+def _recall(asked: NDArray[np.int64], exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """Of each row's first ten others, the share that is among the first ten others found."""
+    shares = []
+    for row, truth, answer in zip(asked, exact, found, strict=True):
+        wanted = truth[truth != row][:TOP]
+        got = answer[answer != row][:TOP]
+        shares.append(np.isin(wanted, got).mean() if len(wanted) else 1.0)
+    return float(np.mean(shares))
+
+
+def _map_lost(opened: Gallery, asked: NDArray[np.int64], exact: Hits, found: Hits) -> float | None:
+    """How much smaller the mean average precision is over the matches among the exact answers;
+    None where there is none."""
+    own = opened.column("person_id", opened.place_of(asked))
+    sums = []
+    for hits in (exact, found):
+        persons = opened.column("person_id", hits.place)
+        for row, person, rows, ranked in zip(asked, own, hits.rows, persons, strict=True):
+            match = ((ranked == person) & (person > 0))[rows != row]
+            precision = np.cumsum(match) / np.arange(1, len(match) + 1)
+            sums.append((precision[match].sum(), match.sum()))
+    before, after = np.array(sums).reshape(2, len(asked), 2)
+    counted = before[:, 1] > 0
+    if not counted.any():
+        return None
+    lost = (before[counted, 0] - after[counted, 0]) / before[counted, 1]
+    return round(float(lost.mean()), 6) + 0.0  # no −0
+
+
+def _faiss() -> Any:
+    try:
+        return importlib.import_module("faiss")
+    except ImportError as error:
+        raise OptionError(f"faiss is not there: {EXTRA}") from error

@@ -1,0 +1,366 @@
+"""A gallery for reading: one generation of it, searched exactly, with filters."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distreid.data.locators import under
+from distreid.errors import OptionError, StoreError
+from distreid.nearest.exact_search import Found, Part, search, unit_queries
+from distreid.search.generation import Generation, Segment
+from distreid.search.index import read_codes, read_directions
+from distreid.search.kept_columns import Columns, read_array
+from distreid.search.readers import hold_current
+
+FILTERS_KEPT = 16  # whose rows need not be found again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which rows may be found; None: any. Persons and cameras are numbers or names."""
+
+    cameras: tuple[str | int, ...] | None = None
+    persons: tuple[str | int, ...] | None = None
+    not_persons: tuple[str | int, ...] | None = None
+    since: float | None = None
+    """Seconds since 1970; a row without a time is never later or earlier."""
+    until: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every row may be found."""
+        return self == Filter()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hits:
+    """Answers to Q queries, the best row first; K is the number asked for, or of rows that may be
+    found if that is less."""
+
+    rows: NDArray[np.int64]
+    """(Q, K) ids, which mean the same row for the gallery's life."""
+    scores: NDArray[np.float32]
+    """(Q, K)."""
+    exact: NDArray[np.bool_]
+    """(Q,) whether it is proven that no other row belongs there."""
+    place: NDArray[np.int64]
+    """(Q, K) where the rows are among those of this generation."""
+    scored: NDArray[np.int64]
+    """(Q,) how many rows' features were read."""
+
+
+class OpenedRun:
+    """A segment with what is mapped of it."""
+
+    def __init__(self, gallery: Path, segment: Segment) -> None:
+        self.segment = segment
+        self.columns = Columns(gallery / segment.rows)
+        self.run = gallery / segment.run  # an absolute one stays what it is
+
+    @functools.cached_property
+    def by_camera(self) -> Ordered:
+        """Its rows in the order of their cameras."""
+        return Ordered(self.columns.camera_id)
+
+    @functools.cached_property
+    def by_person(self) -> Ordered:
+        """Its rows in the order of their persons."""
+        return Ordered(self.columns.person_id)
+
+
+class Ordered:
+    """The places of rows by a number, found without looking at the others."""
+
+    def __init__(self, values: NDArray[np.int64]) -> None:
+        order = np.argsort(values, kind="stable")
+        self.values, self.starts = np.unique(values[order], return_index=True)
+        self.stops = np.append(self.starts[1:], len(order))
+        self.order = order.astype(np.int32)
+
+    def places(self, wanted: set[int]) -> NDArray[np.int32]:
+        """Ascending places of the rows that have one of these numbers."""
+        which = np.flatnonzero(np.isin(self.values, sorted(wanted)))
+        found = [self.order[self.starts[i] : self.stops[i]] for i in which.tolist()]
+        if len(found) == 1:
+            return found[0]
+        return np.sort(np.concatenate(found)) if found else np.empty(0, np.int32)
+
+
+class Gallery:
+    """One generation of a gallery, held until it is closed or forgotten.
+
+    StoreError for a folder that is no gallery, or whose runs are not what they were.
+    """
+
+    def __init__(self, folder: Path, *, with_features: bool = True) -> None:
+        """Without features it tells of its rows alone, also where a run that it refers to is
+        gone."""
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._filtered: dict[Filter, list[NDArray[np.int32] | None]] = {}
+        while True:
+            self._hold = hold_current(folder)
+            self.generation: Generation = self._hold.generation
+            self.runs = [OpenedRun(folder, segment) for segment in self.generation.segments]
+            try:
+                if with_features:
+                    _ = self._parts
+                if self._hold.is_valid:
+                    return
+            except StoreError:
+                if self._hold.is_valid:
+                    self._hold.release()
+                    raise
+            # Rows of it were erased while it was opened: the next one has none of them.
+            self._hold.release()
+            for read in ("_parts", "hidden", "_directions"):
+                self.__dict__.pop(read, None)
+
+    def close(self) -> None:
+        """Gives the generation back."""
+        self._hold.release()
+
+    def check(self) -> None:
+        """StoreError if the generation was taken away, as when rows of it were erased."""
+        self._hold.check()
+
+    @property
+    def dim(self) -> int:
+        """Of a feature."""
+        return self.generation.dim
+
+    @functools.cached_property
+    def hidden(self) -> NDArray[np.int64]:
+        """Ascending ids of the rows that were removed and are still there."""
+        if self.generation.removed is None:
+            return np.empty(0, np.int64)
+        return np.array(read_array(self.folder / self.generation.removed, "row"))
+
+    @functools.cached_property
+    def _parts(self) -> list[Part]:
+        return [self._part(run) for run in self.runs]
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Rows that can be found."""
+        return sum(map(len, self._parts))
+
+    @functools.cached_property
+    def _before(self) -> NDArray[np.int64]:
+        return np.cumsum([0, *(run.segment.count for run in self.runs)])
+
+    @functools.cached_property
+    def _directions(self) -> Any:
+        assert self.generation.directions is not None
+        return read_directions(self.folder / self.generation.directions)
+
+    def _part(self, run: OpenedRun) -> Part:
+        index = run.segment.index
+        return Part(
+            rows=run.columns.stored(run.run),
+            ids=np.asarray(run.columns.row),
+            codes=None if index is None else read_codes(self.folder / index, self._directions),
+            live=self._live(run),
+        )
+
+    def _live(self, run: OpenedRun) -> NDArray[np.int32] | None:
+        """Places of a run's rows that can be found; None: all."""
+        columns = run.columns
+        first, last = np.searchsorted(self.hidden, (columns.row[0], columns.row[-1] + 1))
+        if first == last and columns.facts["all_have_images"]:
+            return None
+        is_live = np.array(columns.has_image)
+        is_live[np.searchsorted(columns.row, self.hidden[first:last])] = False
+        return np.flatnonzero(is_live).astype(np.int32)
+
+    def parts(self, which: Filter | None = None) -> list[Part]:
+        """The rows that may be found, as what is searched."""
+        if which is None or which.is_open:
+            return self._parts
+        with self._lock:
+            if which not in self._filtered:
+                while len(self._filtered) >= FILTERS_KEPT:
+                    del self._filtered[next(iter(self._filtered))]
+                self._filtered[which] = [
+                    self.matching(run, part.live, which)
+                    for run, part in zip(self.runs, self._parts, strict=True)
+                ]
+            lives = self._filtered[which]
+        return [
+            Part(rows=part.rows, ids=part.ids, codes=part.codes, live=live)
+            for part, live in zip(self._parts, lives, strict=True)
+        ]
+
+    def matching(
+        self, run: OpenedRun, chosen: NDArray[np.int32] | None, which: Filter
+    ) -> NDArray[np.int32] | None:
+        """Ascending places of a run's rows that a filter lets through, of those chosen; None: all
+        rows."""
+        columns = run.columns
+        for wanted, name in ((which.cameras, "camera"), (which.persons, "person")):
+            if wanted is not None:
+                chosen = _both(chosen, self._places(run, name, wanted), run.segment.count)
+        if which.not_persons is not None:
+            others = np.ones(run.segment.count, bool)
+            others[self._places(run, "person", which.not_persons)] = False
+            chosen = _both(chosen, np.flatnonzero(others).astype(np.int32), run.segment.count)
+        for limit, is_since in ((which.since, True), (which.until, False)):
+            if limit is not None:
+                fits = columns.time >= limit if is_since else columns.time <= limit
+                chosen = _both(chosen, np.flatnonzero(fits).astype(np.int32), run.segment.count)
+        return chosen
+
+    def _places(self, run: OpenedRun, what: str, wanted: Sequence[str | int]) -> NDArray[np.int32]:
+        """Where a run has one of these persons or cameras; a word is a name, or else a number."""
+        texts = run.columns.texts(f"{what}_name")
+        names = {str(each).encode() for each in wanted}
+        numbers = {int(each) for each in wanted if str(each).lstrip("-").isdecimal()}
+        ordered = run.by_person if what == "person" else run.by_camera
+        places = ordered.places(numbers)
+        if texts is None:
+            return places
+        named = np.flatnonzero(np.isin(texts, np.array(sorted(names)))).astype(np.int32)
+        # A row that has a name is not meant by its number.
+        return np.union1d(named, places[texts[places] == b""])
+
+    def search(self, features: ArrayLike, top: int = 10, which: Filter | None = None) -> Hits:
+        """The best rows for each feature (Q, D), or one (D,): any real numbers, normalised here.
+
+        OptionError for features of another shape, with NaN, or zero; StoreError if the generation
+        was erased meanwhile.
+        """
+        queries = checked_queries(features, self.dim)
+        if top < 1:
+            raise OptionError(f"top {top}: at least 1 is wanted")
+        self.check()
+        found = search(self.parts(which), queries, top)
+        self.check()
+        return self._hits(found)
+
+    def _hits(self, found: Found) -> Hits:
+        return Hits(
+            rows=found.ids,
+            scores=found.scores,
+            exact=np.ones(len(found.ids), bool),
+            place=found.place,
+            scored=found.scored,
+        )
+
+    def features(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        """(n, D) of rows by their ids; OptionError for one that is not there."""
+        wanted = np.array(rows, np.int64)
+        place = self.place_of(wanted)
+        result = np.empty((len(wanted), self.dim), np.float32)
+        there = np.zeros(len(wanted), bool)
+        for part, base in self.based(self._parts):
+            if not len(part):
+                continue
+            own = np.flatnonzero((place >= base) & (place < base + len(part.ids)))
+            local = (place[own] - base).astype(np.int32)
+            near = np.minimum(np.searchsorted(part.places, local), len(part) - 1)
+            own = own[part.places[near] == local]
+            result[own] = part.rows.take(place[own] - base)
+            there[own] = True
+        if not there.all():
+            row = int(wanted[np.argmin(there)])
+            self.find(row)
+            raise OptionError(f"row {row}: it was removed, or has no image")
+        self.check()
+        return result
+
+    def find(self, row: int) -> tuple[int, int]:
+        """Which run has a row, by its place among `runs`, and where; OptionError if none has."""
+        for number, run in enumerate(self.runs):
+            place = int(np.searchsorted(run.columns.row, row))
+            if place < run.segment.count and run.columns.row[place] == row:
+                return number, place
+        raise OptionError(f"row {row}: the gallery {self.folder} has no such row")
+
+    def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of this generation of ids that it has."""
+        places = np.full(len(rows), -1, np.int64)
+        for run, before in zip(self.runs, self._before, strict=False):
+            own = run.columns.row
+            place = np.minimum(np.searchsorted(own, rows), len(own) - 1)
+            has = own[place] == rows
+            places[has] = before + place[has]
+        return places
+
+    def part_of(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which run a row at a place is of."""
+        return np.searchsorted(self._before, place, "right") - 1
+
+    def based(self, parts: Sequence[Part]) -> list[tuple[Part, int]]:
+        """Each with the place of its first row."""
+        return list(zip(parts, self._before.tolist(), strict=False))
+
+    def column(self, name: str, place: NDArray[np.int64]) -> NDArray[Any]:
+        """Values of `person_id`, `camera_id`, `time` or `path` at places of this generation, in
+        their shape."""
+        number = self.part_of(place)
+        parts = [getattr(run.columns, name) for run in self.runs]
+        result = np.zeros(place.shape, np.result_type(*parts) if parts else np.int64)
+        for i, (part, before) in enumerate(zip(parts, self._before, strict=False)):
+            of_part = number == i
+            result[of_part] = part[place[of_part] - before]
+        return result
+
+    def names(self, what: str, place: NDArray[np.int64]) -> NDArray[np.str_]:
+        """Names of persons or cameras at places of this generation, else their numbers."""
+        number = self.part_of(place)
+        said = np.empty(place.shape, object)
+        for i in np.ndindex(place.shape):
+            run, at = self.runs[number[i]], int(place[i] - self._before[number[i]])
+            texts = run.columns.texts(f"{what}_name")
+            name = texts[at].decode() if texts is not None else ""
+            value = (run.columns.person_id if what == "person" else run.columns.camera_id)[at]
+            said[i] = name or str(value)
+        return said.astype(str)
+
+    def file(self, place: int) -> Path:
+        """Where the image of a row was, by its place."""
+        number = int(np.searchsorted(self._before, place, "right")) - 1
+        columns = self.runs[number].columns
+        path = os.fsdecode(columns.path[place - self._before[number]])
+        return under(self.folder, columns.root) / path
+
+
+def checked_queries(features: ArrayLike, dim: int) -> NDArray[np.float64]:
+    """(Q, D) unit queries, float64; OptionError says which feature cannot be one."""
+    values = np.asarray(features)
+    if values.dtype.kind not in "fiub":
+        raise OptionError(f"features of {values.dtype}; real numbers are wanted")
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim != 2 or values.shape[1] != dim:
+        raise OptionError(
+            f"query features of shape {' × '.join(map(str, np.shape(features)))}; the gallery's "
+            f"have {dim:,} dimensions: extract both with one model"
+        )
+    values = values.astype(np.float64)
+    for name, is_bad in (
+        ("holds NaN or infinity", ~np.isfinite(values).all(axis=1)),
+        ("is zero", ~values.any(axis=1)),
+    ):
+        if is_bad.any():
+            raise OptionError(f"query feature {int(np.argmax(is_bad))} (from 0) {name}")
+    return unit_queries(values)
+
+
+def _both(
+    chosen: NDArray[np.int32] | None, places: NDArray[np.int32], count: int
+) -> NDArray[np.int32]:
+    """Places that are in both, ascending."""
+    if chosen is None or len(places) == 0:
+        return places
+    has = np.zeros(count, bool)
+    has[chosen] = True
+    return places[has[places]]

@@ -1,0 +1,53 @@
+"""What of a gallery is good: every byte of what it owns and of the runs that it refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distreid.errors import StoreError
+from distreid.search.generation import read_generation
+from distreid.search.kept_columns import Columns, check_arrays
+from distreid.search.marks import read_labels
+from distreid.store import FeatureStore
+
+
+def verify_gallery(gallery: Path) -> list[str]:
+    """A line for everything that is missing, damaged or not finished; StoreError if there is no
+    gallery."""
+    return list(_problems(gallery))
+
+
+def _problems(gallery: Path) -> Iterator[str]:
+    current = read_generation(gallery)
+    if current.erasing:
+        yield f"{gallery}: erasing was interrupted; run distreid gallery compact to finish it"
+    if current.labels:
+        try:
+            read_labels(gallery / current.labels)
+        except StoreError as error:
+            yield str(error)
+    folders = [each for each in current.entries() if not each.startswith(("runs/", "labels/"))]
+    for entry in sorted(folders):
+        try:
+            check_arrays(gallery / entry)
+        except StoreError as error:
+            yield f"{error}; see distreid gallery compact for index/…, else restore it"
+    seen: set[int] = set()
+    for segment in current.segments:
+        run = gallery / segment.run
+        try:
+            store = FeatureStore.open(run)
+            if store.plan.digest != segment.digest:
+                yield f"{run}: another run than was added; put that back, or remove its rows"
+                continue
+            columns = Columns(gallery / segment.rows)
+            columns.stored(run)
+            ids = columns.row
+            if len(ids) != segment.count or not (np.diff(ids) > 0).all() or seen & {int(ids[0])}:
+                yield f"{gallery / segment.rows}: its row ids are not those of its run"
+            seen.add(int(ids[0]))
+        except StoreError as error:
+            yield str(error)

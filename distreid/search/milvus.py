@@ -1,0 +1,240 @@
+"""A gallery in Milvus, where one machine is not enough: pushed, kept alike, and searched there.
+
+The collection has a row for each row that can be found, under its id, with its feature, person,
+camera, time and path; its description is the feature space. Pushing again changes nothing, what was
+begun is continued, and rows that were removed are removed there too. The client is the same for a
+server and for a file, which milvus-lite opens in this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distreid.errors import OptionError, StoreError
+from distreid.search.gallery import Filter, Gallery, checked_queries
+
+EXTRA = "pip install 'distreid[milvus]'"
+SCHEME = "milvus:"
+SPACE = "distreid.feature_space"  # the collection's property that says it
+PUSHED_AT_ONCE = 1000
+ASKED_ROWS = 50
+TOP = 10
+NO_TIME = -1e18  # of rows whose time is not known: Milvus has no NaN
+PATH_BYTES = 4096
+FIELDS = ["person", "person_name", "camera", "time", "path"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What a push did."""
+
+    inserted: int
+    deleted: int
+    rows: int
+    """In the collection."""
+    recall: float
+    """The share of our exact first ten that the collection finds, for rows of the gallery."""
+
+
+def target(text: str) -> tuple[str, str]:
+    """(URI, collection) of `milvus:FILE.db/NAME` or `milvus://HOST:PORT/NAME`."""
+    place, _, name = text.removeprefix(SCHEME).rpartition("/")
+    if not place or not name or place == "/":
+        raise OptionError(f"{text}: milvus:FILE.db/NAME or milvus://HOST:PORT/NAME is wanted")
+    return (f"http:{place}" if place.startswith("//") else place), name
+
+
+def push(gallery: Path, uri: str, name: str) -> Pushed:
+    """Makes the collection have the gallery's rows; StoreError if its feature space is another."""
+    opened = Gallery(gallery)
+    try:
+        with _client(uri) as client:
+            _prepare(client, name, opened)
+            there = _ids(client, name)
+            ours = np.concatenate(
+                [part.ids[part.places] for part in opened.parts()] or [np.empty(0, np.int64)]
+            )
+            missing = np.setdiff1d(ours, there)
+            gone = np.setdiff1d(there, ours).tolist()
+            for first in range(0, len(missing), PUSHED_AT_ONCE):
+                rows = missing[first : first + PUSHED_AT_ONCE]
+                client.upsert(name, _entities(opened, rows))
+            for first in range(0, len(gone), PUSHED_AT_ONCE):
+                client.delete(name, ids=gone[first : first + PUSHED_AT_ONCE])
+            opened.check()
+            client.flush(name)
+            client.load_collection(name)
+            recall = _recall(client, name, opened, ours)
+        return Pushed(inserted=len(missing), deleted=len(gone), rows=len(ours), recall=recall)
+    finally:
+        opened.close()
+
+
+def search_collection(
+    uri: str, name: str, features: NDArray[Any], top: int, which: Filter | None = None
+) -> list[list[dict[str, Any]]]:
+    """Of each query the rows found: `row`, `score`, `person_id`, `person`, `camera_id`, `path`."""
+    with _client(uri) as client:
+        if not client.has_collection(name):
+            raise StoreError(f"{uri}: no collection {name}; push a gallery to it")
+        fields = client.describe_collection(name)["fields"]
+        dim = next(int(f["params"]["dim"]) for f in fields if f["name"] == "feature")
+        queries = checked_queries(features, dim)
+        client.load_collection(name)
+        found = _found(client, name, queries, top, which)
+    return [
+        [
+            {
+                "row": int(hit["id"]),
+                "score": float(hit["distance"]),
+                "person_id": int(hit["entity"]["person"]),
+                "person": hit["entity"]["person_name"] or str(hit["entity"]["person"]),
+                "camera_id": int(hit["entity"]["camera"]),
+                "path": hit["entity"]["path"],
+            }
+            for hit in hits
+        ]
+        for hits in found
+    ]
+
+
+def expression(which: Filter | None) -> str:
+    """A filter in Milvus' own words."""
+    if which is None:
+        return ""
+    terms = []
+    for words, is_wanted in ((which.persons, True), (which.not_persons, False)):
+        if words is not None:
+            names = json.dumps([str(word) for word in words])
+            numbers = [int(word) for word in words if str(word).lstrip("-").isdecimal()]
+            term = f'(person_name in {names} or (person_name == "" and person in {numbers}))'
+            terms.append(term if is_wanted else f"not {term}")
+    if which.cameras is not None:
+        try:
+            terms.append(f"camera in {[int(word) for word in which.cameras]}")
+        except ValueError as error:
+            raise OptionError(f"--cameras: a collection has their numbers ({error})") from error
+    if which.since is not None:
+        terms.append(f"time >= {which.since!r}")
+    if which.until is not None:
+        terms.append(f"(time <= {which.until!r} and time > {NO_TIME!r})")
+    return " and ".join(terms)
+
+
+def _found(
+    client: Any, name: str, queries: NDArray[np.float64], top: int, which: Filter | None
+) -> Any:
+    return client.search(
+        name,
+        data=queries.astype(np.float32).tolist(),
+        anns_field="feature",
+        limit=top,
+        filter=expression(which),
+        output_fields=FIELDS,
+    )
+
+
+def _prepare(client: Any, name: str, opened: Gallery) -> None:
+    space = json.dumps(opened.generation.space, sort_keys=True)
+    if client.has_collection(name):
+        said = client.describe_collection(name)
+        # milvus-lite forgets the description.
+        there = said.get("properties", {}).get(SPACE) or said.get("description", "")
+        if there != space:
+            raise StoreError(
+                f"collection {name}: of another feature space ({there[:200]}); give another "
+                "--collection"
+            )
+        return
+    pymilvus = _pymilvus()
+    kinds = pymilvus.DataType
+    schema = client.create_schema(auto_id=False, description=space)
+    schema.add_field("id", kinds.INT64, is_primary=True)
+    schema.add_field("feature", kinds.FLOAT_VECTOR, dim=opened.dim)
+    for field, kind in (("person", kinds.INT64), ("camera", kinds.INT64), ("time", kinds.DOUBLE)):
+        schema.add_field(field, kind)
+    for field in ("person_name", "path"):
+        schema.add_field(field, kinds.VARCHAR, max_length=PATH_BYTES)
+    index = client.prepare_index_params()
+    # Within one file of milvus-lite it is a flat scan; a server makes the index it is best at.
+    index.add_index("feature", index_type="AUTOINDEX", metric_type="IP")
+    client.create_collection(name, schema=schema, index_params=index, properties={SPACE: space})
+
+
+def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+    place = opened.place_of(rows)
+    features = opened.features(rows.tolist())
+    columns = {name: opened.column(name, place) for name in ("person_id", "camera_id", "time")}
+    names = opened.names("person", place)
+    paths = [os.fsdecode(path) for path in opened.column("path", place).tolist()]
+    return [
+        {
+            "id": int(rows[i]),
+            "feature": features[i].tolist(),
+            "person": int(columns["person_id"][i]),
+            "person_name": "" if names[i] == str(columns["person_id"][i]) else str(names[i]),
+            "camera": int(columns["camera_id"][i]),
+            "time": NO_TIME if np.isnan(columns["time"][i]) else float(columns["time"][i]),
+            "path": paths[i].encode("utf-8", "backslashreplace").decode()[: PATH_BYTES // 4],
+        }
+        for i in range(len(rows))
+    ]
+
+
+def _ids(client: Any, name: str) -> NDArray[np.int64]:
+    """Of every row of the collection."""
+    client.load_collection(name)
+    found: list[int] = []
+    pages = client.query_iterator(name, batch_size=PUSHED_AT_ONCE, output_fields=["id"])
+    while page := pages.next():
+        found += [int(row["id"]) for row in page]
+    pages.close()
+    return np.unique(np.array(found, np.int64))
+
+
+def _recall(client: Any, name: str, opened: Gallery, ours: NDArray[np.int64]) -> float:
+    if not len(ours):
+        return 1.0
+    asked = ours[:: -(-len(ours) // ASKED_ROWS)]
+    queries = checked_queries(opened.features(asked.tolist()), opened.dim)
+    exact = opened.search(queries, TOP).rows
+    found = _found(client, name, queries, TOP, None)
+    shares = [
+        np.isin(truth, [int(hit["id"]) for hit in hits]).mean()
+        for truth, hits in zip(exact, found, strict=True)
+    ]
+    return float(np.mean(shares))
+
+
+@contextmanager
+def _client(uri: str) -> Iterator[Any]:
+    pymilvus = _pymilvus()
+    client = None
+    try:
+        client = pymilvus.MilvusClient(uri)
+        yield client
+    except pymilvus.exceptions.MilvusException as error:
+        said = " ".join(str(error).split())
+        raise StoreError(f"{uri}: Milvus says: {said[:300]}") from error
+    finally:
+        if client is not None:
+            client.close()
+
+
+def _pymilvus() -> Any:
+    logging.getLogger("pymilvus").setLevel(logging.ERROR)  # it tells how it helps itself
+    try:
+        return importlib.import_module("pymilvus")
+    except ImportError as error:
+        raise OptionError(f"pymilvus is not there: {EXTRA}") from error

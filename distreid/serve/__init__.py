@@ -1,0 +1,1 @@
+"""A gallery behind HTTP, with a page: search, features, pictures, removal."""

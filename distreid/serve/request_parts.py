@@ -1,0 +1,116 @@
+"""What a request carries: a form with images, JSON; and whether its client is still there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from distreid.serve.limits import ANSWER_S, MAX_IMAGES, MAX_JSON_BYTES
+from distreid.serve.problems import Problem
+
+Result = TypeVar("Result")
+
+
+def kind_of(request: Request) -> str:
+    """The media type of its body, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes], dict[str, Any]]:
+    """The images of a form, and its other fields; those that are `lists` may be given several
+    times."""
+    if kind_of(request) != "multipart/form-data":
+        raise Problem(422, "a form with one or more fields `image` is wanted (multipart/form-data)")
+    try:
+        form = await request.form(max_files=MAX_IMAGES, max_part_size=MAX_JSON_BYTES)
+    except HTTPException as error:
+        raise Problem(400, error.detail) from error
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(form.close)
+        images: list[bytes] = []
+        fields: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if name == "image":
+                if not isinstance(value, UploadFile):
+                    raise Problem(422, "image: a file is wanted, with a filename")
+                images.append(await value.read())
+            elif isinstance(value, UploadFile):
+                raise Problem(422, f"{name}: files are named image")
+            elif name in lists:
+                fields.setdefault(name, []).append(value)
+            elif name in fields:
+                raise Problem(422, f"{name}: given twice")
+            else:
+                fields[name] = value
+    if not images:
+        raise Problem(422, "image: one or more are wanted")
+    return images, fields
+
+
+async def read_json(request: Request) -> Any:
+    """A body in JSON."""
+    return parse_json(await request.body())
+
+
+def parse_json(content: bytes) -> Any:
+    """Without NaN and infinity; Problem for what is no JSON."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number of JSON")
+
+    try:
+        return json.loads(content, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise Problem(400, f"no JSON: {why}") from error
+
+
+async def unless_left(request: Request, answer: Awaitable[Result]) -> Result:
+    """The answer, unless the client leaves before: then it is cancelled, and not computed if that
+    has not been begun."""
+    working = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait(
+            (working, leaving), timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working.done():
+            return working.result()
+        raise Problem(503, "it took too long; ask for less at once")
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def form_schema(fields: type[BaseModel] | None) -> dict[str, Any]:
+    """How OpenAPI describes a form of images with these fields."""
+    image = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_IMAGES,
+        "items": {"type": "string", "format": "binary"},
+    }
+    schema = {} if fields is None else fields.model_json_schema()
+    return {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "additionalProperties": False,
+                "properties": {"image": image} | schema.get("properties", {}),
+            }
+        }
+    }

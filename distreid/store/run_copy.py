@@ -1,0 +1,225 @@
+"""A run in an object store, and its working copy on this machine's disk.
+
+    CACHE/runs/SCHEME/BUCKET/PREFIX/     what is mapped, verified and written: a run's folder
+    CACHE/runs/…/objects.txt             of each file that is the same in the store: the object's
+                                         size and version, the file's time, its name
+
+A store has no memory map and no lock, so a job and a reader work on the copy. What the store has
+comes first: it is fetched where it differs, and a file goes up whole when it is complete,
+`store.h5` after all others. So nothing there looks complete that is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distreid.data.archive_index import INDEX_FILE, Stamp
+from distreid.data.locators import is_address, path_of
+from distreid.data.objects import check_runs_address, list_folder, put, read_whole, remove
+from distreid.errors import OptionError, StoreError, say_on_stderr
+from distreid.host.atomic_files import check_content, make_folder, publish_bytes
+from distreid.host.folder_lock import Busy, holders
+from distreid.host.user_cache import user_cache
+from distreid.store.root_file import ROOTS, existing_plan, no_run
+from distreid.store.shards import SHARD_NAME, done_shards, read_shard, shard_file
+
+RECORD = "objects.txt"
+STORE, PLAN = ROOTS
+FETCHED_AT_ONCE = 4  # shards have up to 64 MiB
+OF_A_JOB = (".tmp", ".lock")
+
+
+@dataclass(frozen=True)
+class RunCopy:
+    """A run's address and the folder of its copy."""
+
+    address: Path
+    folder: Path
+
+    def place(self, file: Path) -> Path:
+        """The address of a file of the copy."""
+        return path_of(f"{self.address}/{file.relative_to(self.folder).as_posix()}")
+
+    @contextlib.contextmanager
+    def named(self) -> Iterator[RunCopy]:
+        """Itself, and lets errors name the address where they name the folder."""
+        try:
+            yield self
+        except StoreError as error:
+            said = str(error).replace(str(self.folder), str(self.address))
+            raise StoreError(said) from error
+
+    def try_writing(self) -> None:
+        """StoreError, before any work, if objects cannot be written there and removed."""
+        probe = self.address / "probe.tmp"
+        try:
+            put(probe, b"")
+            remove(probe)
+        except StoreError as error:
+            raise StoreError(str(error).replace(str(probe), str(self.address))) from error
+
+    def listed(self) -> dict[str, Stamp]:
+        """The run's files that the store has: `plan.h5`, `shards/000000.h5`, …"""
+        top, shards = list_folder(self.address), list_folder(self.address / "shards")
+        found = {name: top[name] for name in (*ROOTS, INDEX_FILE) if name in top}
+        return found | {f"shards/{s}": shards[s] for s in shards if SHARD_NAME.fullmatch(s)}
+
+    def fetch_root(self, there: Mapping[str, Stamp]) -> None:
+        """Makes the copy that of the store's run, but for its shards.
+
+        Shards that are of another run are removed; those of this run that the store lacks stay,
+        to be sent."""
+        self._fetch({name: there[name] for name in (*ROOTS, INDEX_FILE) if name in there})
+        for name in (*ROOTS, INDEX_FILE):
+            if name not in there:
+                (self.folder / name).unlink(missing_ok=True)
+        if not (self.folder / "shards").is_dir():
+            return
+        plan = existing_plan(self.folder)
+        for index in done_shards(self.folder):
+            file = shard_file(self.folder, index)
+            try:
+                if plan is None:
+                    raise IndexError
+                read_shard(self.folder, plan, plan.shards[index])
+            except (StoreError, IndexError):
+                file.unlink(missing_ok=True)
+
+    def fetch_shards(self, there: Mapping[str, Stamp], say: Callable[[str], None]) -> None:
+        """Fetches the shards that the copy lacks, or has of another version.
+
+        StoreError names an object that is damaged, or cannot be read."""
+        missing = self._not_the_same(
+            {name: stamp for name, stamp in there.items() if name.startswith("shards/")}
+        )
+        if missing:
+            size = sum(stamp.size for stamp in missing.values())
+            say(f"copying {len(missing):,} shards ({size:,} bytes) to {self.folder}")
+            self._fetch(missing)
+
+    def send(self, file: Path) -> None:
+        """Writes a file of the copy to the store, whole. StoreError if it fails: the file stays."""
+        content, time = file.read_bytes(), file.stat().st_mtime_ns
+        try:
+            stamp = put(self.place(file), content)
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; {file} stays, and the same command continues from it"
+            ) from error
+        if stamp.size not in (-1, len(content)):
+            raise StoreError(f"{self.place(file)}: another job writes it; run one job at a time")
+        self._record(file.relative_to(self.folder).as_posix(), stamp, time)
+
+    def send_all(self) -> None:
+        """Makes the store's run that of the copy: what it lacks, then a complete run's `store.h5`.
+
+        Until then `plan.h5` is there, and first of all."""
+        there, recorded = self.listed(), self._recorded()
+        begun, complete = ((self.folder / name).exists() for name in (PLAN, STORE))
+        first = [PLAN, *([] if complete else [STORE])] if begun else []
+        last = [*([STORE] if complete else []), *([] if begun else [PLAN])]
+        files = (file for file in self.folder.rglob("*") if file.is_file())
+        names = (file.relative_to(self.folder).as_posix() for file in files)
+        # By name: of a run inside, such as one of tracklets, `shards` go before `store.h5`, too.
+        others = sorted(
+            name
+            for name in names
+            if name not in ROOTS and Path(name).name != RECORD and not name.endswith(OF_A_JOB)
+        )
+        for name in (*first, *others, *last):
+            file, sent = self.folder / name, recorded.get(name)
+            of_the_run = name in (*ROOTS, INDEX_FILE) or name.startswith("shards/")
+            stamp = there.get(name) if of_the_run else sent and sent[0]
+            if not file.exists():
+                if stamp:
+                    remove(self.place(file))
+            elif stamp is None or not self._is_same(name, stamp, sent):
+                self.send(file)
+
+    def _fetch(self, wanted: Mapping[str, Stamp]) -> None:
+        missing = self._not_the_same(wanted)
+        contents = read_whole(self.address, missing, FETCHED_AT_ONCE)
+        for (name, stamp), content in zip(missing.items(), contents, strict=True):
+            file = self.folder / name
+            if file.suffix == ".h5":
+                check_content(str(self.place(file)), content)
+            make_folder(file.parent)
+            publish_bytes(file, content)
+            self._record(name, stamp, file.stat().st_mtime_ns)
+
+    def _not_the_same(self, wanted: Mapping[str, Stamp]) -> dict[str, Stamp]:
+        recorded = self._recorded()
+        return {
+            name: stamp
+            for name, stamp in sorted(wanted.items())
+            if not self._is_same(name, stamp, recorded.get(name))
+        }
+
+    def _is_same(self, name: str, stamp: Stamp, recorded: tuple[Stamp, int] | None) -> bool:
+        """Whether the file is what the object was when it was sent or fetched."""
+        try:
+            file = (self.folder / name).stat()
+        except FileNotFoundError:
+            return False
+        return (stamp, file.st_mtime_ns) == recorded and stamp.size in (-1, file.st_size)
+
+    def _record(self, name: str, stamp: Stamp, time: int) -> None:
+        """Adds a line; a file's last one counts. Several processes add to it at once."""
+        # What cannot be remembered is fetched once more.
+        with contextlib.suppress(OSError), (self.folder / RECORD).open("ab", buffering=0) as file:
+            file.write(f"{stamp.size} {stamp.mtime_ns} {time} {name}\n".encode())
+
+    def _recorded(self) -> dict[str, tuple[Stamp, int]]:
+        """Name → the object's stamp, and the file's time; a line that was cut counts nothing."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.folder / RECORD).read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    size, version, time, name = line.split(" ", 3)
+                    found[name] = Stamp(int(size), int(version)), int(time)
+        return found
+
+
+def copy_of(address: Path) -> RunCopy:
+    """The copy of a run at an address; OptionError for an address that cannot be written."""
+    text = str(path_of(os.fspath(address)))
+    check_runs_address(text)
+    scheme, _, place = text.partition("://")
+    if {"..", RECORD} & {*place.split("/")}:
+        raise OptionError(f"{text}: no prefix has '..' or {RECORD} in it; choose another")
+    return RunCopy(path_of(text), user_cache() / "runs" / scheme / place)
+
+
+def local_run(run: Path, *, unfinished: bool = False) -> Path:
+    """The folder of a run for reading: itself, or the copy of one in a store, brought up to date.
+
+    StoreError without a run there, if it is not complete and may not be `unfinished`, if an object
+    is damaged or missing, or while a job of this machine writes it.
+    """
+    if not is_address(run):
+        return run
+    copy = copy_of(run)
+    there = copy.listed()
+    if not {*ROOTS} & there.keys():
+        raise no_run(copy.address)
+    for holder in holders(copy.folder).values():
+        if holder.runs():
+            raise Busy(copy.address, holder)
+    copy.fetch_root(there)
+    plan = existing_plan(copy.folder)
+    assert plan
+    wanted = [str(shard_file(Path(), shard.index)) for shard in plan.shards]
+    missing = [name for name in wanted if name not in there]
+    if STORE not in there and not unfinished:
+        raise StoreError(
+            f"{copy.address}: {len(wanted) - len(missing):,} of {len(wanted):,} shards are done; "
+            "run the same extraction again to finish it"
+        )
+    if STORE in there and missing:
+        raise StoreError(f"{copy.address}/{missing[0]}: missing; run the extraction again")
+    copy.fetch_shards(there, say_on_stderr)
+    return copy.folder

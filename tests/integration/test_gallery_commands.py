@@ -1,0 +1,207 @@
+"""`distreid gallery`, `index` and `search` on the sample's run: what they print, and what a mistake
+is answered with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import error_line
+from small_runs import DIM, features_of, make_run
+
+import distreid
+from distreid.cli import main
+from distreid.data.source import SAMPLE_FOLDER
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("sample") / "run"
+    distreid.extract_features("sample", "sample", run, num_workers=0, evaluate=False)
+    return run
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    run = make_run(tmp_path / "run", 1)
+    assert main(["gallery", "create", str(tmp_path / "g"), "--run", str(run)]) == 0
+    return tmp_path / "g"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Any:
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_image_finds_itself_and_its_person(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery, page = tmp_path / "g", tmp_path / "found.html"
+    assert main(["gallery", "create", str(gallery), "--run", str(sample), "--copy"]) == 0
+    image = SAMPLE_FOLDER / "query/0001_c2s1_008029_00.jpg"
+    arguments = ("search", gallery, "--image", image, "--checkpoint", "sample", "--json")
+    found = printed(capsys, *arguments, "--threshold", "0.5", "--html", page)
+    (answer,) = found["answers"]
+    assert answer["exact"] and answer["in_gallery"]
+    best = answer["found"][0]
+    assert best["path"] == "query/0001_c2s1_008029_00.jpg" and best["score"] > 0.9999
+    assert [each["person_id"] for each in answer["found"][:4]] == [1, 1, 1, 1]
+    text = page.read_text()
+    assert "data:image/png;base64," in text and "the same person from a score of 0.5000" in text
+    # The same image among other persons is not in the gallery.
+    found = printed(capsys, *arguments, "--threshold", "0.9", "--not-persons", "1")
+    assert found["answers"][0]["in_gallery"] is False
+    # The threshold of a run that was calibrated is taken, and said.
+    assert main(["calibrate", str(sample)]) == 0
+    (tmp_path / "h").mkdir()
+    assert main(["gallery", "create", str(tmp_path / "h/g"), "--run", str(sample)]) == 0
+    found = printed(capsys, "search", tmp_path / "h/g", "--row", "0", "--json")
+    assert 0 < found["threshold"] < 1
+
+
+def test_csv_has_a_line_for_each_row_found(
+    gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ["search", str(gallery), "--row", "3", "4", "--top", "5", "--csv"]
+    assert main(words) == 0
+    lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(lines) == 10 and [line["row"] for line in lines if line["rank"] == "1"] == ["3", "4"]
+    assert {line["exact"] for line in lines} == {"True"}
+
+
+def test_features_of_a_file_are_fused(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.npy"
+    np.save(file, features_of(1, 30)[[7, 9]])
+    for how in ("mean", "max", "rank"):
+        words = ("search", gallery, "--feature-file", file, "--fuse", how, "--json", "--top", "2")
+        (answer,) = printed(capsys, *words)["answers"]
+        rows = {each["row"] for each in answer["found"]}
+        assert rows == {7, 9} or (how == "rank" and rows & {7, 9}), how
+
+
+def test_the_life_of_a_gallery(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "more", 2)
+    added = printed(capsys, "gallery", "add", gallery, "--run", run, "--copy", "--json")
+    assert (added["first_row"], added["last_row"]) == (30, 59)
+    hidden = printed(capsys, "gallery", "remove", gallery, "--persons", "2", "--json")
+    assert (hidden["rows"], hidden["erased"]) == (12, False)
+    rows = tmp_path / "rows.txt"
+    rows.write_text("0\n30\n")
+    words = ("gallery", "remove", gallery, "--rows", rows, "--erase", "--json")
+    erased = printed(capsys, *words)
+    assert erased["rows"] == 2 and erased["still_in"] == [str(tmp_path / "run")]
+    listed = printed(capsys, "gallery", "list", gallery, "--json")
+    assert (listed["rows"], listed["hidden"]) == (58, 12)
+    assert printed(capsys, "gallery", "compact", gallery, "--json")["dropped"] == 12
+    assert printed(capsys, "gallery", "verify", gallery, "--json")["problems"] == []
+    assert main(["gallery", "list", str(gallery)]) == 0
+    assert "46 rows × 16, 0 of them hidden" in capsys.readouterr().out
+
+
+def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gallery = tmp_path / "g"
+    times = [str(1_700_000_000 + 3600 * hour) for hour in range(30)]
+    run = make_run(tmp_path / "run", 1, extra={"time": times})
+    assert main(["gallery", "create", str(gallery), "--run", str(run)]) == 0
+    since = ("--since", "2023-11-15T12:13:20", "--until", "1700060000", "--top", "30")
+    found = printed(capsys, "search", gallery, "--row", "0", *since, "--json")
+    assert {each["row"] for each in found["answers"][0]["found"]} == {14, 15, 16}
+    words = ("gallery", "remove", gallery, "--before", "2023-11-15T00:00:00Z", "--json")
+    assert printed(capsys, *words)["rows"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["search", "nowhere", "--row", "0"], "nowhere: no gallery; make one by"),
+        (["search", "g", "--row", "99"], "row 99: the gallery g has no such row"),
+        (["search", "g", "--row", "0", "--top", "0"], "top 0: at least 1"),
+        (["search", "g", "--feature-file", "short.npy"], "shape 2 × 9"),
+        (["search", "g", "--feature-file", "nan.npy"], "holds NaN or infinity"),
+        (["search", "g", "--feature-file", "zero.npy"], "is zero"),
+        (["search", "g", "--feature-file", "none.npy"], "no .npy of features"),
+        (["search", "g", "--image", "a.jpg"], "--image: the gallery's features were made elsewh"),
+        (["search", "g", "--row", "0", "--approximate"], "build one by distreid index g"),
+        (["search", "g", "--row", "0", "--html", "no/page.html"], "no such folder no"),
+        (["search", "milvus:x", "--row", "0"], "searched by --feature-file"),
+        (["gallery", "create", "g", "--run", "run"], "there is a gallery already"),
+        (["gallery", "create", "run", "--run", "run"], "not empty, and no gallery"),
+        (["gallery", "add", "g", "--run", "run"], "has this run already"),
+        (["gallery", "add", "g", "--run", "g"], "g: no run"),
+        (["gallery", "add", "run", "--run", "run"], "run: no gallery"),
+        (["gallery", "remove", "g"], "which rows?"),
+        (["gallery", "remove", "g", "--rows", "short.npy"], "a file of row ids"),
+        (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
+        (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
+        (["gallery", "remove", "g", "--before", "soon"], "'soon': ISO 8601"),
+        (["gallery", "add", "g", "--run", "run", "--keep", "long"], "'long': a time such as"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    gallery: Path,
+    words: list[str],
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(gallery.parent)
+    np.save("short.npy", np.ones((2, 9)))
+    np.save("nan.npy", np.full((1, DIM), np.nan))
+    np.save("zero.npy", np.zeros((1, DIM)))
+    Path("rows.txt").write_text("3\n1234\n")
+    before = (gallery / "gallery.json").read_bytes()
+    capsys.readouterr()
+    try:
+        status = main(words)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert status == 2
+    assert line in error_line(capsys)
+    assert (gallery / "gallery.json").read_bytes() == before
+
+
+def test_an_image_of_another_feature_space_is_refused(
+    sample: Path, osnet_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gallery = tmp_path / "g"
+    assert main(["gallery", "create", str(gallery), "--run", str(sample)]) == 0
+    image = str(SAMPLE_FOLDER / "query/0001_c2s1_008029_00.jpg")
+    assert main(["search", str(gallery), "--image", image]) == 2
+    assert "give the --checkpoint" in error_line(capsys)
+    words = ["search", str(gallery), "--image", image, "--checkpoint", str(osnet_file)]
+    assert main(words) == 2
+    assert "another feature space (weights: the gallery has" in error_line(capsys)
+    cut = gallery / "gallery.json"
+    cut.write_bytes(cut.read_bytes()[:100])
+    assert main(["search", str(gallery), "--row", "0"]) == 2
+    assert "gallery.json: damaged" in error_line(capsys)
+    assert main(["gallery", "verify", str(gallery)]) == 2
+
+
+def test_python_has_the_same_answers(gallery: Path) -> None:
+    with distreid.open_gallery(gallery) as opened:
+        assert len(opened) == 30 and opened.dim == DIM and opened.generation == 1
+        found = opened.search(features_of(1, 30)[3:5], top=4, cameras=[1, 2])
+        assert found.rows.shape == found.scores.shape == (2, 4) and found.exact.all()
+        assert (found.rows.dtype.name, found.scores.dtype.name) == ("int64", "float32")
+        assert found.rows[:, 0].tolist() == [3, 4]
+        assert set(found.camera_id.ravel().tolist()) <= {1, 2}
+        assert found.path[0, 0] == "run0001/image-00003.jpg"
+        assert found.person_id[1, 0] == 5
+        shown = found._repr_html_()
+        assert "data:image/png;base64," in shown and "run0001/" in shown
+        one = opened.search(features_of(1, 30)[3], top=1)
+        assert one.rows.tolist() == [[3]]
+        with pytest.raises(distreid.errors.OptionError, match="not fused"):
+            opened.search(np.ones(DIM), fuse="max", approximate=True)
+    assert not list((gallery / "readers").iterdir())

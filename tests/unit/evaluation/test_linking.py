@@ -1,0 +1,240 @@
+"""Groups of features: what linkage and DBSCAN promise, and how groups are scored."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import error_line
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from small_runs import make_run
+
+from distreid.cli import main
+from distreid.data.manifest import NO_CAMERA
+from distreid.errors import OptionError
+from distreid.evaluation.cluster_agreement import agreement
+from distreid.evaluation.linking import METHODS, Seen, link
+
+
+def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype("f4")
+    return unit
+
+
+def some_people(persons: int, each: int, noise: float = 0.05) -> NDArray[np.float32]:
+    """Of each person so many rows, person by person."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((persons, 32))
+    rows = np.repeat(centres, each, axis=0) + noise * random.standard_normal((persons * each, 32))
+    return unit_rows(rows)
+
+
+def naive_average(rows: NDArray[np.float32], threshold: float) -> set[frozenset[int]]:
+    """Joins the two groups of the greatest mean cosine, while that reaches the threshold."""
+    groups = [[row] for row in range(len(rows))]
+    cosine = rows.astype(float) @ rows.astype(float).T
+    while len(groups) > 1:
+        best, a, b = max(
+            (cosine[np.ix_(groups[a], groups[b])].mean(), a, b)
+            for a, b in itertools.combinations(range(len(groups)), 2)
+        )
+        if best < threshold:
+            break
+        groups[a] += groups.pop(b)
+    return {frozenset(group) for group in groups}
+
+
+def as_sets(groups: NDArray[np.int64]) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(groups == group).tolist()) for group in np.unique(groups)}
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_average_linkage_is_the_naive_one(threshold: float) -> None:
+    rows = unit_rows(np.random.default_rng(5).standard_normal((24, 3)))
+    assert as_sets(link(rows, None, threshold=threshold)) == naive_average(rows, threshold)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_people_who_are_far_apart_are_found(method: str) -> None:
+    rows = some_people(6, 8)
+    groups = link(rows, None, method=method, threshold=0.5, eps=0.3)
+    assert (groups == np.repeat(np.arange(6), 8)).all()
+
+
+def test_complete_linkage_joins_nobody_below_the_threshold() -> None:
+    rows = unit_rows(np.random.default_rng(1).standard_normal((40, 3)))
+    groups = link(rows, None, method="complete", threshold=0.6)
+    assert groups.max() + 1 < 40
+    for group in as_sets(groups):
+        own = rows[sorted(group)].astype(float)
+        assert (own @ own.T).min() >= 0.6 - 1e-6
+
+
+@given(
+    times=st.lists(st.integers(0, 6), min_size=2, max_size=24),
+    method=st.sampled_from(METHODS),
+)
+def test_two_that_one_camera_sees_at_one_time_are_never_one(times: list[int], method: str) -> None:
+    count = len(times)
+    rows = unit_rows(np.ones((count, 4)) + 0.01 * np.arange(count)[:, None])  # all but the same
+    seen = Seen(
+        camera=np.arange(count) % 2,
+        first=np.array(times, float),
+        last=np.array(times, float) + 1,
+    )
+    groups = link(rows, seen, method=method, threshold=0.9)
+    for a, b in itertools.combinations(range(count), 2):
+        if a % 2 == b % 2 and abs(times[a] - times[b]) <= 1:
+            assert groups[a] != groups[b]
+
+
+def test_without_a_camera_or_a_time_nobody_was_seen_together() -> None:
+    rows = np.repeat(some_people(1, 1), 4, axis=0)
+    nan, same = np.full(4, np.nan), np.zeros(4)
+    unknown = Seen(camera=np.full(4, NO_CAMERA), first=same, last=same)
+    assert (link(rows, unknown, threshold=0.9) == 0).all()
+    assert (link(rows, Seen(camera=np.ones(4, int), first=nan, last=nan), threshold=0.9) == 0).all()
+    known = Seen(camera=np.ones(4, int), first=same, last=same)
+    assert (link(rows, known, threshold=0.9) == np.arange(4)).all()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("method", METHODS)
+def test_nobody_and_one(count: int, method: str) -> None:
+    assert (
+        link(some_people(1, 1)[:count], None, method=method, threshold=0.5).tolist() == [0] * count
+    )
+
+
+def test_what_cannot_be_meant_is_refused() -> None:
+    rows = some_people(2, 2)
+    with pytest.raises(OptionError, match="--threshold 2"):
+        link(rows, None, threshold=2)
+    with pytest.raises(OptionError, match="--eps 0"):
+        link(rows, None, method="jaccard", eps=0)
+    with pytest.raises(OptionError, match="--method single"):
+        link(rows, None, method="single", threshold=0.5)
+
+
+@given(labels=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30))
+def test_agreement_is_what_counting_gives(labels: list[tuple[int, int]]) -> None:
+    persons, groups = np.array(labels).T
+    found = agreement(persons, groups)
+    assert found
+    of = range(len(labels))
+    pairs = list(itertools.combinations(of, 2))
+    same_person = {(a, b) for a, b in pairs if persons[a] == persons[b]}
+    same_group = {(a, b) for a, b in pairs if groups[a] == groups[b]}
+    both = len(same_person & same_group)
+    expected = 2 * both / (len(same_person) + len(same_group)) if same_person | same_group else 1
+    assert found.pairwise_f1 == pytest.approx(expected)
+    purity = sum(
+        max(np.sum((groups == group) & (persons == person)) for person in set(persons.tolist()))
+        for group in set(groups.tolist())
+    )
+    assert found.purity == pytest.approx(purity / len(labels))
+    names = sorted(set(groups.tolist()))
+    best = (
+        max(
+            sum(
+                np.sum((persons == person) & (groups == group))
+                for person, group in zip(chosen, names, strict=False)
+            )
+            for chosen in itertools.permutations([*range(5), *[-1] * len(names)], len(names))
+        )
+        if len(names) <= 3
+        else None
+    )
+    if best is not None:
+        assert found.idf1 == pytest.approx(best / len(labels))
+    association = np.mean(
+        [
+            np.sum((persons == persons[i]) & (groups == groups[i]))
+            / np.sum((persons == persons[i]) | (groups == groups[i]))
+            for i in of
+        ]
+    )
+    assert found.association == pytest.approx(association)
+
+
+def test_groups_that_are_the_persons_score_one() -> None:
+    found = agreement(np.array([7, 7, 9, 4]), np.array([0, 0, 1, 2]))
+    assert found
+    assert (found.v_measure, found.purity, found.pairwise_f1, found.idf1, found.association) == (
+        1, 1, 1, 1, 1,
+    )  # fmt: skip
+    assert agreement(np.empty(0, int), np.empty(0, int)) is None
+
+
+def run_of_tracklets(tmp_path: Path) -> Path:
+    """Three persons, each in two cameras in a tracklet of 4 rows; one row has no feature."""
+    rows = some_people(3, 8)
+    cameras = [1 + (i // 4) % 2 for i in range(24)]
+    return make_run(
+        tmp_path / "run", 1, features=rows, persons=[1 + i // 8 for i in range(24)],
+        cameras=cameras, missing=[5],
+        extra={
+            "tracklet": [f"t{i // 4}" for i in range(24)],
+            "time": [str(100.0 * (i // 8) + i % 4) for i in range(24)],
+        },
+    )  # fmt: skip
+
+
+def test_tracklets_of_a_run_are_linked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_of_tracklets(tmp_path)
+    page = tmp_path / "page.html"
+    assert main(["link", str(run), "--threshold", "0.5", "--json", "--html", str(page)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["unit"], found["units"]) == ("tracklet", 6)
+    own = [[row for row in range(8 * i, 8 * i + 8) if row != 5] for i in range(3)]
+    assert found["groups"] == own
+    assert found["agreement"]["idf1"] == 1
+    lines = (run / "groups.csv").read_text().splitlines()
+    assert lines[0] == "row,path,camera,tracklet,person,group"
+    assert lines[1] == "0,run0001/image-00000.jpg,1,t0,1,0"
+    assert lines[6].endswith("image-00005.jpg,2,t1,1,")  # it has no feature
+    assert "6 tracklets to 3 groups" in page.read_text()
+
+
+def test_a_run_without_a_threshold_is_told_where_to_find_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", 1)
+    assert main(["link", str(run)]) == 2
+    assert "--threshold is missing" in error_line(capsys)
+    point = {"wished": 1e-3, "threshold": 0.75, "false_rate": 0.00099}
+    (run / "calibration.json").write_text(json.dumps({"verification": [point]}))
+    assert main(["link", str(run)]) == 0
+    said = capsys.readouterr().err
+    assert "one person from 0.7500, with 0.099 % false matches of pairs" in said
+    assert "neither times nor frames are known" in said
+
+
+def test_a_time_that_is_no_number_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = {"frame": ["1", "2", "second", "4"]}
+    run = make_run(tmp_path / "run", 1, 4, extra=extra)
+    assert main(["link", str(run), "--threshold", "0.5"]) == 2
+    assert "column frame: a number is wanted, or nothing, not 'second' (row 2)" in error_line(
+        capsys
+    )
+
+
+def test_a_folder_that_is_no_run_is_told_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["link", str(tmp_path / "nothing"), "--threshold", "0.5"]) == 2
+    assert "nothing: no run" in error_line(capsys)
+
+
+def test_rows_without_a_feature_alone_are_no_group(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 1, 2, missing=[0])
+    assert main(["link", str(run), "--threshold", "0.5"]) == 0
+    lines = (run / "groups.csv").read_text().splitlines()
+    assert [line.rpartition(",")[2] for line in lines] == ["group", "", "0"]

@@ -1,0 +1,437 @@
+"""The gate on real exports, and on exports that were broken in the ways that people report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from conftest import error_line
+from torch import Tensor, nn
+
+import distreid
+from distreid.cli import main
+from distreid.data.source import SAMPLE_FOLDER
+from distreid.errors import CheckpointError, OptionError, StoreError
+from distreid.export import exporting
+from distreid.export.against import try_all
+from distreid.export.exact_resize import ExactResize
+from distreid.export.export_description import ExportDescription, sha256
+from distreid.export.export_options import ExportOptions
+from distreid.export.exporting import export, verify_export
+from distreid.export.first_difference import first_difference
+from distreid.export.formats import FILES, with_metadata, write
+from distreid.export.gate import examine, other_neighbours
+from distreid.export.probe import Probe
+from distreid.export.run_probe import run_probe
+from distreid.export.whole_network import WholeNetwork
+from distreid.images.resize import resize
+from distreid.inference.quiet_converters import quiet_converter
+from distreid.inference.views import Augmentation
+from distreid.models.checkpoint import load_model
+from distreid.models.choices import Choices
+from distreid.models.program_files import METADATA
+from distreid.serve.gallery_writer import how_computed
+
+
+def quiet(line: str) -> None:
+    assert line
+
+
+@pytest.fixture(scope="module")
+def onnx_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exports") / "onnx"
+    figures = export(ExportOptions(checkpoint="sample", format="onnx", out=out), quiet)
+    assert figures.least_cosine >= 0.99999
+    assert figures.other_neighbours == 0
+    assert figures.mAP == pytest.approx(figures.mAP_exact)
+    return out
+
+
+class Broken(nn.Module):
+    """A whole network in which one thing is wrong."""
+
+    def __init__(self, whole: WholeNetwork, how: str) -> None:
+        super().__init__()
+        self.whole = whole
+        self.how = how
+
+    def forward(self, images: Tensor) -> Tensor:
+        preprocess = self.whole.architecture.preprocess
+        if self.how == "colour order":
+            images = images.flip(1)
+        if self.how == "normalised twice":
+            inputs = preprocess.normalise(preprocess.normalise(images) * 255)
+            features = self.whole.network(inputs)
+        else:
+            features = self.whole(images)
+        if self.how == "constant":
+            features = torch.zeros_like(features) + torch.ones(512)
+        if self.how == "frozen":
+            count = int(images.shape[0])  # a number of the traced batch
+            features = features.reshape(count, -1)
+        normed: Tensor = features / features.norm(dim=1, keepdim=True)
+        return normed
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("colour order", "least cosine 0."),
+        ("normalised twice", "least cosine 0."),
+        ("constant", "every image has the same feature"),
+        ("frozen", "in a batch of 1 it gives float32 (1, 256)"),
+        ("fixed batch", "in a batch of 1 it fails"),
+    ],
+)
+def test_an_export_that_is_broken_as_people_report_is_refused(
+    how: str, said: str, onnx_export: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(onnx_export, folder)
+    model = load_model("sample")
+    whole = WholeNetwork(model, Augmentation(flip=False), precision="fp32", raw=False)
+    network = Broken(whole.eval(), how).eval()
+    inputs = torch.from_numpy(Probe.read(folder).images[:2])
+    axes = {"images": {0: "N"}, "features": {0: "N"}}
+    with pytest.warns(), torch.inference_mode():
+        torch.onnx.export(
+            network, (inputs,), folder / "model.onnx", input_names=["images"],
+            output_names=["features"], dynamic_axes=None if how == "fixed batch" else axes,
+            opset_version=17, dynamo=False,
+        )  # fmt: skip
+    about = ExportDescription.read(onnx_export)
+    content = (folder / "model.onnx").read_bytes()
+    (folder / "model.onnx").write_bytes(with_metadata(content, json.dumps(dict(about.identity))))
+    changed = {**about.files, "model.onnx": sha256(folder / "model.onnx")}
+    ExportDescription(**{**vars(about), "files": changed}).save(folder)
+    with pytest.raises(StoreError) as error:
+        verify_export(folder, quiet)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("format_name", ["openvino", "torchscript", "export"])
+def test_other_formats_pass_with_their_own_runtime(format_name: str, tmp_path: Path) -> None:
+    out = tmp_path / format_name
+    figures = export(ExportOptions(checkpoint="sample", format=format_name, out=out), quiet)
+    assert figures.problem is None
+    assert figures.least_cosine >= 0.99999
+    assert not list(tmp_path.glob(".*"))
+
+
+def permuted(network: WholeNetwork, module: str) -> Callable[[], None]:
+    """Changes a layer; what is given changes it back."""
+    layer: Any = network.network.get_submodule(module)
+    kept = layer.weight.clone()
+    layer.weight.copy_(kept.flip(0))
+    return lambda: layer.weight.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "module"),
+    [
+        # It is followed by a batch norm, which exporters put into it.
+        ("onnx", "conv3.1.conv1.conv"),
+        ("onnx", None),
+        ("openvino", "conv3.1.conv1.conv"),
+        ("export", "fc.0"),
+        ("export", None),
+    ],
+)
+def test_the_first_layer_that_differs_is_found(
+    format_name: str, module: str | None, onnx_export: Path, tmp_path: Path
+) -> None:
+    whole = WholeNetwork(
+        load_model("sample"), Augmentation(flip=True), precision="fp32", raw=False
+    ).eval()
+    whole.requires_grad_(False)
+    probe = Probe.read(onnx_export)
+    inputs = [torch.from_numpy(probe.images[:3])]
+    change_back = permuted(whole, module) if module else lambda: None
+    write(format_name, whole, (inputs[0][:2],), "images", '{"dim": 512}', tmp_path)
+    change_back()
+    found = first_difference(whole, tmp_path / FILES[format_name][0], inputs, 1, exact=True)
+    if module is None:
+        assert found is None
+        return
+    assert found and "cosine" in found
+    named = re.split(r"[./]", found.removeprefix("the first layer that differs is ").split(",")[0])
+    assert module.split(".")[-1] in named and module.split(".")[0] in named, found
+    assert module == "fc.0" or not any("fc" in part for part in named)
+
+
+def test_a_layer_that_is_not_finite_and_a_file_that_shows_none(tmp_path: Path) -> None:
+    whole = WholeNetwork(
+        load_model("sample"), Augmentation(flip=True), precision="fp32", raw=False
+    ).eval()
+    whole.requires_grad_(False)
+    inputs = [torch.zeros(2, 3, 256, 128, dtype=torch.uint8)]
+    layer: Any = whole.network.get_submodule("conv3.1.conv1.conv")
+    kept = layer.weight.clone()
+    layer.weight.mul_(float("nan"))
+    for name in ("export", "torchscript"):
+        write(name, whole, tuple(inputs), "images", '{"dim": 512}', tmp_path)
+    layer.weight.copy_(kept)
+    found = first_difference(whole, tmp_path / "model.pt2", inputs, 0, exact=False)
+    assert found == "the first layer that differs is network.conv3.1.conv1.conv, not finite"
+    assert first_difference(whole, tmp_path / "model.torchscript", inputs, 0, exact=True) is None
+
+
+def test_a_refused_export_names_the_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_another(name: str, network: WholeNetwork, *others: Any) -> None:
+        change_back = permuted(network, "conv3.1.conv1.conv")
+        write(name, network, *others)
+        change_back()
+
+    monkeypatch.setattr(exporting, "write", write_another)
+    with pytest.raises(StoreError) as error:
+        export(ExportOptions(checkpoint="sample", format="onnx", out=tmp_path / "x"), quiet)
+    assert re.search(
+        r"not published: least cosine 0\..*; the first layer that differs is "
+        r"network/conv3/conv3\.1/conv1/conv, cosine -?0\.\d{4}$",
+        str(error.value),
+    ), error.value
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_answers_of_a_process_are_examined_by_every_batch(onnx_export: Path) -> None:
+    probe, found = Probe.read(onnx_export), run_probe(onnx_export)
+    about = json.loads(str(found.pop("about")))
+    assert examine(probe, found, about, 0.2).problem is None
+    # fp16 that is wrong from batch 8 on, as NVIDIA/TensorRT#1697 has it.
+    half = dict(found)
+    half["in a batch of 8"] = np.roll(found["in a batch of 8"], 1, axis=0)
+    problem = examine(probe, half, about | {"precision": "fp16"}, 0.2).problem
+    assert problem and problem.startswith("in a batch of 8") and "frozen" in problem
+    nan = dict(found) | {"in a batch of 7": found["in a batch of 7"] * np.nan}
+    problem = examine(probe, nan, about, 0.2).problem
+    assert problem and "norm nan" in problem
+    lost = {name: np.abs(features) for name, features in found.items()}
+    lost = {name: np.roll(rows, 1, axis=1) * 0 + rows[::-1] for name, rows in lost.items()}
+    assert examine(probe, lost, about | {"precision": "fp16"}, 0.2).problem
+
+
+def test_ties_may_change_places_and_others_may_not() -> None:
+    exact = np.eye(4, dtype=np.float32)
+    assert other_neighbours(exact, exact[[0, 2, 1, 3]]) == 0
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert other_neighbours(rows, rows) == 0
+    assert other_neighbours(rows, rows[::-1].copy()) > 0
+
+
+def test_an_export_has_its_checkpoints_feature_space(onnx_export: Path) -> None:
+    model = load_model(str(onnx_export / "model.onnx"))
+    checkpoint = load_model("sample")
+    assert model.checkpoint.sha256 == checkpoint.checkpoint.sha256
+    assert model.architecture.identity() == checkpoint.architecture.identity()
+    assert model.architecture.preprocess == checkpoint.architecture.preprocess
+    with pytest.raises(OptionError, match="--mean"):
+        load_model(str(onnx_export / "model.onnx"), choices=Choices(mean=(0.5, 0.5, 0.5)))
+
+
+def test_the_preprocessing_of_a_foreign_export_is_found_out(
+    onnx_export: Path, tmp_path: Path
+) -> None:
+    network = onnx.load(str(onnx_export / "model.onnx"))
+    del network.metadata_props[:]
+    foreign = tmp_path / "foreign.onnx"
+    onnx.save(network, str(foreign))
+    best, *others = try_all(foreign, "sample", Choices())
+    assert (best.pixels, best.channels, best.flip) == ("uint8 pixels", "rgb", False)
+    assert best.cosine >= 0.99999
+    # OpenVINO turns whole floats into uint8; nothing else gives the features.
+    same = [each for each in others if each.cosine >= 0.99999]
+    assert [(each.pixels, each.channels, each.flip) for each in same] == [
+        ("pixels 0 to 255", "rgb", False)
+    ]
+
+
+def test_what_stands_there_is_replaced_only_when_asked(
+    onnx_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "--checkpoint", "sample", "--format", "onnx", "--out"]
+    assert main([*command, str(onnx_export)]) == 2
+    assert "--overwrite" in error_line(capsys)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*command, str(tmp_path), "--overwrite"]) == 2
+    assert "other things" in error_line(capsys)
+    assert main([*command, str(tmp_path / "new"), "--precision", "bf16"]) == 2
+    assert "onnx has fp32, fp16" in error_line(capsys)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_changed_file_is_found(onnx_export: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    shutil.copytree(onnx_export, folder)
+    with (folder / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(StoreError, match="not the file that was exported"):
+        verify_export(folder, quiet)
+
+
+def hostile(onnx_export: Path, how: str) -> bytes:
+    network = onnx.load(str(onnx_export / "model.onnx"))
+    weight = network.graph.initializer[0]
+    if how == "external":
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value="../../../etc/passwd")
+    elif how == "terabytes":
+        weight.dims[:] = [1 << 40]
+    elif how == "custom operator":
+        network.graph.node[0].domain = "evil.example"
+    content: bytes = network.SerializeToString()
+    return content[:1000] if how == "damaged" else content
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("external", "lies in another file"),
+        ("terabytes", "claims"),
+        ("custom operator", "custom operator evil.example::"),
+        ("damaged", "no ONNX file, or damaged"),
+    ],
+)
+def test_a_hostile_file_is_one_line(how: str, said: str, onnx_export: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.onnx"
+    file.write_bytes(hostile(onnx_export, how))
+    with pytest.raises(CheckpointError) as error:
+        load_model(str(file))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_openvino_file_without_its_weights_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.xml"
+    file.write_text("<net/>")
+    with pytest.raises(CheckpointError, match=r"model\.bin, are not beside it"):
+        load_model(str(file))
+
+
+def test_the_file_says_what_it_is(onnx_export: Path) -> None:
+    network = onnx.load(str(onnx_export / "model.onnx"))
+    said = {each.key: each.value for each in network.metadata_props}
+    identity = json.loads(said[METADATA])
+    assert identity == ExportDescription.read(onnx_export).identity
+    assert identity["colour_of_input"] == "RGB"
+    assert [each.name for each in network.graph.input] == ["images"]
+    assert network.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert network.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_file_for_tensorrt_is_proven_in_fp32_and_says_how_it_is_built(
+    precision: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "trt"
+    said: list[str] = []
+    options = ExportOptions(checkpoint="sample", format="tensorrt", precision=precision, out=out)
+    assert export(options, said.append).least_cosine >= 0.99999
+    about = ExportDescription.read(out)
+    assert about.identity["precision"] == "fp32"
+    build = about.run["build"]
+    assert build.startswith(
+        "trtexec --onnx=model.onnx --saveEngine=model.plan --minShapes=images:1x"
+    )
+    assert "--optShapes=images:8x3x256x128 --maxShapes=images:32x3x256x128" in build
+    assert build.endswith(" --fp16") == (precision == "fp16")
+    assert said[-1].endswith(build)
+
+
+def test_int8_of_openvino_keeps_the_persons_and_the_norm(tmp_path: Path) -> None:
+    out = tmp_path / "int8"
+    options = ExportOptions(checkpoint="sample", format="openvino", precision="int8", out=out)
+    figures = export(options, quiet)
+    assert figures.middle_cosine >= 0.99
+    assert figures.least_cosine < 0.99999  # it is another precision, indeed
+    assert figures.mAP is not None
+    assert figures.mAP_exact is not None
+    assert figures.mAP >= figures.mAP_exact - 0.002
+    assert load_model(str(out / "model.xml")).architecture.program is not None
+
+
+def test_a_lower_precision_that_is_far_away_is_refused(onnx_export: Path) -> None:
+    probe, found = Probe.read(onnx_export), run_probe(onnx_export)
+    about = json.loads(str(found.pop("about"))) | {"precision": "int8"}
+    turned = {name: np.roll(rows, 300, axis=1) for name, rows in found.items()}
+    problem = examine(probe, turned, about, 100).problem
+    assert problem
+    assert "the cosine in the middle is" in problem
+
+
+def test_too_few_images_for_int8_are_refused(tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for file in sorted((SAMPLE_FOLDER / "query").glob("*.jpg"))[:9]:
+        shutil.copy(file, few)
+    options = ExportOptions(
+        checkpoint="sample",
+        format="openvino",
+        precision="int8",
+        out=tmp_path / "out",
+        data=str(few),
+    )
+    with pytest.raises(OptionError, match="9 images, where int8 wants at least 64"):
+        export(options, quiet)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "torchscript"])
+def test_a_network_that_resizes_gives_the_features_of_the_job(
+    format_name: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ExportOptions(checkpoint="sample", format=format_name, out=out, with_resize=(180, 71))
+    figures = export(options, quiet)
+    assert figures.least_cosine >= 0.99999
+    assert Probe.read(out).images.shape[1:] == (3, 180, 71)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("source", [(180, 71), (400, 300), (1, 1), (256, 128), (40, 500)])
+def test_the_layer_resizes_bit_for_bit_in_onnx_runtime(
+    source: tuple[int, int], interpolation: str, tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
+    images[1] = np.where(images[1] > 127, 255, 0)  # sums beyond 0 and 255
+    wanted = resize(images, 256, 128, interpolation).numpy()
+    given = torch.from_numpy(images).movedim(-1, 1).contiguous()
+    layer, file = ExactResize(source, (256, 128), interpolation).eval(), tmp_path / "resize.onnx"
+    assert (layer(given).numpy() == wanted).all()
+    with quiet_converter():
+        torch.onnx.export(layer, (given,), file, input_names=["images"], dynamo=False)
+    session = onnxruntime.InferenceSession(str(file))
+    assert (session.run(None, {"images": given.numpy()})[0] == wanted).all()
+
+
+def test_what_resizes_itself_is_for_other_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ExportOptions(checkpoint="sample", format="onnx", out=out, with_resize=(99, 50))
+    export(options, quiet)
+    words = ["extract", "--data", "sample", "--checkpoint", str(out / "model.onnx")]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "resizes images itself, for other programs" in error_line(capsys)
+    with pytest.raises(OptionError, match="--with-resize 0x5: pixels, at least 1"):
+        ExportOptions(checkpoint="sample", format="onnx", out=out, with_resize=(0, 5))
+    with pytest.raises(OptionError, match="--with-resize: of images, in the formats onnx"):
+        ExportOptions(checkpoint="sample", format="openvino", out=out, with_resize=(99, 50))
+
+
+def test_a_model_says_by_which_export_it_computes(onnx_export: Path) -> None:
+    file = onnx_export / "model.onnx"
+    model = distreid.load_model(str(file))
+    assert model.identity["exported"] == sha256(file)
+    assert how_computed(model)["exported"] == sha256(file)
+    assert "exported" not in distreid.load_model("sample").identity

@@ -1,0 +1,346 @@
+"""A known network under any prefix, with a neck and classifiers, and what is said of it."""
+
+import gzip
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from conftest import REPOSITORY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from distreid.errors import CheckpointError, OptionError
+from distreid.models.checkpoint import Model, load_model
+from distreid.models.choices import Choices
+from distreid.models.network_index import FILE, find, networks
+from distreid.models.resnet import resnet
+from distreid.models.table import find_model
+from distreid.models.weights import read_checkpoint
+
+sys.path.insert(0, str(REPOSITORY / "tests/tools/networks"))
+
+import make_index
+
+PREFIXES = (
+    "base.", "model.", "backbone.", "encoder.", "net.backbone.", "student.", "module.model.0.",
+    "model.model.backbone.", "",
+)  # fmt: skip
+
+
+def random_numbers(network: nn.Module) -> nn.Module:
+    """In eval mode, with batch norms that do something."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean = torch.randn_like(module.running_mean) * 0.1  # type: ignore[arg-type]
+            module.running_var = torch.rand_like(module.running_var) + 0.5  # type: ignore[arg-type]
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def body() -> Any:
+    network: Any = torchvision.models.resnet18(weights=None)
+    network.fc = nn.Identity()
+    return random_numbers(network)
+
+
+@pytest.fixture(scope="module")
+def neck() -> nn.Module:
+    norm = nn.BatchNorm1d(512)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return random_numbers(norm)
+
+
+def named(prefix: str, network: nn.Module) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in network.state_dict().items()}
+
+
+def loaded(state: dict[str, Tensor], folder: Path, name: str = "auto", **said: Any) -> Model:
+    torch.save(state, folder / "a.pth")
+    return load_model(str(folder / "a.pth"), name, choices=Choices(**said))
+
+
+def given(model: Model, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return model.network(images)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+
+
+def last_map(body: Any, images: Tensor, stride: int) -> Tensor:
+    """A ResNet's, by hand."""
+    conv, down = body.layer4[0].conv1, body.layer4[0].downsample[0]
+    conv.stride = down.stride = (stride, stride)
+    try:
+        with torch.inference_mode():
+            x = body.maxpool(body.bn1(body.conv1(images)).relu())
+            for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
+                x = stage(x)
+    finally:
+        conv.stride = down.stride = (2, 2)
+    return x  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_trunk_with_a_neck_is_found_under_any_prefix(
+    prefix: str, body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    outer = prefix.split(".")[0] + "." if prefix.count(".") > 1 else ""
+    state = {
+        **named(prefix, body),
+        **named(f"{outer}neck.", neck),
+        f"{outer}classifier.weight": torch.zeros(751, 512),
+    }
+    model = loaded(state, tmp_path)
+    assert model.architecture.options["last_stride"] == 1
+    assert model.architecture.classes == 751
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"feature": "trunk"}, lambda x, neck: x.mean((2, 3))),
+        ({"feature": "before-neck"}, lambda x, neck: x.mean((2, 3))),
+        ({"feature": "after-neck"}, lambda x, neck: neck(x.mean((2, 3)))),
+        ({"pooling": "max"}, lambda x, neck: neck(x.amax((2, 3)))),
+        ({"pooling": "avg+max"}, lambda x, neck: neck(x.mean((2, 3)) + x.amax((2, 3)))),
+        (
+            {"pooling": "gem=4", "feature": "trunk"},
+            lambda x, neck: x.clamp(min=1e-6).pow(4).mean((2, 3)).pow(1 / 4),
+        ),
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_user_says_what_no_file_tells(
+    said: dict[str, str],
+    expected: Callable[[Tensor, nn.Module], Tensor],
+    stride: int,
+    body: Any,
+    neck: nn.Module,
+    images: Tensor,
+    tmp_path: Path,
+) -> None:
+    state = {**named("backbone.", body), **named("bnneck.", neck)}
+    model = loaded(state, tmp_path, last_stride=stride, **said)
+    with torch.inference_mode():
+        wanted = expected(last_map(body, images, stride), neck)
+    torch.testing.assert_close(given(model, images), wanted)
+    # Each is another feature space.
+    assert model.architecture.identity() != loaded(state, tmp_path).architecture.identity() or (
+        stride == 1 and said == {"feature": "after-neck"}
+    )
+
+
+def test_a_linear_layer_before_the_neck_and_gems_exponent(
+    body: Any, images: Tensor, tmp_path: Path
+) -> None:
+    linear, norm = nn.Linear(512, 64), random_numbers(nn.BatchNorm1d(64))
+    state = {
+        **named("model.net.", body),
+        "model.pool.p": torch.tensor([2.5]),
+        **named("model.embed.0.", linear),
+        **named("model.embed.1.", norm),
+        "model.arc.weight": torch.zeros(64, 1041),
+        "model.center_loss.centers": torch.zeros(1041, 64),
+    }
+    model = loaded(state, tmp_path)
+    assert (model.architecture.dim, model.architecture.classes) == (64, 1041)
+    x = last_map(body, images, 1)
+    pooled = x.clamp(min=1e-6).pow(2.5).mean((2, 3)).pow(1 / 2.5)
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), norm(linear(pooled)))
+        before = loaded(state, tmp_path, feature="before-neck")
+        torch.testing.assert_close(given(before, images), linear(pooled))
+        trunk = loaded(state, tmp_path, feature="trunk", pooling="avg")
+        torch.testing.assert_close(given(trunk, images), x.mean((2, 3)))
+
+
+def test_children_may_have_numbers(body: Any, images: Tensor, tmp_path: Path) -> None:
+    numbered = nn.Sequential(*list(body.children())[:-2])
+    model = loaded(named("features.", numbered), tmp_path, last_stride=2)
+    wanted = last_map(body, images, 2).mean((2, 3))
+    torch.testing.assert_close(given(model, images), wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("timm:convnext_atto", lambda: timm.create_model("convnext_atto", num_classes=0)),
+        ("timm:hrnet_w18_small", lambda: timm.create_model("hrnet_w18_small", num_classes=0)),
+        ("timm:efficientnet_b0", lambda: timm.create_model("efficientnet_b0", num_classes=0)),
+        ("timm:seresnet50", lambda: timm.create_model("seresnet50", num_classes=0)),
+        ("torchvision:densenet121", lambda: torchvision.models.densenet121(weights=None)),
+        ("osnet_x0_25", lambda: find_model("osnet_x0_25", {}, {}).build()),
+        ("resnet50_ibn_a", lambda: resnet("resnet50", "a")),
+    ],
+)
+def test_trunks_of_every_source(
+    name: str, network: Callable[[], Any], images: Tensor, tmp_path: Path
+) -> None:
+    trunk = random_numbers(network())
+    state = named("encoder.", trunk)
+    said: dict[str, Any] = {"last_stride": 2} if "res" in name else {}
+    model = loaded(state, tmp_path, **said)
+    assert model.architecture.name == name
+    if hasattr(trunk, "classifier") and name.startswith("torchvision"):
+        trunk.classifier = nn.Identity()
+    larger = F.interpolate(images, (64, 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, larger), trunk(larger), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [((256, 128), 129), ((384, 128), 193)])
+def test_a_vits_size_is_read_off_its_positions(
+    size: tuple[int, int], tokens: int, tmp_path: Path
+) -> None:
+    vit: Any = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=size).eval()
+    state = {**named("net.", vit), "head.weight": torch.zeros(100, 192)}
+    assert state["net.pos_embed"].shape[1] == tokens
+    model = loaded(state, tmp_path)
+    preprocess = model.architecture.preprocess
+    assert ((preprocess.height, preprocess.width), model.architecture.fixed_size) == (size, True)
+    batch = torch.randn(2, 3, *size)
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, batch), vit(batch))
+    averaged = loaded(state, tmp_path, pooling="avg")
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            given(averaged, batch), vit.forward_features(batch)[:, 1:].mean(1)
+        )
+
+
+def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
+    body: Any, tmp_path: Path
+) -> None:
+    state = {**named("backbone.", body), "attention.gate": torch.zeros(7, 7, 3)}
+    with pytest.raises(
+        CheckpointError,
+        match=r"resnet18 under 'backbone', and beside it 1 tensors that are neither a neck nor a "
+        r"classifier: attention\.gate \(7, 7, 3\)",
+    ):
+        loaded(state, tmp_path)
+    lacking = {key: value for key, value in named("backbone.", body).items() if "layer2" not in key}
+    with pytest.raises(CheckpointError, match="tensors of no known model"):
+        loaded(lacking, tmp_path)
+
+
+def test_a_projection_of_two_layers_is_not_taken_for_a_classifier(
+    body: Any, tmp_path: Path
+) -> None:
+    layers = {"fc.0.weight": torch.zeros(128, 512), "fc.2.weight": torch.zeros(64, 128)}
+    with pytest.raises(CheckpointError, match=r"fc\.2\.weight"):
+        loaded({**named("net.", body), **{f"net.{k}": v for k, v in layers.items()}}, tmp_path)
+
+
+def test_two_trunks_are_asked_for(body: Any, tmp_path: Path) -> None:
+    state = {**named("a.backbone.", body), **named("b.backbone.", body)}
+    with pytest.raises(CheckpointError, match=r"resnet18 twice, under a and under b .*--weights a"):
+        loaded(state, tmp_path)
+    assert loaded(state, tmp_path, weights="a").architecture.dim == 512
+
+
+def test_a_choice_that_a_network_does_not_leave_is_an_error(
+    osnet_file: Path, body: Any, tmp_path: Path
+) -> None:
+    leaves_none: tuple[dict[str, Any], ...] = (
+        {"feature": "trunk"},
+        {"last_stride": 1},
+        {"pooling": "max"},
+    )
+    for said in leaves_none:
+        with pytest.raises(OptionError, match=r"osnet_x0_25 leaves no such choice"):
+            load_model(str(osnet_file), choices=Choices(**said))
+    with pytest.raises(OptionError, match="--feature after-neck: no batch norm stands"):
+        loaded(named("net.", body), tmp_path, feature="after-neck")
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"pooling": "gem=x"}, "--pooling gem=x: choose one of"),
+        ({"keep_aspect": "crop=0"}, "--keep-aspect crop=0: choose one of"),
+        ({"feature": "neck"}, "--feature neck: choose one of"),
+        ({"std": (1, 0, 1)}, "--std: nothing can be divided by 0"),
+        ({"semantic_weight": 2}, "--semantic-weight 2: from 0 to 1"),
+    )
+    for said, message in wrong:
+        with pytest.raises(OptionError, match=message):
+            Choices(**said)
+
+
+def test_one_paragraph_says_what_was_found_and_what_says_otherwise(
+    body: Any, neck: nn.Module, tmp_path: Path
+) -> None:
+    state = {
+        **named("model.backbone.", body),
+        **named("model.bottleneck.", neck),
+        "model.classifier.weight": torch.zeros(751, 512),
+    }
+    (note,) = loaded(state, tmp_path).architecture.notes
+    assert note.startswith("resnet18 under 'model.backbone' (100 tensors; torchvision:resnet18, ")
+    for part in (
+        "on it model.bottleneck (batch norm of 512)",
+        "without model.classifier",
+        "what leaves the batch norm (--feature says otherwise)",
+        "last stride 1 (--last-stride)",
+        "the network's own pooling (--pooling)",
+        "input 256×128, bilinear, mean 0.485, 0.456, 0.406 (--input-size, --interpolation,",
+    ):
+        assert part in note
+
+
+def test_a_name_chooses_among_networks_of_one_structure(body: Any, tmp_path: Path) -> None:
+    state = named("net.", timm.create_model("efficientnet_b0", num_classes=0))
+    same = [network.name for network in find(state)[0].networks]
+    assert same[0] == "timm:efficientnet_b0"
+    assert "timm:tf_efficientnet_b0" in same
+    assert loaded(state, tmp_path, "timm:tf_efficientnet_b0").architecture.name == (
+        "timm:tf_efficientnet_b0"
+    )
+
+
+def test_the_index_is_what_its_maker_makes() -> None:
+    with gzip.open(FILE, "rt") as stream:
+        content = json.load(stream)
+    rows = {row[0]: row for row in content["networks"]}
+    for made in (
+        make_index.of_timm("vit_tiny_patch16_224"),
+        make_index.of_timm("legacy_seresnet50"),
+        make_index.of_torchvision("regnet_y_400mf"),
+        make_index.of_torchvision("squeezenet1_1"),
+        make_index.of_family("osnet_ain_x0_5"),
+        make_index.of_ibn("resnet34_ibn_a"),
+    ):
+        name, dim, classifier, children = made
+        stored = rows[name]
+        assert [stored[1], stored[2]] == [dim, classifier]
+        assert {
+            child: (place, content["hashes"][number])
+            for child, (place, number) in stored[3].items()
+        } == children
+    assert len(networks()) > 1400
+
+
+def test_recognising_looks_into_the_index_and_builds_no_network(
+    body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: Any, **__: Any) -> None:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(torchvision.models, "get_model", built)
+    monkeypatch.setattr(timm, "create_model", built)
+    assert find(named("a.b.c.", body))[0].prefix == "a.b.c."
+
+
+def test_the_prefix_and_the_weights_stay_the_files(body: Any, tmp_path: Path) -> None:
+    torch.save({"state_dict": named("net.", body)}, tmp_path / "a.pth")
+    assert next(iter(read_checkpoint(tmp_path / "a.pth").state)) == "net.conv1.weight"

@@ -1,0 +1,182 @@
+"""What is proven is brute force's answer: ties, duplicates, any spectrum, any filter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from distreid.nearest import exact_search
+from distreid.nearest.codes import Codes, Directions, encode, learn, query_vectors
+from distreid.nearest.exact_search import Found, Part, StoredRows, search, unit_queries
+
+
+def brute_force(
+    rows_ND: NDArray[np.floating], ids: NDArray[np.int64], query_D: NDArray[np.float64], top: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """By the definition, with numpy alone."""
+    # Not by BLAS, for which equal rows may have other last bits.
+    scores = (rows_ND.astype(np.float64) * query_D).sum(axis=1).astype(np.float32)
+    order = np.lexsort((ids, -scores))[:top]
+    return ids[order], scores[order]
+
+
+def agrees(found: Found, query: int, ids: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+    assert found.ids[query].tolist() == ids.tolist()
+    # numpy adds in another order, which may be another float32.
+    np.testing.assert_allclose(found.scores[query], scores, rtol=0, atol=2e-7)
+
+
+def directions_of(rows: NDArray[np.floating], width: int) -> Directions:
+    rows = rows.astype(np.float32)
+    _, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
+    basis = np.ascontiguousarray(vectors[:, ::-1][:, : width - 2], np.float32)
+    step = np.maximum(np.abs(rows @ basis).max(axis=0) / 127, 1e-6)
+    return Directions(basis=basis, step=step.astype(np.float32))
+
+
+@st.composite
+def galleries(draw: st.DrawFn) -> tuple[NDArray[np.floating], NDArray[np.float64], int, int]:
+    """Unit rows with a spectrum of any decay and some duplicates, unit queries, a code's width
+    and how many rows are wanted."""
+    seed, count = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 400))
+    dim, decay = draw(st.integers(2, 40)), draw(st.sampled_from([0.0, 0.5, 1.5, 4.0]))
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -decay
+    rows = rows[rng.integers(0, draw(st.integers(1, count)), count)]  # duplicates
+    if draw(st.booleans()):
+        rows = np.where(np.abs(rows) > 0.5, np.sign(rows), 0)  # many exact ties
+    rows[~rows.any(axis=1), 0] = 1
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    near = rows[rng.integers(0, count, 9)] + 0.1 * rng.standard_normal((9, dim))
+    dtype = draw(st.sampled_from([np.float32, np.float16]))
+    width = draw(st.integers(3, dim + 2))
+    return rows.astype(dtype), unit_queries(near), width, draw(st.integers(1, 60))
+
+
+@given(galleries(), st.data())
+def test_the_answer_is_brute_forces(
+    gallery: tuple[NDArray[np.floating], NDArray[np.float64], int, int], data: st.DataObject
+) -> None:
+    rows, queries, width, top = gallery
+    rng = np.random.default_rng(len(rows))
+    ids = rng.permutation(10 * len(rows))[: len(rows)].astype(np.int64)
+    cut = data.draw(st.integers(0, len(rows)), "rows of the first part")
+    live = rng.random(len(rows)) < data.draw(st.sampled_from([0.0, 0.2, 1.0]), "share that may be")
+    filtered = data.draw(st.booleans(), "filtered")
+    learnt_of = rows[: data.draw(st.integers(1, len(rows)), "rows learnt of")]
+    directions = directions_of(learnt_of, width) if data.draw(st.booleans(), "codes") else None
+    parts = []
+    for own in (np.arange(0, cut), np.arange(cut, len(rows))):
+        if not len(own):
+            continue
+        codes = encode(directions, [rows[own].astype(np.float32)]) if directions else None
+        size = 37
+        stored = StoredRows(
+            pieces=[np.ascontiguousarray(rows[i : i + size]) for i in range(0, len(rows), size)],
+            source=own.astype(np.int64),
+        )
+        allowed = np.flatnonzero(live[own]).astype(np.int32) if filtered else None
+        parts.append(Part(rows=stored, ids=ids[own], codes=codes, live=allowed))
+    kept = live if filtered else np.ones(len(rows), bool)
+    for few in (slice(0, 2), slice(0, 9)):
+        found = search(parts, queries[few], top)
+        assert found.ids.shape == (len(queries[few]), min(top, kept.sum()))
+        for number, query in enumerate(queries[few]):
+            agrees(found, number, *brute_force(rows[kept], ids[kept], query, top))
+    placed = np.concatenate([part.ids for part in parts])
+    assert (placed[found.place] == found.ids).all()
+
+
+@given(galleries(), st.integers(0, 2**32 - 1))
+def test_no_bound_is_below_a_score(
+    gallery: tuple[NDArray[np.floating], NDArray[np.float64], int, int], seed: int
+) -> None:
+    """Also for directions that have nothing to do with the rows, and are not even orthogonal."""
+    rows, queries, width, _ = gallery
+    rng = np.random.default_rng(seed)
+    arbitrary = Directions(
+        basis=rng.standard_normal((rows.shape[1], width - 2)).astype(np.float32),
+        step=rng.uniform(1e-4, 1e-1, width - 2).astype(np.float32),
+    )
+    for directions in (directions_of(rows, width), arbitrary):
+        codes = encode(directions, [rows.astype(np.float32)])
+        scores_QN = (queries @ rows.T.astype(np.float64)).astype(np.float32)
+        for vector, scores_N in zip(query_vectors(codes, queries), scores_QN, strict=True):
+            whole = codes.code.astype(np.int64) @ vector.vector.astype(np.int64)
+            assert np.abs(whole).max() < 2**31
+            assert (whole * vector.unit + vector.constant >= scores_N).all()
+            floats = codes.code.astype(np.float32) @ vector.exact
+            assert (floats + np.float32(vector.slack) + vector.constant >= scores_N).all()
+
+
+def spectrum(count: int, dim: int, decay: float) -> NDArray[np.float32]:
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -decay
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
+
+
+def part_of(rows: NDArray[np.float32], codes: Codes | None) -> Part:
+    stored = StoredRows(pieces=[rows], source=np.arange(len(rows)))
+    return Part(rows=stored, ids=np.arange(len(rows)), codes=codes)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0])
+def test_few_rows_are_scored_where_the_bound_is_sharp(decay: float) -> None:
+    rows = spectrum(6000, 64, decay)
+    near = rows[::200] + 0.02 * np.random.default_rng(1).standard_normal((30, 64))
+    queries = unit_queries(near)
+    threshold = np.sort((queries @ rows.T).astype(np.float32), axis=1)[:, -10]
+    directions, tried = learn(rows[::2], queries.astype(np.float32), threshold, len(rows))
+    assert directions.width in tried
+    codes = encode(directions, [rows])
+    found = search([part_of(rows, codes)], queries, 10)
+    assert found.scored.mean() < 0.25 * len(rows)
+    everything = search([part_of(rows, None)], queries, 10)
+    assert (found.ids == everything.ids).all()
+    assert (found.scores == everything.scores).all()
+
+
+def test_a_flat_spectrum_takes_wide_codes_and_a_steep_one_narrow_ones() -> None:
+    widths = []
+    for decay in (0.0, 2.0):
+        rows = spectrum(20_000, 64, decay)
+        queries = rows[:40]
+        threshold = np.sort(queries @ rows.T, axis=1)[:, -10]
+        widths.append(learn(rows, queries, threshold, 1_000_000)[0].width)
+    assert widths[0] > widths[1]
+
+
+def test_products_that_torch_may_round_to_bfloat16_prove_as_much() -> None:
+    rows = spectrum(3000, 32, 0.5)
+    queries = unit_queries(rows[:20])
+    expected = search([part_of(rows, None)], queries, 7)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for codes in (None, encode(directions_of(rows, 16), [rows])):
+            found = search([part_of(rows, codes)], queries, 7)
+            assert (found.ids == expected.ids).all()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_many_queries_are_answered_as_one_is() -> None:
+    rows = spectrum(5000, 48, 1.0)
+    codes = encode(directions_of(rows, 16), [rows])
+    queries = unit_queries(rows[: 2 * exact_search.QUERIES_AT_ONCE + 3])
+    together = search([part_of(rows, codes)], queries, 5)
+    for number in (0, exact_search.QUERIES_AT_ONCE, len(queries) - 1):
+        alone = search([part_of(rows, codes)], queries[number : number + 1], 5)
+        assert (alone.ids == together.ids[number]).all()
+        assert (alone.scores == together.scores[number]).all()
+
+
+def test_rows_of_another_kind_are_refused() -> None:
+    rows = spectrum(10, 8, 1.0)
+    for pieces in ([rows.astype(np.float64)], [rows[:, ::2]], [rows[:3], rows[3:5], rows[5:]], []):
+        with pytest.raises(ValueError, match=r"rows of|one piece|lengths"):
+            StoredRows(pieces=pieces, source=np.arange(10))

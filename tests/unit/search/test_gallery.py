@@ -1,0 +1,458 @@
+"""A gallery's rows, persons, filters, generations and readers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_runs import DIM, features_of, make_run, path_of
+
+from distreid.errors import OptionError, StoreError
+from distreid.host.folder_lock import Holder, hold
+from distreid.search import index
+from distreid.search.changes import Manner, add, compact, create, remove
+from distreid.search.fusion import search_fused
+from distreid.search.gallery import Filter, Gallery
+from distreid.search.gallery_check import verify_gallery
+from distreid.search.generation import old_numbers, read_generation
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def how(said: list[str]) -> Manner:
+    return Manner(say=said.append, wait=False, timeout_s=0.2)
+
+
+def files_with(gallery: Path, needle: bytes) -> list[Path]:
+    return [file for file in gallery.rglob("*") if file.is_file() and needle in file.read_bytes()]
+
+
+def ids_of(gallery: Path) -> set[int]:
+    opened = Gallery(gallery)
+    found = opened.search(np.ones(DIM), max(1, opened.count)).rows[0]
+    opened.close()
+    return set(found.tolist())
+
+
+def test_rows_have_numbers_for_life(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1), make_run(tmp_path / "b", 2)], how, copy=True)
+    assert add(gallery, make_run(tmp_path / "c", 3), how, copy=True) == 60
+    remove(gallery, how, rows=[31, 32], erase=True)
+    remove(gallery, how, rows=[5])
+    compact(gallery, how)
+    # No number is given twice, though rows are gone.
+    assert add(gallery, make_run(tmp_path / "d", 4), how) == 90
+    opened = Gallery(gallery)
+    wanted = {4: (1, 4), 33: (2, 3), 59: (2, 29), 60: (3, 0), 119: (4, 29)}
+    for row, (run, place) in wanted.items():
+        assert (opened.features([row])[0] == features_of(run, 30)[place]).all()
+        hits = opened.search(features_of(run, 30)[place], 1)
+        assert hits.rows.tolist() == [[row]]
+        assert opened.column("path", hits.place).tolist() == [[path_of(run, place).encode()]]
+    for row in (5, 31, 32, 120, -1):
+        with pytest.raises(OptionError, match=f"row {row}:"):
+            opened.features([row])
+    assert opened.count == 117
+
+
+def test_equal_numbers_are_one_person_unless_prefixed(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    add(gallery, make_run(tmp_path / "b", 2), how)
+    add(gallery, make_run(tmp_path / "c", 3), how, prefix="north-")
+    opened = Gallery(gallery)
+    for who, runs in ((("2",), {0, 1}), (("north-2",), {2}), ((2, "north-2"), {0, 1, 2})):
+        rows = opened.search(np.ones(DIM), 90, Filter(persons=who)).rows[0]
+        assert {row // 30 for row in rows.tolist()} == runs
+        assert {row % 30 % 5 for row in rows.tolist()} == {1}
+    hits = opened.search(np.ones(DIM), 90)
+    numbers = opened.column("person_id", hits.place)[0]
+    by_run = {run: set(numbers[hits.rows[0] // 30 == run].tolist()) for run in range(3)}
+    assert by_run[0] == by_run[1] == {1, 2, 3, 4, 5}
+    assert not by_run[2] & by_run[0]
+
+
+def test_names_decide_where_there_are_names(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    runs = []
+    for number, (persons, names) in enumerate(
+        [([1, 2], ["ann", "bob"]), ([1, 2], ["bob", "eve"]), ([1, 7], None)]
+    ):
+        extra = None if names is None else {"person_name": names}
+        runs.append(make_run(tmp_path / f"{number}", number, 2, persons=persons, extra=extra))
+    create(gallery, runs, how)
+    opened = Gallery(gallery)
+    place = np.arange(6)
+    ann, bob, bob_again, eve, one, seven = opened.column("person_id", place).tolist()
+    assert bob == bob_again and len({ann, bob, eve, one, seven}) == 5
+    assert opened.names("person", place).tolist() == ["ann", "bob", "bob", "eve", "1", "7"]
+    assert opened.search(np.ones(DIM), 9, Filter(persons=("bob",))).rows.shape == (1, 2)
+    assert set(opened.search(np.ones(DIM), 9, Filter(persons=(1,))).rows[0].tolist()) == {4}
+
+
+def test_rows_without_an_image_are_kept_and_never_found(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1, missing=[3, 4])], how)
+    assert ids_of(gallery) == set(range(30)) - {3, 4}
+    assert read_generation(gallery).segments[0].count == 30
+    # But what the law wants erased is.
+    assert remove(gallery, how, which=Filter(persons=(4, 5)), erase=True).rows == 12
+
+
+def test_filters_are_of_cameras_persons_and_time(tmp_path: Path, how: Manner) -> None:
+    times = ["" if i % 7 == 0 else str(1000 + i) for i in range(30)]
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1, extra={"time": times})], how)
+    add(gallery, make_run(tmp_path / "b", 2), how)
+    opened = Gallery(gallery)
+
+    def found(**which: Any) -> set[int]:
+        return set(opened.search(np.ones(DIM), 60, Filter(**which)).rows[0].tolist())
+
+    every = set(range(60))
+    assert found(cameras=(1, "3")) == {r for r in every if r % 30 % 3 in (0, 2)}
+    assert found(not_persons=(1, 2)) == {r for r in every if r % 30 % 5 > 1}
+    assert found(persons=(1, 2), not_persons=(2,)) == {r for r in every if r % 30 % 5 == 0}
+    assert found(since=1010) == {r for r in range(10, 30) if r % 7}
+    assert found(until=1010) == {r for r in range(11) if r % 7}
+    assert found(since=1010, until=1010) == {10}
+    nothing = opened.search(np.ones((3, DIM)), 5, Filter(persons=("nobody",)))
+    assert nothing.rows.shape == nothing.scores.shape == (3, 0) and nothing.exact.all()
+
+
+def test_another_feature_space_is_refused_by_its_fields(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    other = make_run(tmp_path / "b", 2, identity={"imported": "other"})
+    wider = make_run(tmp_path / "c", 3, features=features_of(3, 9, 20))
+    for run, field in ((other, "imported: the gallery has test, the run other"), (wider, "dim: ")):
+        with pytest.raises(StoreError, match=field):
+            add(gallery, run, how)
+    assert read_generation(gallery).generation == 1
+
+
+def test_another_engine_is_taken_and_said(tmp_path: Path, how: Manner, said: list[str]) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    add(gallery, make_run(tmp_path / "b", 2, identity={"engine": "openvino"}), how)
+    assert said == [
+        "computed in another way, and taken: engine: the gallery's first run has None, "
+        "this openvino"
+    ]
+    with pytest.raises(StoreError, match="has this run already"):
+        add(gallery, tmp_path / "b", how)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_reader_keeps_its_generation(
+    tmp_path: Path, how: Manner, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LEAST_ROWS", 50)
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1, 60, dtype=dtype)], how, copy=True)
+    before = Gallery(gallery)
+    expected = before.search(features_of(1, 5), 60)
+    add(gallery, make_run(tmp_path / "b", 2, dtype=dtype), how, copy=True)
+    remove(gallery, how, which=Filter(cameras=(1,)))
+    compact(gallery, how)
+    again = before.search(features_of(1, 5), 60)
+    assert (again.rows == expected.rows).all() and (again.scores == expected.scores).all()
+    assert len(ids_of(gallery)) == 60 and len(old_numbers(gallery)) == 2
+    before.close()
+    remove(gallery, how, rows=[1])
+    assert len(old_numbers(gallery)) == 1
+    names = {entry.name for entry in (gallery / "rows").iterdir()}
+    assert names == {Path(s.rows).name for s in read_generation(gallery).segments}
+
+
+def test_earlier_generations_stay_as_long_as_is_asked(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    keeping = Manner(say=print, keep_s=3600)
+    remove(gallery, keeping, rows=[1])
+    remove(gallery, keeping, rows=[2])
+    assert old_numbers(gallery) == [1, 2, 3]
+    remove(gallery, how, rows=[3])
+    assert old_numbers(gallery) == [4]
+
+
+def test_what_is_erased_is_in_no_byte(
+    tmp_path: Path, how: Manner, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LEAST_ROWS", 50)
+    gallery, elsewhere = tmp_path / "g", tmp_path / "b"
+    names = {"person_name": [f"who{i % 5 + 1}" for i in range(30)]}
+    create(gallery, [make_run(tmp_path / "a", 1, extra=names)], how, copy=True)
+    add(gallery, make_run(elsewhere, 2, extra=names), how)
+    remove(gallery, how, rows=[2])  # hidden first
+    gone = [row for row in range(30) if row % 5 == 2]
+    reader = Gallery(gallery)
+    reader.search(np.ones(DIM))
+    for run in (1, 2):
+        assert files_with(gallery, path_of(run, 2).encode())
+    done = remove(gallery, how, which=Filter(persons=("who3",)), erase=True)
+    assert done.rows == 12 and done.elsewhere == (str(elsewhere),)
+    assert "process" in done.readers and any("process" in line for line in said)
+    with pytest.raises(StoreError, match="open the gallery again"):
+        reader.search(np.ones(DIM))
+    for run in (1, 2):
+        for row in range(30):
+            feature = features_of(run, 30)[row].tobytes()
+            found = files_with(gallery, path_of(run, row).encode())
+            assert bool(found) == (row not in gone)
+            assert bool(files_with(gallery, feature)) == (run == 1 and row not in gone)
+    assert not files_with(gallery, b"who3") and files_with(gallery, b"who2")
+    assert ids_of(gallery) == {r for r in range(60) if r % 30 not in gone}
+    assert verify_gallery(gallery) == []
+
+
+def test_a_whole_run_can_be_erased_though_it_is_gone(tmp_path: Path, how: Manner) -> None:
+    gallery, run = tmp_path / "g", tmp_path / "b"
+    create(gallery, [make_run(tmp_path / "a", 1), make_run(run, 2)], how)
+    shutil.rmtree(run)
+    with pytest.raises(StoreError, match=r"000000\.h5: No such file"):
+        Gallery(gallery)
+    assert any("b: no run" in line for line in verify_gallery(gallery))
+    remove(gallery, how, rows=range(30, 60), erase=True)
+    assert ids_of(gallery) == set(range(30))
+    remove(gallery, how, rows=range(30), erase=True)
+    assert Gallery(gallery).search(np.ones(DIM)).rows.shape == (1, 0)
+
+
+def test_a_run_that_changed_underneath_is_named(tmp_path: Path, how: Manner) -> None:
+    gallery, run = tmp_path / "g", tmp_path / "a"
+    create(gallery, [make_run(run, 1)], how)
+    shard = run / "shards" / "000001.h5"
+    content = shard.read_bytes()
+    shard.write_bytes(content)  # the same bytes, at another time
+    assert Gallery(gallery).count == 30
+    for changed, words in (
+        (content[:-100], "another file than when the run was added"),
+        (content[:5000] + b"?" + content[5001:], "do not fit their checksum"),
+    ):
+        shard.write_bytes(changed)
+        with pytest.raises(StoreError, match=rf"000001\.h5.*{words}"):
+            Gallery(gallery)
+        assert any("000001.h5" in line for line in verify_gallery(gallery))
+
+
+def test_a_damaged_byte_of_the_gallery_is_found(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    assert verify_gallery(gallery) == []
+    file = next((gallery / "rows").glob("*/path.npy"))
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    assert any("path.npy: its bytes do not fit" in line for line in verify_gallery(gallery))
+
+
+def test_one_writer_at_a_time(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    waiting: list[str] = []
+    with hold(gallery, print):
+        with pytest.raises(StoreError, match="another job is at work there"):
+            remove(gallery, how, rows=[1])
+        patient = Manner(say=waiting.append)
+        thread = threading.Thread(target=remove, args=(gallery, patient), kwargs={"rows": [1]})
+        thread.start()
+        deadline = time.monotonic() + 60
+        while not waiting and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "waiting for it" in waiting[0]
+        assert read_generation(gallery).generation == 1
+    thread.join()
+    assert read_generation(gallery).generation == 2
+
+
+def test_what_a_dead_writer_left_is_cleared(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    for left in ("rows/000001-00000002", "runs/000001", "index/000001-00000002"):
+        (gallery / left).mkdir()
+        (gallery / left / "half").write_bytes(b"half")
+    (gallery / "generations" / "00000002.json").write_text("{}")
+    dead = gallery / "readers" / "1-here-999999-00.hold"
+    holder = {"host": "here", "pid": 99_999_999, "pid_start": 1, "machine": "", "started": ""}
+    dead.write_text(json.dumps(holder | {"machine": Holder.this_process().machine}))
+    assert add(gallery, make_run(tmp_path / "b", 2), how) == 30
+    assert not list(gallery.rglob("half")) and not dead.exists()
+    assert old_numbers(gallery) == [2]
+
+
+def test_a_full_disk_in_add_leaves_the_gallery(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    run = make_run(tmp_path / "b", 2)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", full)
+        with pytest.raises(StoreError, match="No space left on device; make room"):
+            add(gallery, run, how)
+    assert ids_of(gallery) == set(range(30)) and len(list((gallery / "rows").iterdir())) == 1
+    assert add(gallery, run, how) == 30
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no gallery; make one"),
+        ("{", "damaged"),
+        ('{"format": 99, "segments": []}', "format 99, this distreid reads 1"),
+        ('{"format": 1}', "damaged"),
+        ("[]", "damaged"),
+    ],
+)
+def test_what_is_no_gallery_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "gallery.json").write_text(content)
+    with pytest.raises(StoreError, match=words):
+        Gallery(tmp_path)
+    with pytest.raises(StoreError, match=words):
+        add(tmp_path, tmp_path, Manner(say=print))
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (np.ones(DIM - 1), "16 dimensions"),
+        (np.zeros((2, DIM)), r"feature 0 \(from 0\) is zero"),
+        (np.array([[1.0] * DIM, [np.nan] * DIM]), r"feature 1 \(from 0\) holds NaN"),
+        (np.array(["a"] * DIM), "real numbers"),
+    ],
+)
+def test_what_cannot_be_a_query_is_refused(
+    tmp_path: Path, how: Manner, features: Any, words: str
+) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
+    with pytest.raises(OptionError, match=words):
+        Gallery(tmp_path / "g").search(features)
+
+
+def test_more_than_there_are_gives_all(tmp_path: Path, how: Manner) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
+    assert Gallery(tmp_path / "g").search(np.ones(DIM), 1000).rows.shape == (1, 30)
+    with pytest.raises(OptionError, match="top 0"):
+        Gallery(tmp_path / "g").search(np.ones(DIM), 0)
+
+
+def test_fused_answers_are_those_of_their_definitions(tmp_path: Path, how: Manner) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1, 200)], how)
+    opened, rows = Gallery(tmp_path / "g"), features_of(1, 200).astype(np.float64)
+    queries = features_of(2, 30).astype(np.float64)
+    scores = queries @ rows.T
+    ranks = np.argsort(np.argsort(-scores, axis=1), axis=1) + 1
+    wanted = {
+        "mean": scores.mean(axis=0) / np.linalg.norm(queries.mean(axis=0)),
+        "max": scores.max(axis=0),
+        "rank": np.where(ranks <= 100, 1 / (60 + ranks), 0).sum(axis=0),
+    }
+    for name, score in wanted.items():
+        hits = search_fused(opened, queries, name, 10)
+        assert hits.rows[0].tolist() == np.argsort(-score)[:10].tolist(), name
+        np.testing.assert_allclose(hits.scores[0], np.sort(score)[::-1][:10], atol=1e-6)
+        assert hits.exact.tolist() == [True]
+
+
+def test_several_threads_search_one_gallery(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LEAST_ROWS", 50)
+    monkeypatch.setattr(index, "ASKED_ROWS", 5)
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1, 300), make_run(tmp_path / "b", 2, 40)], how)
+    alone, opened = Gallery(tmp_path / "g"), Gallery(tmp_path / "g")
+    queries = [features_of(seed, count) for seed, count in enumerate((1, 3, 9, 20) * 6)]
+    wanted = [alone.search(query, 7) for query in queries]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda query: opened.search(query, 7), queries))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours.rows.tolist() == theirs.rows.tolist()
+        assert ours.scores.tobytes() == theirs.scores.tobytes()
+
+
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.booleans()),
+        st.tuples(st.just("remove"), st.integers(0, 400)),
+        st.tuples(st.just("erase"), st.integers(0, 400)),
+        st.tuples(st.just("hide person"), st.integers(1, 5)),
+        st.tuples(st.just("compact"), st.just(0)),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=25)
+@given(CHANGES, st.integers(0, 2**32 - 1))
+def test_any_history_answers_as_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, history: list[tuple[str, int]], seed: int
+) -> None:
+    root = tmp_path_factory.mktemp("history")
+    gallery, how, rng = root / "g", Manner(say=lambda _: None), np.random.default_rng(seed)
+    truth: dict[int, tuple[np.ndarray[Any, Any], int]] = {}
+    hidden: set[int] = set()
+
+    def insert(number: int, first: int) -> None:
+        for i, feature in enumerate(features_of(number, 30)):
+            truth[first + i] = feature, i % 5 + 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "LEAST_ROWS", 50)
+        patch.setattr(index, "ASKED_ROWS", 5)
+        create(gallery, [make_run(root / "0", 0)], how)
+        insert(0, 0)
+        for number, (what, value) in enumerate(history, start=1):
+            if what == "add":
+                run = make_run(root / f"{number}", number)
+                insert(number, add(gallery, run, how, copy=bool(value)))
+            elif what == "hide person":
+                remove(gallery, how, which=Filter(persons=(value,)))
+                hidden |= {row for row, (_, person) in truth.items() if person == value}
+            elif what == "compact":
+                compact(gallery, how)
+            elif rows := [row for row in truth if row % 400 in range(value, value + 20)]:
+                if any(row in hidden for row in rows) and what == "remove":
+                    rows = [row for row in rows if row not in hidden]
+                if rows and not (hidden and what == "erase"):
+                    remove(gallery, how, rows=rows, erase=what == "erase")
+                    hidden |= set(rows)
+        opened = Gallery(gallery)
+        queries = rng.standard_normal((3, DIM))
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        for which, kept in (
+            (Filter(), {1, 2, 3, 4, 5}),
+            (Filter(persons=(2, 3)), {2, 3}),
+            (Filter(not_persons=(1,)), {2, 3, 4, 5}),
+        ):
+            ids = np.array(
+                sorted(r for r, (_, p) in truth.items() if p in kept and r not in hidden), int
+            )
+            hits = opened.search(queries, 7, which)
+            assert hits.exact.all()
+            for query, found in zip(queries, hits.rows, strict=True):
+                scores = [np.float32((truth[r][0].astype(np.float64) * query).sum()) for r in ids]
+                order = np.lexsort((ids, -np.array(scores)))[:7]
+                assert found.tolist() == ids[order].tolist()
+        opened.close()
+        assert verify_gallery(gallery) == []
+    shutil.rmtree(root)

@@ -1,0 +1,107 @@
+"""Images of many requests are computed together; too many are refused; who leaves costs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from distreid.errors import CheckpointError, ImageError
+from distreid.serve.feature_queue import FeatureQueue
+from distreid.serve.meters import Meters
+from distreid.serve.problems import Busy
+
+
+class Doubles:
+    """An image is a number in one byte, and its feature twice that; 0 has none."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def pixels(self, image: bytes) -> torch.Tensor:
+        if len(image) != 1:
+            raise ImageError("no image")
+        return torch.full((3, 1, 1), image[0], dtype=torch.uint8)
+
+    def features_of_pixels(
+        self, pixels: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        values = pixels[:, 0, 0, 0].numpy()
+        self.batches.append(values.tolist())
+        return 2 * values[:, None].astype(np.float32), values > 0
+
+
+@contextlib.asynccontextmanager
+async def running(queue: FeatureQueue) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(queue.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def images(*values: int) -> list[bytes]:
+    return [bytes([value]) for value in values]
+
+
+def test_each_request_gets_its_own_features_in_order() -> None:
+    async def ask() -> None:
+        model = Doubles()
+        queue = FeatureQueue(model, Meters())
+        asking = [queue.features(images(i, i + 100)) for i in range(1, 9)]
+        # Nothing is computed before `run`, which then takes what waits together.
+        tasks = [asyncio.ensure_future(each) for each in asking]
+        while len(queue._waiting) < 16:
+            await asyncio.sleep(0)
+        async with running(queue):
+            found = await asyncio.gather(*tasks)
+        assert [each.ravel().tolist() for each in found] == [
+            [2 * i, 2 * (i + 100)] for i in range(1, 9)
+        ]
+        assert sum(map(len, model.batches)) == 16 and len(model.batches[0]) >= 8
+
+    asyncio.run(ask())
+
+
+def test_a_bad_image_fails_its_own_request_alone() -> None:
+    async def ask() -> None:
+        queue = FeatureQueue(Doubles(), Meters())
+        async with running(queue):
+            good, none, bad = await asyncio.gather(
+                queue.features(images(1)),
+                queue.features(images(2, 0)),
+                queue.features([*images(3), b"??"]),
+                return_exceptions=True,
+            )
+        assert isinstance(good, np.ndarray) and good.tolist() == [[2.0]]
+        assert isinstance(none, CheckpointError)
+        assert isinstance(bad, ImageError) and str(bad) == "image 1 (from 0): no image"
+
+    asyncio.run(ask())
+
+
+def test_more_than_it_holds_is_refused_at_once_and_who_leaves_is_not_computed() -> None:
+    async def ask() -> None:
+        model, meters = Doubles(), Meters()
+        queue = FeatureQueue(model, meters, most=3)
+        leaving = asyncio.ensure_future(queue.features(images(1, 2)))
+        while len(queue._waiting) < 2:
+            await asyncio.sleep(0)
+        assert b"distreid_waiting_images 2.0" in meters.text()
+        with pytest.raises(Busy, match="2 images are waiting, and 3 are the most; try again"):
+            await queue.features(images(3, 4))
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        async with running(queue):
+            assert (await queue.features(images(5, 6, 7))).tolist() == [[10.0], [12.0], [14.0]]
+        # In the order in which they were decoded.
+        assert sorted(each for batch in model.batches for each in batch) == [5, 6, 7]
+        assert b"distreid_waiting_images 0.0" in meters.text()
+
+    asyncio.run(ask())

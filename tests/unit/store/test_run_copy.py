@@ -1,0 +1,201 @@
+"""The working copy of a run in an object store, with fsspec's store in memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from object_servers import store_in_memory
+
+from distreid.data import objects
+from distreid.data.locators import path_of
+from distreid.data.manifest import build_manifest
+from distreid.errors import OptionError, StoreError
+from distreid.job.status import run_status
+from distreid.store import FeatureStore
+from distreid.store.plan import Plan, Shard
+from distreid.store.run_copy import RECORD, copy_of, local_run
+from distreid.store.run_folder import begin, finish
+from distreid.store.shards import Rows, done_shards, shard_file, write_shard
+
+pytest.importorskip("fsspec")
+ADDRESS = path_of("gs://bucket/runs/x")
+ROWS, DIM, SHARD_ROWS = 10, 4, 4
+
+
+def example(weights: str = "aa") -> Plan:
+    manifest = build_manifest(
+        root=Path("/data"),
+        layout="csv",
+        path=[f"{row}.jpg".encode() for row in range(ROWS)],
+        person_id=list(range(ROWS)),
+        split=["gallery"] * ROWS,
+    )
+    return Plan(
+        manifest=manifest,
+        identity={"manifest": manifest.fingerprint(), "weights": weights},
+        provenance={},
+        dim=DIM,
+        dtype="float32",
+        shard_rows=SHARD_ROWS,
+    )
+
+
+def write(run: Path, plan: Plan, shard: Shard) -> Path:
+    features = np.eye(ROWS, DIM, dtype=np.float32)[[0] * len(shard)]
+    norm = np.arange(shard.start + 1, shard.stop + 1, dtype=np.float32)
+    rows = Rows(features=features, norm=norm, status=np.zeros(len(shard), np.uint8))
+    write_shard(run, plan, shard, rows)
+    return shard_file(run, shard.index)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(objects, "PAUSE_S", 0.0)
+    return store_in_memory(monkeypatch)
+
+
+def calls(store: Any) -> list[str]:
+    """What was done since it was last asked: `write store.h5`, …"""
+    done = [f"{what} {path.partition('/runs/x/')[2]}" for what, path in store.calls]
+    store.calls.clear()
+    return done
+
+
+def whole_run(plan: Plan) -> Path:
+    copy = copy_of(ADDRESS)
+    for shard in begin(copy.folder, plan):
+        write(copy.folder, plan, shard)
+    finish(copy.folder, plan)
+    copy.send_all()
+    return copy.folder
+
+
+def test_the_plan_goes_first_and_the_store_last(store: Any) -> None:
+    copy, plan = copy_of(ADDRESS), example()
+    todo = begin(copy.folder, plan)
+    copy.send_all()
+    assert calls(store) == ["write plan.h5"]
+    for shard in todo[1:]:
+        copy.send(write(copy.folder, plan, shard))
+    assert calls(store) == ["write shards/000001.h5", "write shards/000002.h5"]
+    status = run_status(ADDRESS)
+    assert (status.complete, status.shards_done, status.rows_done) == (False, 2, 6)
+    assert (status.job, status.bad_images) == (None, None)
+    assert status.describe() == "not complete; 6 of 10 images, 2 of 3 shards"
+    assert calls(store) == ["read plan.h5"]
+    write(copy.folder, plan, todo[0])
+    finish(copy.folder, plan)
+    (copy.folder / "tracklets").mkdir()
+    for name in ("metrics.json", "tracklets/store.h5", "x.tmp", "job-1.lock"):
+        (copy.folder / name).write_text("{}")
+    copy.send_all()
+    assert calls(store) == [
+        "write metrics.json",
+        "write shards/000000.h5",
+        "write tracklets/store.h5",
+        "write store.h5",
+        "remove plan.h5",
+    ]
+    copy.send_all()
+    assert calls(store) == []
+
+
+def test_a_copy_is_made_and_only_what_differs_is_read(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = whole_run(example())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    calls(store)
+    opened = FeatureStore.open(ADDRESS)
+    assert opened.run == copy_of(ADDRESS).folder != folder
+    assert opened.norm.tolist() == list(range(1, ROWS + 1))
+    assert "copying 3 shards" in capsys.readouterr().err
+    assert calls(store)[0] == "read store.h5" and calls(store) == []
+    for index in range(3):
+        ours, theirs = shard_file(opened.run, index), shard_file(folder, index)
+        assert ours.read_bytes() == theirs.read_bytes()
+    FeatureStore.open(ADDRESS)
+    assert calls(store) == []
+    # A file that was touched, that is gone, and of whose line only a part was written.
+    os.utime(shard_file(opened.run, 0), (1, 1))
+    shard_file(opened.run, 1).unlink()
+    lines = (opened.run / RECORD).read_bytes().splitlines(keepends=True)
+    assert lines[-1].endswith(b" shards/000002.h5\n")
+    (opened.run / RECORD).write_bytes(b"".join(lines[:-1]) + lines[-1][:9])
+    FeatureStore.open(ADDRESS)
+    assert calls(store) == [f"read shards/{index:06d}.h5" for index in range(3)]
+    assert local_run(folder) == folder
+
+
+def test_what_the_store_has_comes_first_and_what_it_lacks_stays(store: Any) -> None:
+    copy, plan = copy_of(ADDRESS), example()
+    todo = begin(copy.folder, plan)
+    copy.send_all()
+    write(copy.folder, plan, todo[0])
+    copy.fetch_root(copy.listed())
+    assert done_shards(copy.folder) == {0}
+    assert len(begin(copy.folder, plan)) == 2
+    copy.send_all()
+    assert "write shards/000000.h5" in calls(store)
+    # The store has another run now.
+    for name in copy.listed():
+        store.rm_file(f"{ADDRESS}/{name}")
+    copy.fetch_root(copy.listed())
+    assert done_shards(copy.folder) == set()
+    assert not (copy.folder / "plan.h5").exists()
+
+
+def test_a_damaged_object_is_named_and_none_of_it_is_kept(store: Any) -> None:
+    whole_run(example())
+    name = f"{ADDRESS}/shards/000001.h5"
+    good = store.cat_file(name)
+    for content in (good[:-1], b"", good[:50], good + b"\n", b"\1" + good):
+        store.pipe_file(name, content)
+        with pytest.raises(StoreError, match=rf"^{name}: its bytes do not fit their checksum"):
+            FeatureStore.open(ADDRESS)
+    store.rm_file(name)
+    with pytest.raises(StoreError, match=rf"^{name}: missing; run the extraction again"):
+        FeatureStore.open(ADDRESS)
+
+
+def test_a_store_that_writes_nothing_is_said_with_what_stays(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(ADDRESS)
+    begin(copy.folder, example())
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("denied")
+
+    monkeypatch.setattr(type(store), "pipe_file", refuse)
+    with pytest.raises(StoreError, match=rf"^{ADDRESS}: access is refused: .* to write it"):
+        copy.try_writing()
+    with pytest.raises(StoreError) as refused:
+        copy.send_all()
+    assert str(refused.value).startswith(f"{ADDRESS}/plan.h5: access is refused")
+    assert f"{copy.folder / 'plan.h5'} stays, and the same command" in str(refused.value)
+    assert copy.listed() == {}
+
+
+@pytest.mark.parametrize(
+    "address", ["https://host/x", "hf://me/x", "s3://bucket/../x", "s3://me:secret@bucket/x"]
+)
+def test_addresses_that_take_no_run(address: str) -> None:
+    with pytest.raises(OptionError) as refused:
+        copy_of(Path(address))
+    assert "secret" not in str(refused.value)
+
+
+def test_an_address_has_one_folder_however_it_is_written(store: Any) -> None:
+    folder = copy_of(ADDRESS).folder
+    for text in ("gs://bucket/runs/x/", "gs:/bucket/runs//x", "gs://bucket/runs/./x"):
+        assert copy_of(Path(text)).folder == folder
+        assert str(copy_of(Path(text)).address) == str(ADDRESS)
+    place = copy_of(ADDRESS).place
+    assert str(place(folder)) == str(ADDRESS)
+    assert str(place(folder / "shards/0.h5")) == f"{ADDRESS}/shards/0.h5"
