@@ -27,7 +27,7 @@ T = TypeVar("T")
 SCRIPT = Path(__file__).parent / "cluster"
 PROGRAMS = ("slurmctld", "slurmd", "srun", "munged", "ip", "nsenter")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT")
-LIMIT_S = 300  # a slow machine's patience; nothing here is timed
+LIMIT_S = 600  # a slow machine's patience; nothing here is timed
 
 
 def wait_for(
@@ -181,7 +181,10 @@ class Job:
         """Stops every rank as a host that hangs would, once so many more shards are done."""
         wanted = self.shards + shards
         # The job takes a few seconds: no command in this loop.
-        wait_for(lambda: self.shards >= wanted, f"a shard of job {self.id}", pause_s=0.02)
+        try:
+            wait_for(lambda: self.shards >= wanted, f"a shard of job {self.id}", pause_s=0.02)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.show('JobState')}\n{self.log}") from None
         for rank in self.ranks():
             os.kill(rank, signal.SIGSTOP)
 

@@ -85,12 +85,13 @@ def time_limits(
 ) -> Iterator[Future[tuple[Job, Job]]]:
     """A job that reached its time limit twice, and one that finished no shard in its.
 
-    SLURM's least limit is a minute, so this goes on beside other tests, on a cluster of its own.
+    SLURM announces a limit up to a minute early, so the limit is two minutes: a job on a busy machine
+    still has one for its first shard. This goes on beside other tests, on a cluster of its own.
     """
     root = tmp_path_factory.mktemp("limits")
 
     def reach(cluster: Cluster) -> tuple[Job, Job]:
-        limit = ("--time", "1", "--signal-delay", "1")
+        limit = ("--time", "2", "--signal-delay", "1")
         # One shard of all images, which is not finished.
         hopeless = cluster.submit(root / "hopeless", *limit, job=(*job, "--shard-rows", "150"))
         wait_for(lambda: (hopeless.out / "plan.h5").exists(), "the plan")
