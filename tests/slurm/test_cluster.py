@@ -85,8 +85,9 @@ def time_limits(
 ) -> Iterator[Future[tuple[Job, Job]]]:
     """A job that reached its time limit twice, and one that finished no shard in its.
 
-    SLURM announces a limit up to a minute early, so the limit is two minutes: a job on a busy machine
-    still has one for its first shard. This goes on beside other tests, on a cluster of its own.
+    SLURM announces a limit up to a minute early, so the limit is two minutes: a job on a busy
+    machine still has one for its first shard. This goes on beside other tests, on a cluster of its
+    own.
     """
     root = tmp_path_factory.mktemp("limits")
 
