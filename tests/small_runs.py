@@ -38,6 +38,7 @@ def make_run(
     features: NDArray[np.floating] | None = None,
     persons: Sequence[int] | None = None,
     cameras: Sequence[int] | None = None,
+    paths: Sequence[str] | None = None,
     extra: dict[str, list[str]] | None = None,
     missing: Sequence[int] = (),
     identity: dict[str, Any] | None = None,
@@ -50,7 +51,7 @@ def make_run(
     manifest = build_manifest(
         root=folder.parent,
         layout="csv",
-        path=[path_of(number, row).encode() for row in range(count)],
+        path=[path.encode() for path in paths or [path_of(number, row) for row in range(count)]],
         person_id=list(persons) if persons is not None else [i % 5 + 1 for i in range(count)],
         camera_id=list(cameras) if cameras is not None else [i % 3 + 1 for i in range(count)],
         extra=extra,

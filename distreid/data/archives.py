@@ -149,6 +149,8 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
         opened = _held(archive)
         member = opened.index.find(os.fsencode(name))
         if member is None:
+            if opened.kind == VIDEO:
+                raise ImageError(f"the video has {len(opened.index):,} frames, and no {name}")
             raise FileNotFoundError(f"{archive} has no member {name}")
         return opened.read(member, limit)
 

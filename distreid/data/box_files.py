@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import configparser
 import csv
-import io
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from distreid.data.archives import read_member
 from distreid.data.box_request import Corners
+from distreid.data.found_boxes import (
+    CAMERA_COLUMN,
+    FRAME_COLUMN,
+    ID_COLUMN,
+    PERSON_COLUMN,
+    TIME_COLUMN,
+    TRACK_COLUMN,
+    FoundBoxes,
+    number,
+)
 from distreid.data.image_files import images, subfolders
 from distreid.data.image_table import SYNONYMS, plain_name
-from distreid.data.locators import locate
 from distreid.data.table_files import read_table
+from distreid.data.yolo_files import read_yolo
 from distreid.errors import DataError
 
 # The columns of a table, compared as those of `image_table`.
@@ -37,63 +43,20 @@ TWO_CORNERS = {
 }
 TOGETHER = "bbox"  # one column with `[x, y, w, h]`, as COCO and wildlife-datasets write a box
 SCORE_NAMES = ("score", "conf", "confidence")
+FRAME_NAMES = ("frame", "frameid", "frameno", "framenumber")
 CLASS_NAMES = ("class", "category", "categoryid", "cls", "classid")
-TRACK_COLUMN, PERSON_COLUMN, CAMERA_COLUMN, TIME_COLUMN = (
-    *("tracklet", "person_id", "camera_id", "time"),
-)
-ID_COLUMN = "id"  # a tracker's number alone, for those who ask for it
 
 SEQUENCE = "seqinfo.ini"
 MOT_FILES = ("gt/gt.txt", "det/det.txt")  # the first that is there
 MOT_FIELDS = 6  # at least: frame, id, x, y, w, h; then a flag or score, a class, …
-FRAME_LIMIT = 1 << 30  # bytes
 
 
-@dataclass(kw_only=True)
-class FoundBoxes:
-    """N boxes, column by column."""
-
-    frame: list[str] = field(default_factory=list)
-    """The path of each box's frame, below the folder of frames."""
-    corners: list[Corners | None] = field(default_factory=list)
-    """None: the whole frame is meant."""
-    score: list[float] = field(default_factory=list)
-    """NaN where there is none."""
-    category: list[str] = field(default_factory=list)
-    """The class's name or number; empty where there is none."""
-    columns: dict[str, list[str]] = field(default_factory=dict)
-    """What else is said, as columns of a table."""
-    places: list[str] = field(default_factory=list)
-    """What each box is called in messages."""
-    notes: list[str] = field(default_factory=list)
-
-    def add(
-        self,
-        place: str,
-        frame: str,
-        corners: Corners | None,
-        score: float = math.nan,
-        category: str = "",
-        **columns: str,
-    ) -> None:
-        """A box more."""
-        before = len(self.frame)
-        self.places.append(place)
-        self.frame.append(frame)
-        self.corners.append(corners)
-        self.score.append(score)
-        self.category.append(category)
-        for name in columns.keys() - self.columns.keys():
-            self.columns[name] = [""] * before
-        for name, values in self.columns.items():
-            values.append(columns.get(name, ""))
-
-
-def read_boxes(boxes: Path, frames: Path) -> FoundBoxes:
+def read_boxes(boxes: Path, frames: Path, *, with_ids: bool = False) -> FoundBoxes:
     """The boxes of a file or folder, by what it is: a table (CSV, Parquet, …) with a column of
-    paths, COCO's JSON, a folder of YOLO's text files. DataError if it is none of these."""
+    paths, COCO's JSON, a folder of YOLO's text files (`with_ids` as in `read_yolo`). DataError if
+    it is none of these."""
     if boxes.is_dir():
-        return _yolo(boxes, frames)
+        return read_yolo(boxes, frames, with_ids=with_ids)
     if boxes.suffix.lower() == ".json":
         return _coco(boxes, frames)
     if not boxes.is_file():
@@ -125,7 +88,7 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
         is_truth = names[0] == MOT_FILES[0]
         ignored = 0
         for line, values in _numbers(file):
-            number, track = int(values[0]), int(values[1])
+            frame, track = int(values[0]), int(values[1])
             x, y, w, h = values[2:6]
             flag = values[6] if len(values) > 6 else math.nan
             if is_truth and flag == 0:
@@ -135,10 +98,10 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
             if track >= 0:
                 told |= dict.fromkeys((PERSON_COLUMN, TRACK_COLUMN), f"{folder.name}_{track}")
             if info.rate:
-                told[TIME_COLUMN] = repr(round((number - 1) / info.rate, 6))
+                told[TIME_COLUMN] = repr(round((frame - 1) / info.rate, 6))
             found.add(
                 f"{file}, line {line}",
-                f"{before}{info.images}/{number:06d}{info.ending}",
+                f"{before}{info.images}/{frame:06d}{info.ending}",
                 (x, y, x + w, y + h),
                 math.nan if is_truth else flag,
                 f"{values[7]:g}" if is_truth and len(values) > 7 else "",
@@ -233,7 +196,10 @@ def _table(file: Path) -> FoundBoxes:
         header = next((plain[name] for name in names if name in plain), None)
         return None if header is None else columns.pop(header)
 
-    paths = taken((*SYNONYMS["path"], "frame"))
+    paths = taken((*SYNONYMS["path"], "video"))
+    numbers = taken(FRAME_NAMES)
+    if paths is None:  # of one video, or frames by their names
+        paths, numbers = numbers, None
     together = taken((TOGETHER,)) if not any(name in plain for name in FIRST["x"]) else None
     two = all(any(name in plain for name in names) for names in TWO_CORNERS.values())
     wanted = TWO_CORNERS if two else FIRST | SIZE
@@ -251,20 +217,18 @@ def _table(file: Path) -> FoundBoxes:
         if together is not None:
             corners = _together(together[row], where)
         else:
-            a, b, c, d = (
-                _number(side[row], where, name) for side, name in zip_sides(sides, wanted)
-            )
+            a, b, c, d = (number(side[row], where, name) for side, name in zip_sides(sides, wanted))
             corners = (a, b, c, d) if two else (a, b, a + c, b + d)
         found.add(
             where,
             path,
             corners,
-            _number(scores[row], where, "score") if scores and scores[row].strip() else math.nan,
+            number(scores[row], where, "score") if scores and scores[row].strip() else math.nan,
             categories[row].strip() if categories else "",
         )
     if whole := found.corners.count(None):
         found.notes.append(f"{whole:,} rows without a box are whole images")
-    found.columns = columns
+    found.columns = columns | ({FRAME_COLUMN: numbers} if numbers else {})
     return found
 
 
@@ -275,7 +239,7 @@ def _together(text: str, where: str) -> Corners | None:
         return None
     if len(fields) != 4:
         raise DataError(f"{where}: {TOGETHER} is {text!r}; it must be [x, y, w, h]")
-    x, y, w, h = (_number(each, where, TOGETHER) for each in fields)
+    x, y, w, h = (number(each, where, TOGETHER) for each in fields)
     return x, y, x + w, y + h
 
 
@@ -284,16 +248,6 @@ def zip_sides(
 ) -> Iterable[tuple[list[str], str]]:
     """The columns of a box with their names."""
     return ((side, name) for side, name in zip(sides, names, strict=True) if side is not None)
-
-
-def _number(text: str, where: str, what: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DataError(f"{where}: {what} is {text!r}; it must be a number")
-    return value
 
 
 def _coco(file: Path, frames: Path) -> FoundBoxes:
@@ -314,8 +268,8 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
         else:
             names, classes = _by_number(frames), {}
         found = FoundBoxes()
-        for number, each in enumerate(entries):
-            where = f"{file}, annotation {number}"
+        for place, each in enumerate(entries):
+            where = f"{file}, annotation {place}"
             image = str(each["image_id"])
             if image not in names:
                 raise DataError(f"{where}: no image {image}; check --data")
@@ -355,53 +309,3 @@ def _by_number(frames: Path) -> dict[str, str]:
         if stem.isdigit():
             names[str(int(stem))] = path
     return names
-
-
-def _yolo(folder: Path, frames: Path) -> FoundBoxes:
-    """A text file for each frame: class, middle, size as shares of the frame, and where they are
-    there a score and the number of a track."""
-    found = FoundBoxes()
-    without = 0
-    for frame in map(os.fsdecode, images(frames)[0]):
-        file = folder / Path(frame).with_suffix(".txt")
-        if not file.is_file():
-            file = folder / f"{Path(frame).stem}.txt"
-        if not file.is_file():
-            without += 1
-            continue
-        size: tuple[int, int] | None = None
-        for line, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-            if not (fields := text.split()):
-                continue
-            where = f"{file}, line {line}"
-            if not 5 <= len(fields) <= 7:
-                raise DataError(f"{where}: class, x, y, w, h, score, track are wanted")
-            x, y, w, h = (_number(value, where, "box") for value in fields[1:5])
-            size = size or _size(frames / frame)
-            corners = (
-                (x - w / 2) * size[0],
-                (y - h / 2) * size[1],
-                (x + w / 2) * size[0],
-                (y + h / 2) * size[1],
-            )
-            score = _number(fields[5], where, "score") if len(fields) > 5 else math.nan
-            track = {TRACK_COLUMN: fields[6]} if len(fields) > 6 else {}
-            found.add(where, frame, corners, score, fields[0], **track)
-    if without:
-        found.notes.append(f"{without:,} frames without a text file in {folder}")
-    return found
-
-
-def _size(frame: Path) -> tuple[int, int]:
-    """Width and height; of a frame that cannot be read none, so that its boxes are bad images."""
-    place = locate(frame)
-    try:
-        data = (
-            frame.read_bytes()
-            if place.member is None
-            else read_member(place.file, place.member, FRAME_LIMIT)
-        )
-        with Image.open(io.BytesIO(data)) as image:
-            return image.width, image.height
-    except Exception:  # Pillow raises nearly anything on damaged bytes
-        return 0, 0

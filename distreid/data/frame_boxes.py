@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from distreid.data.archive_tree import ShardFolder
 from distreid.data.box_files import (
-    ID_COLUMN,
-    FoundBoxes,
     add_tracks,
     is_mot_text,
     read_boxes,
@@ -18,6 +17,7 @@ from distreid.data.box_files import (
     sequences,
 )
 from distreid.data.box_request import BoxRequest, Corners
+from distreid.data.found_boxes import FRAME_COLUMN, ID_COLUMN, FoundBoxes
 from distreid.data.image_files import LayoutRequest, in_order
 from distreid.data.image_table import manifest_of
 from distreid.data.locators import VIDEO, kind_of, locate, with_box
@@ -32,42 +32,66 @@ LARGEST = 999_999_999  # pixels, of a corner
 
 def frames(root: Path, asked: LayoutRequest) -> Manifest:
     """Any frames with a file of boxes, see `box_files.read_boxes`; of videos also a file of
-    MOTChallenge's form for each."""
+    MOTChallenge's form for each, or a table that names the video and the frame's number."""
     if asked.boxes.file is None:
         raise OptionError("--layout frames: give --boxes FILE")
     boxes = Path(asked.boxes.file)
-    found = _boxes_of_videos(root, boxes, asked)
-    return manifest_of_boxes(found or read_boxes(boxes, root), root, "frames", asked)
-
-
-def _boxes_of_videos(root: Path, boxes: Path, asked: LayoutRequest) -> FoundBoxes | None:
-    """Of one video, or of a folder of them with a folder of files that are named as they are;
-    None if it is neither."""
     with_ids = ID_COLUMN in asked.columns.values()
+    videos = _videos(root)
+    found = _tracks(videos, boxes, with_ids=with_ids)
+    if found is None:
+        found = read_boxes(boxes, root, with_ids=with_ids)
+        _name_frames(found, videos, root)
+    return manifest_of_boxes(found, root, "frames", asked)
+
+
+def _videos(root: Path) -> dict[Path, str]:
+    """Those that the root is, or holds, and what stands before a frame's name in each."""
     if isinstance(root, ShardFolder):
-        videos = [video for video in root.archives if kind_of(video) == VIDEO]
-        files = {video: boxes / f"{video.stem}.txt" for video in videos}
-        if not any(map(is_mot_text, files.values())):
-            return None
-        found = FoundBoxes()
-        for video, file in files.items():
-            if file.is_file():
-                name = numbers_of(video, f"{video.name}#/")
-                add_tracks(found, file, video, name, with_ids=with_ids)
-            else:
-                found.notes.append(f"{video.name}: no boxes, as there is no {file}")
-        return found
-    video = locate(Path(os.fspath(root))).file
-    if kind_of(video) != VIDEO:
+        return {each: f"{each.name}#/" for each in root.archives if kind_of(each) == VIDEO}
+    file = locate(Path(os.fspath(root))).file
+    return {file: ""} if kind_of(file) == VIDEO else {}
+
+
+def _tracks(videos: Mapping[Path, str], boxes: Path, *, with_ids: bool) -> FoundBoxes | None:
+    """Of a tracker's file in MOTChallenge's form: of one video, or in a folder for each, named as
+    it is; None if there is none."""
+    files = {video: boxes / f"{video.stem}.txt" if boxes.is_dir() else boxes for video in videos}
+    if not any(map(is_mot_text, files.values())):
         return None
-    name = numbers_of(video)
-    if is_mot_text(boxes):
-        found = FoundBoxes()
-        add_tracks(found, boxes, video, name, with_ids=with_ids)
-        return found
-    found = read_boxes(boxes, root)
-    found.frame = [*map(name, found.frame)]
+    if not boxes.is_dir() and len(videos) > 1:
+        raise DataError(
+            f"{boxes}: boxes of one video, and --data has {len(videos)}; give a folder with a "
+            "file for each, named as it is"
+        )
+    found = FoundBoxes()
+    for video, file in files.items():
+        if file.is_file():
+            add_tracks(found, file, video, numbers_of(video, videos[video]), with_ids=with_ids)
+        else:
+            found.notes.append(f"{video.name}: no boxes, as there is no {file}")
     return found
+
+
+def _name_frames(found: FoundBoxes, videos: Mapping[Path, str], root: Path) -> None:
+    """Makes frames' paths of their numbers: in the one video, or in that of the row's path."""
+    if not videos:
+        return
+    numbers = found.columns.pop(FRAME_COLUMN, None)
+    if numbers is None:
+        if len(videos) == 1 and "" in videos.values():
+            found.frame = [*map(numbers_of(next(iter(videos))), found.frame)]
+        return
+    names = {key: video for video in videos for key in (video.stem, video.name)}
+    naming = {video: numbers_of(video, before) for video, before in videos.items()}
+    for i, (path, number) in enumerate(zip(found.frame, numbers, strict=True)):
+        video = names.get(Path(path).name)
+        if video is None:
+            there = ", ".join(sorted(video.name for video in videos)[:5])
+            raise DataError(f"{found.places[i]}: no video {path} in {root}; there is {there}")
+        if not number.strip().isdecimal():
+            raise DataError(f"{found.places[i]}: frame is {number!r}; it must be a number from 1")
+        found.frame[i] = naming[video](number)
 
 
 def motchallenge(root: Path, asked: LayoutRequest) -> Manifest:

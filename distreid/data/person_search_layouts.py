@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from distreid.data.box_files import FoundBoxes, read_boxes
+from distreid.data.box_files import read_boxes
 from distreid.data.box_request import BoxRequest, Corners
+from distreid.data.found_boxes import FoundBoxes
 from distreid.data.frame_boxes import chosen_boxes, manifest_of_boxes
 from distreid.data.gallery_frames import MAT_FOLDER, read_structs, read_test_list
 from distreid.data.image_files import LayoutRequest, lines, need, whole

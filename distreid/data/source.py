@@ -16,8 +16,9 @@ from pathlib import Path
 from distreid.data import market
 from distreid.data.archive_tree import ArchiveTree, ShardFolder, archive_place, is_archive
 from distreid.data.archives import archives_of, in_archive_order, index_of
-from distreid.data.box_files import ID_COLUMN, sequences
+from distreid.data.box_files import sequences
 from distreid.data.box_request import BoxRequest
+from distreid.data.found_boxes import ID_COLUMN
 from distreid.data.image_files import LayoutRequest, has, images, subfolders
 from distreid.data.labelled_members import is_table, recognise_members
 from distreid.data.layouts import LAYOUTS, OTHER_WAYS

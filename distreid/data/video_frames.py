@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.archives import archives_of, index_of
+from distreid.data.found_boxes import FRAME_COLUMN
 from distreid.data.locators import VIDEO, kind_of, locate
 from distreid.data.manifest import TIME, Manifest, text_column
 from distreid.data.video_files import digits_of, frame_times
 from distreid.errors import OptionError
-
-FRAME = "frame"  # the extra column of a frame's number, from 1
 
 
 def videos_of(manifest: Manifest) -> list[Path]:
@@ -28,7 +27,7 @@ def videos_of(manifest: Manifest) -> list[Path]:
 def chosen(manifest: Manifest, every: str = "") -> Manifest:
     """Of each video the frames that `every` asks for: `0.5s` the first at or after each half
     second, `10` each tenth from the first on, nothing all. Rows of videos get the extra columns
-    `FRAME` and `TIME`, seconds since the first frame, unless they have them; other rows have
+    `FRAME_COLUMN` and `TIME`, seconds since the first frame, unless they have them; other rows have
     neither. OptionError for what cannot be meant."""
     videos = videos_of(manifest)
     step = _step(every)
@@ -54,7 +53,7 @@ def chosen(manifest: Manifest, every: str = "") -> Manifest:
             if taken is not None:
                 wanted[row] = taken[frame]
     extra = dict(manifest.extra)
-    for name, values in ((FRAME, frames), (TIME, seconds)):
+    for name, values in ((FRAME_COLUMN, frames), (TIME, seconds)):
         if name not in extra:
             extra[name] = text_column([value.encode() for value in values])
     notes = manifest.notes

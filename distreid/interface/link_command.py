@@ -129,11 +129,11 @@ def _seen(
     """From the times of the rows, or their frames' numbers; None, which is said, without both."""
     import numpy as np
 
+    from distreid.data.found_boxes import FRAME_COLUMN
     from distreid.data.manifest import TIME
-    from distreid.data.video_frames import FRAME
     from distreid.evaluation.linking import Seen
 
-    column = next((name for name in (TIME, FRAME) if name in manifest.extra), None)
+    column = next((name for name in (TIME, FRAME_COLUMN) if name in manifest.extra), None)
     if column is None:
         say(
             "neither times nor frames are known, so two that one camera sees at one time may come "

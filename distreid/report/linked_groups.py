@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from distreid.data.manifest import CAMERA_NAME, PERSON_NAME, TRACKLET
 from distreid.errors import printable
 from distreid.evaluation.cluster_agreement import Agreement
+from distreid.report.frames_picture import frames_gallery
 from distreid.report.html import Picture, Table, render
 from distreid.report.plots import percent
 from distreid.report.ranking_picture import RANKS, RankedImage, RankedQuery, ranking_gallery
@@ -135,11 +136,12 @@ class LinkedGroups:
                 *self.facts(),
                 f"The {len(largest)} largest groups, up to {RANKS + 1} images each",
             ],
-            pictures=[self._picture(largest)] if largest else [],
+            pictures=self._pictures(largest) if largest else [],
             tables=tables if self.agreement else [],
         )
 
-    def _picture(self, groups: list[NDArray[np.intp]]) -> Picture:
+    def _pictures(self, groups: list[NDArray[np.intp]]) -> list[Picture]:
+        """The groups' images, and of boxes the first ones in their frames."""
         manifest = self.store.manifest
         persons, cameras = manifest.names(PERSON_NAME), manifest.names(CAMERA_NAME)
         shown = []
@@ -175,7 +177,8 @@ class LinkedGroups:
                     ranked=found,
                 )
             )
-        return Picture(
-            caption="Groups: the first row of each, and others with their cosine to it",
-            png=ranking_gallery(shown),
-        )
+        caption = "Groups: the first row of each, and others with their cosine to it"
+        pictures = [Picture(caption=caption, png=ranking_gallery(shown))]
+        if frames := frames_gallery(shown):
+            pictures.append(Picture(caption="The same in their frames", png=frames))
+        return pictures

@@ -18,6 +18,7 @@ from distreid.data.archive_index import Stamp
 from distreid.data.archives import read_member
 from distreid.data.box_request import BoxRequest
 from distreid.data.locators import locate
+from distreid.data.manifest import Manifest
 from distreid.data.source import SAMPLE_VIDEO, SAMPLE_VIDEO_FOLDER, open_data
 from distreid.data.video_files import VideoFile, frame_times, scan_video
 from distreid.errors import DataError, ImageError, OptionError
@@ -208,7 +209,7 @@ def test_rows_that_are_no_frames_have_neither_number_nor_time(tmp_path: Path) ->
     assert manifest.extra["time"].tolist() == [b"", b"1", b"1.04", b"", b""]
     taken = open_data(str(table), every="1s").path.tolist()  # frame 27 is within the second
     assert taken == [name.encode() for name in names if name != "v.mp4#/000027.ppm"]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ImageError, match=r"the video has 60 frames, and no 999999\.ppm"):
         read(manifest.file(3))
 
 
@@ -293,6 +294,102 @@ def test_each_video_of_a_folder_has_the_boxes_of_its_name(tmp_path: Path) -> Non
     # Ids that are persons, whatever the video.
     persons = open_data(str(tmp_path / "videos"), boxes=boxes, columns={"person": "id"})
     assert persons.person_id.tolist() == [7, 7]
+
+
+@pytest.fixture
+def two_videos(tmp_path: Path) -> Path:
+    """`a.mov` of 3 frames and `b.mov` of 2, each frame of 128 × 96 pixels."""
+    for name, count in (("a", 3), ("b", 2)):
+        (tmp_path / "videos").mkdir(exist_ok=True)
+        write(tmp_path / f"videos/{name}.mov", count, "png", "rgb24")
+    return tmp_path / "videos"
+
+
+def boxed(videos: Path, boxes: Path, **columns: str) -> Manifest:
+    return open_data(str(videos), boxes=BoxRequest(file=str(boxes)), columns=columns)
+
+
+@pytest.mark.parametrize("header", ["path,frame", "video,frame", "file,Frame ID"])
+def test_a_table_names_the_video_and_the_frame(
+    header: str, two_videos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "boxes.csv"
+    rows = "x,y,w,h,track\nb.mov,2,5,6,30,40,7\nsome/where/a.mov,3,1,2,30,40,8\na,1,1,2,30,40,8\n"
+    table.write_text(f"{header},{rows}")
+    manifest = boxed(two_videos, table)
+    assert manifest.path.tolist() == [
+        b"a.mov#/000001.ppm#xyxy=1,2,31,42",
+        b"a.mov#/000003.ppm#xyxy=1,2,31,42",
+        b"b.mov#/000002.ppm#xyxy=5,6,35,46",
+    ]
+    assert manifest.extra["frame"].tolist() == [b"1", b"3", b"2"]
+    assert manifest.extra["time"].tolist() == [b"0", b"0.08", b"0.04"]
+    assert (decode(read(manifest.file(2))) == picture(1)[6:46, 5:35]).all()
+    one = tmp_path / "one.csv"
+    one.write_text(f"{header},x,y,w,h\na.mov,2,5,6,30,40\n")
+    assert boxed(two_videos / "a.mov", one).path.tolist() == [b"000002.ppm#xyxy=5,6,35,46"]
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("c.mov,1", r"line 3: no video c.mov in .*; there is a.mov, b.mov"),
+        ("a.mov,first", "line 3: frame is 'first'; it must be a number from 1"),
+    ],
+)
+def test_a_table_of_other_videos_or_frames_is_refused(
+    row: str, why: str, two_videos: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"path,frame,x,y,w,h\na.mov,1,5,6,30,40\n{row},5,6,30,40\n")
+    with pytest.raises(DataError, match=why):
+        boxed(two_videos, table)
+
+
+def test_one_trackers_file_is_not_that_of_two_videos(two_videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "det.txt").write_text("1,7,10,20,30,40,0.9,-1,-1,-1\n")
+    with pytest.raises(DataError, match="boxes of one video, and --data has 2; give a folder"):
+        boxed(two_videos, tmp_path / "det.txt")
+
+
+@pytest.mark.parametrize(
+    ("more", "score", "track"),
+    [
+        (" 0.75 7", b"0.75", b"a_7"),
+        (" 7", None, b"a_7"),
+        (" 0.75", b"0.75", None),
+        ("", None, None),
+    ],
+    ids=["score and track", "track", "score", "neither"],
+)
+def test_the_text_files_that_ultralytics_writes_of_a_video(
+    more: str, score: bytes | None, track: bytes | None, two_videos: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "a_3.txt").write_text(f"0 0.25 0.5 0.25 0.5{more}\n")
+    for data, before in ((two_videos, b"a.mov#/"), (two_videos / "a.mov", b"")):
+        manifest = boxed(data, labels)
+        # Of 128 × 96 pixels: x from 0.125 to 0.375, y from 0.25 to 0.75.
+        assert manifest.path.tolist() == [before + b"000003.ppm#xyxy=16,24,48,72"]
+        assert [manifest.extra.get(name, [None])[0] for name in ("score", "tracklet")] == [
+            score,
+            track,
+        ]
+        assert manifest.names("camera_name") == {0: "a"}
+        said = any("sixth field is taken for a track" in note for note in manifest.notes)
+        assert said == (more == " 7")
+    if track:
+        assert boxed(two_videos, labels, person="id").person_id.tolist() == [7]
+
+
+def test_a_frame_after_the_end_is_a_bad_image_that_says_so(
+    two_videos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "det.txt").write_text("9,7,10,20,30,40,0.9,-1,-1,-1\n")
+    manifest = boxed(two_videos / "a.mov", tmp_path / "det.txt")
+    with pytest.raises(ImageError, match=r"the video has 3 frames, and no 000009\.ppm"):
+        read(manifest.file(0))
 
 
 def test_the_sample_video_has_eight_persons_in_two_cameras() -> None:

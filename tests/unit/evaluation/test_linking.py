@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import error_line
+from conftest import draw, error_line
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -199,6 +199,17 @@ def test_tracklets_of_a_run_are_linked(tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[1] == "0,run0001/image-00000.jpg,1,t0,1,0"
     assert lines[6].endswith("image-00005.jpg,2,t1,1,")  # it has no feature
     assert "6 tracklets to 3 groups" in page.read_text()
+    assert "The same in their frames" not in page.read_text()
+
+
+def test_linked_boxes_are_also_shown_in_their_frames(tmp_path: Path) -> None:
+    draw(tmp_path / "frame.jpg", 1)
+    paths = [f"frame.jpg#xyxy=0,0,{32 + row},64" for row in range(8)]
+    run = make_run(tmp_path / "run", 1, features=some_people(1, 8), paths=paths)
+    page = tmp_path / "page.html"
+    assert main(["link", str(run), "--threshold", "0.5", "--html", str(page)]) == 0
+    assert page.read_text().count("<img ") == 2
+    assert "The same in their frames" in page.read_text()
 
 
 def test_a_run_without_a_threshold_is_told_where_to_find_one(
