@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distreid.data import objects
 from distreid.data.archive_index import Index, Stamp, kept_indexes
@@ -78,9 +79,7 @@ class OpenArchive:
             column = name.rpartition(b"/")[0].decode()
             return _within(self.other.image(column, int(place["offset"])), limit)
         if self.kind == VIDEO:
-            if not isinstance(self.other, VideoFile):
-                self.other = VideoFile(self.file)
-            return self.other.image(int(place["offset"]), limit)
+            return self._video().image(int(place["offset"]), limit)
         if self.kind == LMDB:
             if not isinstance(self.other, LmdbFile):
                 self.other = LmdbFile(self.file)
@@ -93,6 +92,17 @@ class OpenArchive:
         if len(data) != size:
             raise ImageError("its archive is cut off within it")
         return data
+
+    def frame(self, member: int, limit: int) -> NDArray[np.uint8]:
+        """`read` of a video's frame, as pixels."""
+        if self.source.stamp() != self.index.stamp:
+            raise ImageError(CHANGED)
+        return self._video().pixels(int(self.index.places["offset"][member]), limit)
+
+    def _video(self) -> VideoFile:
+        if not isinstance(self.other, VideoFile):
+            self.other = VideoFile(self.file)
+        return self.other
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -146,13 +156,25 @@ def read_member(archive: Path, name: str, limit: int) -> bytes:
     with _one_at_a_time:
         if kind_of(archive) == OBJECTS:
             return _read_object(archive, os.fsencode(name), limit)
-        opened = _held(archive)
-        member = opened.index.find(os.fsencode(name))
-        if member is None:
-            if opened.kind == VIDEO:
-                raise ImageError(f"the video has {len(opened.index):,} frames, and no {name}")
-            raise FileNotFoundError(f"{archive} has no member {name}")
+        opened, member = _member(archive, name)
         return opened.read(member, limit)
+
+
+def read_frame(video: Path, name: str, limit: int) -> NDArray[np.uint8]:
+    """A frame as (h, w, 3) RGB: the pixels of `read_member`, without a file between."""
+    with _one_at_a_time:
+        opened, member = _member(video, name)
+        return opened.frame(member, limit)
+
+
+def _member(archive: Path, name: str) -> tuple[OpenArchive, int]:
+    opened = _held(archive)
+    member = opened.index.find(os.fsencode(name))
+    if member is None:
+        if opened.kind == VIDEO:
+            raise ImageError(f"the video has {len(opened.index):,} frames, and no {name}")
+        raise FileNotFoundError(f"{archive} has no member {name}")
+    return opened, member
 
 
 def read_ahead(paths: Iterable[Path]) -> None:

@@ -74,24 +74,30 @@ class VideoFile:
         self.last: Any = None
 
     def image(self, pts: int, limit: int) -> bytes:
-        """A frame as a PPM file; ImageError if it is not there, or larger than the limit."""
+        """A frame as a PPM file; raises what `pixels` does."""
+        pixels = self.pixels(pts, limit)
+        return b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.tobytes()
+
+    def pixels(self, pts: int, limit: int) -> NDArray[np.uint8]:
+        """A frame as (h, w, 3) RGB; ImageError if it is not there, or of more bytes than the
+        limit."""
         try:
-            return self._image(pts, limit)
+            return self._pixels(pts, limit)
         except _library().error.FFmpegError as error:
             raise ImageError(f"{NOT_THERE} ({_one_line(error)})") from error
 
-    def _image(self, pts: int, limit: int) -> bytes:
+    def _pixels(self, pts: int, limit: int) -> NDArray[np.uint8]:
         size = 3 * self.stream.width * self.stream.height
         if size > limit:
             raise ImageError(f"a frame of {size:,} bytes, where {limit:,} are the limit")
         at = None if self.last is None else self.last.pts
         near = at is not None and at <= pts <= at + SEEK_S * self.second
         if near and (found := self._forward(pts)):
-            return _ppm(found)
+            return _rgb(found)
         for start in (pts, pts - round(BEFORE_S * self.second), None):
             self._seek(start)
             if found := self._forward(pts):
-                return _ppm(found)
+                return _rgb(found)
         raise ImageError(NOT_THERE)
 
     def close(self) -> None:
@@ -180,13 +186,13 @@ def upright(pixels: NDArray[np.uint8], matrix: NDArray[np.int32]) -> NDArray[np.
     return pixels[:: -1 if to_y < 0 else 1, :: -1 if to_x < 0 else 1]
 
 
-def _ppm(frame: Any) -> bytes:
+def _rgb(frame: Any) -> NDArray[np.uint8]:
     # By this thread alone: swscale's own do not follow into decoding processes, which were seen to
     # wait for ever with them; and the cores are those processes' anyway.
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24", threads=1)
     if (matrix := _matrix(frame)) is not None:
-        pixels = upright(pixels, matrix)
-    return b"P6 %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + pixels.tobytes()
+        pixels = np.ascontiguousarray(upright(pixels, matrix))
+    return pixels
 
 
 def _pts(file: Path) -> list[int]:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -28,14 +28,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from distreid.data import mat_images
-from distreid.data.archives import read_member
-from distreid.data.locators import locate
+from distreid.data.archives import read_frame, read_member
+from distreid.data.locators import VIDEO, kind_of, locate
 from distreid.errors import DataError, ImageError
 from distreid.images.fit import NO, OPENCV, cv2, fit
 from distreid.images.frames import LastFrame, as_png, cut
 from distreid.images.resize import resize
 from distreid.images.resize_weights import FILTERS
 from distreid.store.identity import HORIZONTAL_FIRST, RESIZE
+
+T = TypeVar("T")
 
 Colour = tuple[float, float, float]
 """Of the three channels."""
@@ -142,14 +144,16 @@ class Preprocess:
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or
         path."""
-        place = locate(file)
-        return self.decode(read(file)) if place.box is None else self.loader()(file)
+        if locate(file).box is not None:
+            return self.loader()(file)
+        as_opencv = self.interpolation == OPENCV
+        return pixels_of(file, exif_transpose=self.exif_transpose, as_opencv=as_opencv)
 
     def loader(self) -> Callable[[Path], NDArray[np.uint8]]:
         """`load` for images in their order: boxes that follow each other in one frame have it
         decoded once. EXIF's orientation does not turn a frame: boxes are of its stored pixels."""
         as_opencv = self.interpolation == OPENCV
-        frames = LastFrame(lambda file: decode(read(file), as_opencv=as_opencv))
+        frames = LastFrame(lambda file: pixels_of(file, as_opencv=as_opencv))
 
         def load(file: Path) -> NDArray[np.uint8]:
             place = locate(file)
@@ -196,15 +200,29 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(3, 1, 1)
 
 
+def pixels_of(
+    file: Path, *, exif_transpose: bool = False, as_opencv: bool = False
+) -> NDArray[np.uint8]:
+    """An image wherever it lies as (h, w, 3) RGB: what `decode` makes of `read`, and raises what
+    they do."""
+    if "#" in os.fspath(file):
+        place = locate(file)
+        if place.box is not None:
+            return cut(pixels_of(place.frame), place.box)
+        if place.member is not None and kind_of(place.file) == VIDEO:
+            return _of_member(read_frame, place.file, place.member, 3 * MAX_PIXELS)
+    return decode(read(file), exif_transpose=exif_transpose, as_opencv=as_opencv)
+
+
 def read(file: Path) -> bytes:
     """The bytes of an image wherever it lies, see `data.locators`; of a box those of a PNG file.
     Raises FileNotFoundError or ImageError."""
     if "#" in os.fspath(file):
         place = locate(file)
         if place.box is not None:
-            return as_png(cut(decode(read(place.frame)), place.box))
+            return as_png(cut(pixels_of(place.frame), place.box))
         if place.member is not None:
-            return _read_member(place.file, place.member)
+            return _of_member(read_member, place.file, place.member, MAX_BYTES)
         if mat_images.in_mat(file):
             return mat_images.read(file)
     # Without O_NONBLOCK, opening a pipe that happens to be named .jpg would wait for ever.
@@ -229,9 +247,9 @@ def read(file: Path) -> bytes:
     return data
 
 
-def _read_member(archive: Path, name: str) -> bytes:
+def _of_member(reader: Callable[[Path, str, int], T], archive: Path, name: str, limit: int) -> T:
     try:
-        return read_member(archive, name, MAX_BYTES)
+        return reader(archive, name, limit)
     except (FileNotFoundError, ImageError):
         raise
     except DataError as error:  # of the whole archive, which its index has not shown

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageOps
 from distreid.data.locators import locate
 from distreid.errors import ImageError, printable
 from distreid.images.frames import cut
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import pixels_of
 from distreid.report.plots import BLUE, INK, NO_VALUE
 from distreid.report.ranking_picture import (
     FRAMES,
@@ -38,7 +38,7 @@ def framed(
     ImageError if the frame cannot be read, or nothing of the box lies in it; FileNotFoundError.
     """
     place = locate(file)
-    frame = decode(read(place.frame))
+    frame = pixels_of(place.frame)
     picture = Image.fromarray(frame)
     sides = ((picture.width, width), (picture.height, height))
     scale = min([1.0, *(most / side for side, most in sides if most)])

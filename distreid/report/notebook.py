@@ -12,7 +12,7 @@ from distreid.data.manifest import CAMERA_NAME, PERSON_NAME, Status
 from distreid.data.summary import describe
 from distreid.errors import ImageError
 from distreid.evaluation.evaluate import Evaluation
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import pixels_of
 from distreid.report.html import Picture, Table, render
 from distreid.report.page import by_dotted_names
 from distreid.report.scores import count_lines, score_rows
@@ -77,7 +77,7 @@ def _strip(store: FeatureStore) -> bytes:
     strip = Image.new("RGB", (max(1, len(chosen)) * PHOTO[0], PHOTO[1]), "#e4e4e4")
     for place, row in enumerate(chosen):
         try:
-            image = Image.fromarray(decode(read(store.manifest.file(int(row)))))
+            image = Image.fromarray(pixels_of(store.manifest.file(int(row))))
         except (ImageError, OSError):
             continue
         strip.paste(ImageOps.pad(image, PHOTO, color="#f4f4f4"), (place * PHOTO[0], 0))

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from distreid.data.manifest import DISTRACTOR, JUNK, NO_CAMERA, NO_PERSON
 from distreid.errors import ImageError, printable
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import pixels_of
 from distreid.report.plots import BLUE, GREEN, INK, NO_VALUE, percent
 
 
@@ -131,7 +131,7 @@ def below(shown: RankedQuery | RankedImage) -> tuple[str, str]:
 def _photo(file: Path) -> Image.Image:
     """The pixels that the model was given, letterboxed to PHOTO; or a box that says it cannot."""
     try:
-        image = Image.fromarray(decode(read(file)))
+        image = Image.fromarray(pixels_of(file))
     except (ImageError, OSError):
         box = Image.new("RGB", PHOTO, NO_VALUE)
         middle = (PHOTO[0] // 2, PHOTO[1] // 2)

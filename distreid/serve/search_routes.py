@@ -13,7 +13,7 @@ from PIL import Image
 
 from distreid.data.locators import locate
 from distreid.errors import ImageError
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import pixels_of
 from distreid.interface.opened_gallery import Gallery
 from distreid.report.frames_picture import framed
 from distreid.report.plots import BLUE
@@ -222,7 +222,7 @@ def _jpeg(file: Path, width: int | None, in_frame: bool) -> bytes:
         if in_frame and locate(file).box is not None:
             size = min(width or FRAME_WIDTH, FRAME_WIDTH), FRAME_HEIGHT
             return _encoded(framed(file, BLUE, *size))
-        pixels = decode(read(file), exif_transpose=True)
+        pixels = pixels_of(file, exif_transpose=True)
     except FileNotFoundError:
         raise Problem(404, "the picture is not where it was when the row was added") from None
     except ImageError as error:

@@ -1,5 +1,6 @@
-"""The same images as files, in every kind of archive and in object stores: the same bytes, by 1 and
-3 processes, after an interruption and a kill, and with images that are damaged."""
+"""The same images as files, in every kind of archive and in object stores, as boxes of frames and
+as frames of a video: the same bytes, by 1 and 3 processes, after an interruption and a kill, and
+with images that are damaged."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ parquet: Any = pytest.importorskip("pyarrow.parquet")
 IMAGES = 40
 
 Make = Callable[[Path, Path], str]
-"""From a folder of images to what `--data` is, in another folder."""
+"""From a folder of images to what stands after `--data`, made in another folder."""
 
 
 def packed(kind: str) -> Make:
@@ -87,6 +88,38 @@ def database(files: Path, folder: Path) -> str:
     return str(folder / "x.lmdb")
 
 
+def frames_with_boxes(files: Path, folder: Path) -> str:
+    """Eight images side by side in each frame, and a table of where they are."""
+    names = sorted(files.glob("*.jpg"))
+    (folder / "frames").mkdir()
+    lines = ["path,x1,y1,x2,y2,source"]
+    for number in range(0, len(names), 8):
+        left, frame = 0, Image.new("RGB", (8 * 64, 128))
+        for file in names[number : number + 8]:
+            with Image.open(file) as image:
+                frame.paste(image, (left, 0))
+                corners = left, 0, left + image.width, image.height
+            lines.append(",".join([f"{number:02d}.png", *map(str, corners), file.name]))
+            left += 64
+        frame.save(folder / f"frames/{number:02d}.png")
+    (folder / "boxes.csv").write_text("\n".join(lines))
+    return f"{folder}/frames --boxes {folder}/boxes.csv"
+
+
+def video(files: Path, folder: Path) -> str:
+    """Each image a frame, without loss; frame 1 is the first image."""
+    av: Any = pytest.importorskip("av")
+    with av.open(str(folder / "x.mov"), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 128, "rgb24"
+        for file in sorted(files.glob("*.jpg")):
+            with Image.open(file) as image:
+                frame = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return str(folder / "x.mov")
+
+
 KINDS: dict[str, Make] = {
     "tar": packed("tar"),
     "tar.gz": packed("gztar"),
@@ -97,6 +130,8 @@ KINDS: dict[str, Make] = {
     "webdataset": shards,
     "parquet": columns,
     "lmdb": database,
+    "frames with boxes": frames_with_boxes,
+    "video": video,
 }
 REMOTE = ("http", "http tar", "http zip", "http parquet", "s3", "s3 tar")
 
@@ -131,7 +166,7 @@ def stores(
 
 @pytest.fixture
 def data(kind: str, files: Path, tmp_path: Path, request: pytest.FixtureRequest) -> str:
-    """What `--data` is for a kind."""
+    """What stands after `--data` for a kind."""
     if kind in KINDS:
         return KINDS[kind](files, tmp_path)
     places: dict[str, str] = request.getfixturevalue("stores")[0]
@@ -139,7 +174,7 @@ def data(kind: str, files: Path, tmp_path: Path, request: pytest.FixtureRequest)
 
 
 def command(data: str, run: Path, *options: str) -> list[str]:
-    line = ["--data", data, "--checkpoint", "sample", "--out", str(run)]
+    line = ["--data", *data.split(), "--checkpoint", "sample", "--out", str(run)]
     return [*line, "--num-workers", "0", "--shard-rows", "8", *options]
 
 
@@ -147,6 +182,9 @@ def features(run: Path) -> dict[str, NDArray[np.float32]]:
     """By the names that the images have as files."""
     store = FeatureStore.open(run)
     names = store.manifest.extra.get("source", store.manifest.path)
+    if "frame" in store.manifest.extra:
+        numbers = store.manifest.numbers("frame").tolist()
+        names = np.array([b"%02d.jpg" % (number - 1) for number in map(int, numbers)])
     rows = store.features(np.arange(len(store.manifest)))
     keys = [os.fsdecode(name).rpartition("/")[2] for name in names.tolist()]
     return dict(zip(keys, rows, strict=True))
@@ -180,7 +218,9 @@ def test_features_are_those_of_the_files_also_after_an_interruption(
     assert cli.main(["verify", str(run)]) == 0
 
 
-@pytest.mark.parametrize("kind", ["tar.gz", "webdataset", "parquet", "lmdb", "s3"])
+@pytest.mark.parametrize(
+    "kind", ["tar.gz", "webdataset", "parquet", "lmdb", "frames with boxes", "video", "s3"]
+)
 def test_three_processes_give_the_same(
     data: str, expected: dict[str, Any], tmp_path: Path, run_command: Any
 ) -> None:
