@@ -217,9 +217,10 @@ def _pts(file: Path) -> list[int]:
 
 
 def _opened(file: Path) -> Any:
+    library = _library()
     try:
-        return _library().open(open_stream(file) if is_address(file) else str(file))
-    except (OSError, ValueError) as error:  # FFmpeg's errors are these, too
+        return library.open(open_stream(file) if is_address(file) else str(file))
+    except (library.error.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{file}: no video, or a damaged one ({_one_line(error)})") from error
 
 
@@ -227,7 +228,10 @@ def _stream(file: Path, container: Any) -> Any:
     if not container.streams.video:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise DataError(f"{file}: it has no pictures ({kinds} alone)")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise DataError(f"{file}: its pictures are of a kind that this FFmpeg does not decode")
+    return stream
 
 
 def _library() -> Any:

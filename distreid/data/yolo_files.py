@@ -82,7 +82,8 @@ def _lines(folder: Path, frames: Path) -> tuple[list[_Line], int]:
         if file is None:
             without += 1
             continue
-        for at, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        content = file.read_text(encoding="utf-8-sig", errors="replace")
+        for at, text in enumerate(content.splitlines(), start=1):
             if not (fields := text.split()):
                 continue
             where = f"{file}, line {at}"

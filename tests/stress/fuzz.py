@@ -24,18 +24,22 @@ import shutil
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+import av
 import h5py
 import numpy as np
 import pandas
+import pyarrow.parquet
 import scipy.io
 import torch
 from PIL import Image
@@ -46,6 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from rows import fill, synthetic
 
+from distreid.data.box_request import BoxRequest
 from distreid.data.source import open_data
 from distreid.data.summary import describe
 from distreid.errors import DistreidError, StoreError, printable
@@ -243,6 +248,54 @@ def stores(draw: random.Random) -> bytes:
     return draw.choice(sorted(sample_run().rglob("*.h5"))).read_bytes()
 
 
+def archives(kind: str, draw: random.Random) -> bytes:
+    """A few images in an archive, some under odd names; of a video its frames."""
+    stream = io.BytesIO()
+    odd = ("a/1.jpg", "a/../2.png", "/3.jpg", "./4.jpg", "a/1.jpg", "Ünder/5.gif", "x" * 120)
+    named = [(draw.choice(odd), images(draw)) for _ in range(draw.randrange(1, 5))]
+    if kind == "mp4":
+        with av.open(stream, "w", format="mp4") as container:
+            video = container.add_stream(draw.choice(("mpeg4", "libx264")), rate=25)
+            video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
+            for number in range(draw.randrange(1, 20)):
+                pixels = np.full((32, 32, 3), 10 * number, np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(video.encode())
+    elif kind == "zip":
+        with (
+            zipfile.ZipFile(stream, "w", draw.choice((0, 8))) as archive,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of a name that is there twice
+            for name, data in named:
+                archive.writestr(name, data)
+    elif kind == "parquet":
+        cells = [{"bytes": data, "path": name} for name, data in named]
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells}), stream)
+    else:
+        with tarfile.open(fileobj=stream, mode="w:gz" if kind == "tar.gz" else "w") as tar:
+            for name, data in named:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                info.type = draw.choice((b"0", b"0", b"0", b"1", b"2", b"5"))
+                info.linkname = draw.choice(("/etc/passwd", "../../x", "a/1.jpg"))
+                tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def boxes(kind: str, draw: random.Random) -> bytes:
+    """Boxes of the frame `1.png`, as a tracker, a detector or a table has them."""
+    values = [[draw.choice((1, 2, -3, 4.5, 60, 1e9)) for _ in range(4)] for _ in range(3)]
+    if kind == "json":
+        entries = [{"image_id": 1, "bbox": each, "score": 0.5, "category_id": 1} for each in values]
+        whole = {"images": [{"id": 1, "file_name": "1.png"}], "annotations": entries}
+        return json.dumps(draw.choice((entries, whole))).encode()
+    lines = [",".join(map(str, each)) for each in values]
+    if kind == "csv":
+        return "\n".join(["path,x,y,w,h", *(f"1.png,{line}" for line in lines)]).encode()
+    return "\n".join(f"0 {line}".replace(",", " ") for line in lines).encode()
+
+
 def damaged(data: bytes, other: bytes, draw: random.Random) -> bytes:
     """The bytes with up to five changes."""
     changed = bytearray(data)
@@ -326,6 +379,33 @@ def read_store(file: Path) -> None:
         raise refused
 
 
+def read_archive(kind: str, file: Path) -> None:
+    """As the job does: listed, then every image by itself. A bad image is no end."""
+    place = file.with_suffix(f".{kind}")
+    shutil.copy(file, place)
+    try:
+        manifest = open_data(str(place), "image_column" if kind == "parquet" else "folder")
+        for row in range(min(len(manifest), 20)):
+            with contextlib.suppress(DistreidError, FileNotFoundError):
+                Preprocess().load(manifest.file(row))
+    finally:
+        place.unlink()
+
+
+def read_boxes(kind: str, file: Path) -> None:
+    """Of a folder with one frame; each box is cut."""
+    with tempfile.TemporaryDirectory() as folder:
+        frames, named = Path(folder) / "frames", Path(folder) / f"1.{kind}"
+        frames.mkdir()
+        Image.new("RGB", (60, 40)).save(frames / "1.png")
+        shutil.copy(file, named)
+        asked = BoxRequest(file=folder if kind == "txt" else str(named))
+        manifest = open_data(str(frames), boxes=asked)
+        for row in range(len(manifest)):
+            with contextlib.suppress(DistreidError, FileNotFoundError):
+                Preprocess().load(manifest.file(row))
+
+
 def read_fsdp(file: Path) -> None:
     """In place of what it is of the folder."""
     place = fsdp_folder() / METADATA
@@ -366,6 +446,17 @@ TARGETS: dict[str, tuple[Callable[[random.Random], bytes], Callable[[Path], obje
         kind: (functools.partial(features, kind), functools.partial(read_features, kind))
         for kind in ("npz", "npy", "mat", "h5", "pt")
     },
+    **{
+        f"images in {kind}": (
+            functools.partial(archives, kind),
+            functools.partial(read_archive, kind),
+        )
+        for kind in ("tar", "tar.gz", "zip", "parquet", "mp4")
+    },
+    **{
+        f"boxes in {kind}": (functools.partial(boxes, kind), functools.partial(read_boxes, kind))
+        for kind in ("csv", "json", "txt")
+    },
     "stores": (stores, read_store),
 }
 
@@ -399,7 +490,7 @@ def main() -> int:
             except DistreidError:
                 outcomes[f"{target} refused"] += 1
             except BaseException:
-                left = Path(f"fuzzed-{target}-{options.seed}-{number}")
+                left = Path(f"fuzzed-{target}-{options.seed}-{number}".replace(" ", "-"))
                 left.write_bytes(file.read_bytes())
                 print(f"{left}: this file broke the reader of {target}", file=sys.stderr)
                 raise
@@ -411,7 +502,8 @@ def main() -> int:
     print(f"{number:,} files, seed {options.seed}; at most {peak / 1e6:,.0f} MB")
     for what, count in sorted(outcomes.items()):
         print(f"  {what}: {count:,}")
-    print("  slowest: " + ", ".join(f"{name} {took:.2f} s" for name, took in slowest.items()))
+    took = {name: seconds for name, seconds in slowest.items() if seconds}
+    print("  slowest: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in took.items()))
     return 0
 
 

@@ -216,6 +216,14 @@ def test_yolo_is_told_in_shares_of_the_frame(tmp_path: Path) -> None:
     assert any("1 frames without a text file" in note for note in manifest.notes)
 
 
+def test_a_text_file_of_boxes_that_is_no_text_is_named(tmp_path: Path) -> None:
+    frame(tmp_path / "data/1.png")
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes/1.txt").write_bytes(b"0 0.5 0.5 0.5 \xff\xfe\n")
+    with pytest.raises(DataError, match=r"1\.txt, line 1: box is .* it must be a number"):
+        open_data(str(tmp_path / "data"), boxes=BoxRequest(file=str(tmp_path / "boxes")))
+
+
 def test_options_of_boxes_that_cannot_be_meant() -> None:
     for wrong in (
         BoxRequest(origin=2),

@@ -183,6 +183,14 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(DataError, match=r"text\.mp4: no video, or a damaged one"):
         open_data(str(tmp_path / "text.mp4"))
+    whole = file.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: whole.index(b"stsd") + 20])
+    with pytest.raises(DataError, match=r"cut\.mp4: no video, or a damaged one"):
+        open_data(str(tmp_path / "cut.mp4"))
+    unknown = whole.rpartition(b"avc1")
+    (tmp_path / "unknown.mp4").write_bytes(unknown[0] + b"xxxx" + unknown[2])
+    with pytest.raises(DataError, match="of a kind that this FFmpeg does not decode"):
+        open_data(str(tmp_path / "unknown.mp4"))
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
