@@ -6,7 +6,9 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -170,10 +172,20 @@ def open_loader(
 
 
 def _begin_worker(worker: int) -> None:
+    threading.Thread(target=_end_with_rank, daemon=True).start()
     keep_freed_memory()
     # Ctrl-C and SLURM's signals reach the workers too; the rank ends them.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_with_rank() -> None:
+    """In a worker: ends it when its rank is killed. It would wait for ever to hand over a batch
+    that nobody takes, and whoever started the rank for the worker to let go of its output."""
+    rank = multiprocessing.parent_process()
+    if rank is not None:
+        rank.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -228,6 +228,41 @@ def _look_at(
 
 
 @_compiled
+def _row_products(
+    codes_NW: Any, live: Any, is_all: Any, vector_W: Any, block: Any, totals: Any
+) -> Any:
+    """Into `totals` (BLOCK,) the products of a block's rows with the query's vector, four at once;
+    gives how many rows it has."""
+    n = codes_NW.shape[0] if is_all else len(live)
+    first, w = block * BLOCK, codes_NW.shape[1]
+    count, i = min(BLOCK, n - first), 0
+    while i + 4 <= count:
+        if is_all:
+            x0 = np.int64(first + i)
+            x1, x2, x3 = x0 + 1, x0 + 2, x0 + 3
+        else:
+            x0, x1 = np.int64(live[first + i]), np.int64(live[first + i + 1])
+            x2, x3 = np.int64(live[first + i + 2]), np.int64(live[first + i + 3])
+        a0 = a1 = a2 = a3 = np.int32(0)
+        for j in range(w):
+            v = np.int32(vector_W[j])
+            a0 += np.int32(codes_NW[x0, j]) * v
+            a1 += np.int32(codes_NW[x1, j]) * v
+            a2 += np.int32(codes_NW[x2, j]) * v
+            a3 += np.int32(codes_NW[x3, j]) * v
+        totals[i], totals[i + 1], totals[i + 2], totals[i + 3] = a0, a1, a2, a3
+        i += 4
+    while i < count:
+        x0 = np.int64(first + i if is_all else live[first + i])
+        a0 = np.int32(0)
+        for j in range(w):
+            a0 += np.int32(codes_NW[x0, j]) * np.int32(vector_W[j])
+        totals[i] = a0
+        i += 1
+    return count
+
+
+@_compiled
 def _refine(
     bounds: Any,
     slack: Any,
@@ -256,8 +291,8 @@ def _refine(
     `bounds` + `slack` + `constant` are upper bounds of the blocks' scores; a row's own is
     `unit` × (code · vector) + `constant`.
     """
-    w, blocks, scored = codes_NW.shape[1], len(bounds), 0
-    n = codes_NW.shape[0] if is_all else len(live)
+    blocks, scored = len(bounds), 0
+    totals = np.empty(BLOCK, np.int32)
     first = min(blocks, max(FIRST_BLOCKS, 2 * len(scores_K) // BLOCK))
     limit = np.partition(bounds, blocks - first)[blocks - first]
     # A row is scored when the next one is found, and meanwhile its memory is fetched.
@@ -267,13 +302,11 @@ def _refine(
             bound = bounds[block]
             if (bound >= limit) != (turn == 0) or bound + slack + constant < scores_K[0]:
                 continue
-            for r in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
-                place = np.int64(r if is_all else live[r])
-                total = np.int32(0)
-                for j in range(w):
-                    total += np.int32(codes_NW[place, j]) * np.int32(vector_W[j])
-                if total * unit + constant < scores_K[0]:
+            count = _row_products(codes_NW, live, is_all, vector_W, block, totals)
+            for i in range(count):
+                if totals[i] * unit + constant < scores_K[0]:
                     continue
+                place = np.int64(block * BLOCK + i if is_all else live[block * BLOCK + i])
                 stored = source_N[place]
                 address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
                 for line in range(0, row_bytes, 64):

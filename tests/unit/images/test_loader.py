@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import LIMIT_S, REPOSITORY, wait_until
 from torch import Tensor
 
 from distreid.data.source import open_data
@@ -26,11 +28,11 @@ BATCH = 4
 SMALL = Preprocess(height=32, width=16)
 
 
-def loader(workers: int, batch_size: int = BATCH) -> BatchLoader:
+def loader(workers: int, batch_size: int = BATCH, preprocess: Preprocess = SMALL) -> BatchLoader:
     shard = Shard(index=0, start=0, stop=ROWS)
     return open_loader(
         open_data("sample"),
-        SMALL,
+        preprocess,
         ShardSampler([shard], rank=0, world_size=1),
         batch_size=batch_size,
         num_workers=workers,
@@ -141,6 +143,12 @@ def test_two_iterations_at_once_do_not_mix(expected: Tensor) -> None:
         assert torch.equal(other.images_BCHW, part)
 
 
+def with_tests() -> dict[str, str]:
+    """An environment in which this file and its conftest can be imported."""
+    here = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": f"{here}:{REPOSITORY / 'tests'}"}
+
+
 def test_workers_that_are_not_forked_do_without() -> None:
     program = (
         "import multiprocessing; multiprocessing.set_start_method('spawn')\n"
@@ -149,4 +157,21 @@ def test_workers_that_are_not_forked_do_without() -> None:
         "    t.assert_the_same(list(t.loader(1)), t.ImageRows(t.open_data('sample'), t.SMALL)"
         "[range(t.ROWS)].images_BCHW)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent)
+    subprocess.run([sys.executable, "-c", program], check=True, env=with_tests())
+
+
+def test_a_worker_ends_when_its_rank_is_killed_while_it_hands_over_a_batch() -> None:
+    program = (
+        "import time, test_loader as t\n"
+        "batches = iter(t.loader(1, preprocess=t.Preprocess()))\n"
+        "kept = [next(batches) for _ in range(t.SLOTS)]  # further ones go through the pipe\n"
+        "print(batches._workers[0].pid, flush=True)\n"
+        "time.sleep(10_000)"
+    )
+    command = [sys.executable, "-c", program]
+    rank = subprocess.Popen(command, env=with_tests(), stdout=subprocess.PIPE, text=True)
+    assert rank.stdout
+    worker = Path(f"/proc/{int(rank.stdout.readline())}/task")
+    wait_until(lambda: any("pipe_write" in (t / "wchan").read_text() for t in worker.iterdir()))
+    rank.kill()
+    rank.communicate(timeout=LIMIT_S)  # once nobody has its output open any more
