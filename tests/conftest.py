@@ -60,6 +60,16 @@ needs_mounts = pytest.mark.skipif(
 )
 
 
+# In this order: what takes longest, or waits for others, begins first.
+FOLDERS = ("slurm", "integration", "browser", "unit", "gpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts tests by their folders, each in its own order."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(tests).parts[0]))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """A table of what was skipped and why, after everything else."""

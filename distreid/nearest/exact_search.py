@@ -30,11 +30,14 @@ from distreid.nearest.similarity import one_thread_each
 
 T = TypeVar("T")
 Places = NDArray[np.int32]
+Cut = tuple[int, int]
+"""From the first to before the last."""
 
 FEW = 12  # queries: fewer read the codes each alone; as many or more are multiplied together
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE = 1024
 BOUND_BYTES = 256 << 20  # of the blocks' bounds of so many queries
-TILE_BLOCKS, TILE_VALUES = 128, 1 << 18  # of one product at most: few calls, all in the cache
+TILE_BLOCKS, TILE_VALUES = 128, 1 << 19  # of one product at most: few calls, all in the cache
+SIDE_BY_SIDE = 32  # queries
 MULTIPLIED_ROWS = 2048  # in one product without codes
 NO_ROW = -1
 BFLOAT_ROUNDOFF = 2.0**-8  # of products for which the user lets torch round to bfloat16
@@ -146,6 +149,18 @@ class _Best:
     def heap(self, query: int) -> tuple[Any, Any, Any]:
         return self.scores[query], self.ids[query], self.place[query]
 
+    def of(self, queries: range) -> _Best:
+        """Those of some queries; what is changed there is changed here."""
+        some = slice(queries.start, queries.stop)
+        return _Best(self.scores[some], self.ids[some], self.place[some], self.scored[some])
+
+    def beside(self) -> _Best:
+        """Heaps without rows, for those that belong into these ones: what is worse than their
+        worst does not."""
+        other = _Best.empty(*self.scores.shape)
+        other.scores[:] = self.scores[:, :1]
+        return other
+
 
 def unit_queries(features: NDArray[Any]) -> NDArray[np.float64]:
     """(Q, D) float64 of L2 norm 1, of finite features that are not zero."""
@@ -194,34 +209,59 @@ def _by_bounds(
     assert codes is not None
     roundoff = U if torch.get_float32_matmul_precision() == "highest" else BFLOAT_ROUNDOFF
     vectors = query_vectors(codes, query_QD[chosen.start : chosen.stop], roundoff)
-    bounds_QB, slacks = (_scanned if len(vectors) < FEW else _multiplied)(part, vectors)
-    is_all = part.live is None
-    live = np.empty(0, np.int32) if part.live is None else part.live
+    bounds_QB, slack_Q = (_scanned if len(vectors) < FEW else _multiplied)(part, vectors)
+    own = best.of(chosen)
+    vector_QW = np.stack([vector.vector for vector in vectors])
+    unit_Q, constant_Q = (
+        np.array([getattr(vector, name) for vector in vectors]) for name in ("unit", "constant")
+    )
 
-    def refine(place: int) -> None:
-        query, vector = chosen[place], vectors[place]
-        best.scored[query] += loops.refine(
-            bounds_QB[place],
-            slacks[place],
-            codes.code,
-            live,
+    def refine(is_first: bool, queries: Cut, blocks: Cut, heaps: _Best) -> None:
+        first, last = blocks
+        rows = slice(first * BLOCK, last * BLOCK)
+        is_all = part.live is None
+        # Of all rows, those of the blocks; with a filter the places are of the whole part.
+        cut = rows if is_all else slice(None)
+        loops.refine(
+            is_first,
+            *queries,
+            bounds_QB[:, first:last],
+            slack_Q,
+            codes.code[cut],
+            np.empty(0, np.int32) if part.live is None else part.live[rows],
             is_all,
-            vector.vector,
-            vector.unit,
-            vector.constant,
+            vector_QW,
+            unit_Q,
+            constant_Q,
             *part.rows.where,
-            part.rows.source,
-            part.ids,
-            base,
-            query_QD[query],
-            *best.heap(query),
+            part.rows.source[cut],
+            part.ids[cut],
+            base + rows.start if is_all else base,
+            query_QD[chosen.start : chosen.stop],
+            heaps.scores,
+            heaps.ids,
+            heaps.place,
+            heaps.scored,
         )
 
-    for_each(refine, range(len(vectors)))
+    count = bounds_QB.shape[1]
+    cuts, stretches = _cuts(len(vectors)), _cuts(count, most=-(-threads() // len(vectors)))
+    for_each(lambda cut: refine(True, cut, (0, count), own), cuts)
+    # Few queries share the threads: each has several heaps, for a stretch of the rows each.
+    heaps = [own, *(own.beside() for _ in stretches[1:])]
+    tasks = [(cut, *each) for cut in cuts for each in zip(stretches, heaps, strict=True)]
+    for_each(lambda task: refine(False, *task), tasks)
+    for other in heaps[1:]:
+        loops.merge(
+            *(other.scores, other.ids, other.place, other.scored),
+            *(own.scores, own.ids, own.place, own.scored),
+        )
 
 
-def _scanned(part: Part, vectors: Sequence[QueryVector]) -> tuple[NDArray[np.float32], list[float]]:
-    """(Q, blocks) upper bounds without their constants, and what is to be added to them; each
+def _scanned(
+    part: Part, vectors: Sequence[QueryVector]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(Q, blocks) upper bounds without their constants, and (Q,) what is to be added to them; each
     query reads the codes."""
     assert part.codes is not None
     code, blocks = part.codes.code, -(-len(part) // BLOCK)
@@ -239,38 +279,51 @@ def _scanned(part: Part, vectors: Sequence[QueryVector]) -> tuple[NDArray[np.flo
     unit_Q = np.array([vector.unit for vector in vectors])
     bounds_QB = (products_QB * unit_Q[:, None]).astype(np.float32)
     # The rounding to float32 of the largest of them.
-    slacks = [2 * U * float(np.abs(row).max()) for row in bounds_QB]
-    return bounds_QB, slacks
+    return bounds_QB, 2 * U * np.abs(bounds_QB).max(axis=1).astype(np.float64)
 
 
 def _multiplied(
     part: Part, vectors: Sequence[QueryVector]
-) -> tuple[NDArray[np.float32], list[float]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """As `_scanned`, by products of tiles of codes with all queries."""
     assert part.codes is not None
-    code, blocks = part.codes.code, -(-len(part) // BLOCK)
-    vector_WQ = torch.from_numpy(np.stack([vector.exact for vector in vectors], axis=1))
-    bounds_QB = np.empty((len(vectors), blocks), np.float32)
-    at_once = max(1, min(TILE_BLOCKS, TILE_VALUES // (BLOCK * len(vectors))))
+    code, blocks, queries = part.codes.code, -(-len(part) // BLOCK), len(vectors)
+    vector_QW = torch.from_numpy(np.stack([vector.exact for vector in vectors]))
+    vector_WQ = vector_QW.T.contiguous()
+    bounds_QB = np.empty((queries, blocks), np.float32)
+    at_once = max(1, min(TILE_BLOCKS, TILE_VALUES // (BLOCK * queries)))
 
-    def multiply(cut: tuple[int, int]) -> None:
-        product = torch.empty(at_once * BLOCK, len(vectors))
+    def multiply(cut: Cut) -> None:
+        # Once: the system clears fresh memory, which would take as long as the products.
+        memory = torch.empty(at_once * BLOCK * queries)
+        floats = torch.empty(at_once * BLOCK, code.shape[1])
         for first in range(*cut, at_once):
             last = min(first + at_once, cut[1])
             rows = slice(first * BLOCK, min(last * BLOCK, len(part)))
             tile = code[rows] if part.live is None else code[part.live[rows]]
-            bound = product[: len(tile)]
-            torch.mm(torch.from_numpy(tile.astype(np.float32)), vector_WQ, out=bound)
+            floats.numpy()[: len(tile)] = tile  # which may be read-only, as torch would warn
+            tile_RW = floats[: len(tile)]
             whole = len(tile) // BLOCK
-            if whole:
-                folded = bound[: whole * BLOCK].view(whole, BLOCK, -1)
-                bounds_QB[:, first : first + whole] = folded.amax(1).T
+            bound = memory[: len(tile) * queries]
+            into_QB = torch.from_numpy(bounds_QB[:, first:last])
+            # Of few queries, torch finds the largest of a block faster where its rows lie side by
+            # side.
+            if queries < SIDE_BY_SIDE:
+                bound_QR = torch.mm(vector_QW, tile_RW.T, out=bound.view(queries, -1))
+                folded = bound_QR[:, : whole * BLOCK].view(queries, whole, BLOCK)
+                into_QB[:, :whole] = folded.amax(2)
+                rest_QR = bound_QR[:, whole * BLOCK :]
+            else:
+                bound_RQ = torch.mm(tile_RW, vector_WQ, out=bound.view(-1, queries))
+                folded = bound_RQ[: whole * BLOCK].view(whole, BLOCK, queries)
+                into_QB[:, :whole] = folded.amax(1).T
+                rest_QR = bound_RQ[whole * BLOCK :].T
             if whole < last - first:
-                bounds_QB[:, last - 1] = bound[whole * BLOCK :].amax(0)
+                into_QB[:, whole] = rest_QR.amax(1)
 
     with one_thread_each():
         for_each(multiply, _cuts(blocks, at_once))
-    return bounds_QB, [vector.slack for vector in vectors]
+    return bounds_QB, np.array([vector.slack for vector in vectors])
 
 
 def _multiply(
@@ -302,11 +355,11 @@ def _multiply(
             )
 
 
-def _cuts(blocks: int, unit: int = 1) -> list[tuple[int, int]]:
-    """A range of blocks for each thread, of whole units."""
-    units = -(-blocks // unit)
-    edges = np.linspace(0, units, min(threads(), units) + 1).astype(int) * unit
-    edges[-1] = blocks
+def _cuts(count: int, unit: int = 1, most: int | None = None) -> list[Cut]:
+    """A range of blocks or queries for each thread, of whole units; `most` ranges at most."""
+    units = -(-count // unit)
+    edges = np.linspace(0, units, min(most or threads(), units) + 1).astype(int) * unit
+    edges[-1] = count
     return [(int(a), int(b)) for a, b in itertools.pairwise(edges)]
 
 

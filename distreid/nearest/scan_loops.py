@@ -19,7 +19,9 @@ from numba.extending import intrinsic
 
 BLOCK = 32  # rows: their largest bound is kept, 4 bytes
 ROUGH = 2.0**-23  # a score near 1 differs by less from itself rounded, and added in another order
-FIRST_BLOCKS = 16  # looked at before the rest, so that few rows of the rest are candidates
+BLOCKS_AHEAD = 3  # whose codes are fetched while a block's are multiplied
+STRETCH_BYTES = 1 << 20  # of codes, which stay in the cache while all queries look at them
+FIRST_BLOCKS = 64  # looked at before the rest, so that few rows of the rest are candidates
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,6 +67,7 @@ def _prefetching(typing: Any, address: Any) -> Any:
 
 _prefetch: Any = intrinsic(_prefetching)
 _floats_at, _halves_at = _pointer_to(types.float32), _pointer_to(types.uint16)
+_bytes_at = _pointer_to(types.int8)
 
 
 @functools.cache
@@ -152,6 +155,32 @@ def _offer(score: Any, row: Any, place: Any, scores_K: Any, rows_K: Any, places_
 
 
 @_compiled
+def _merge(
+    scores_QK: Any,
+    rows_QK: Any,
+    places_QK: Any,
+    scored_Q: Any,
+    into_scores_QK: Any,
+    into_rows_QK: Any,
+    into_places_QK: Any,
+    into_scored_Q: Any,
+) -> None:
+    """Offers what is in the heaps of some queries to others of the same queries."""
+    for q in range(len(scores_QK)):
+        into_scored_Q[q] += scored_Q[q]
+        for k in range(scores_QK.shape[1]):
+            if places_QK[q, k] >= 0:
+                _offer(
+                    scores_QK[q, k],
+                    rows_QK[q, k],
+                    places_QK[q, k],
+                    into_scores_QK[q],
+                    into_rows_QK[q],
+                    into_places_QK[q],
+                )
+
+
+@_compiled
 def _block_bounds(codes_NW: Any, vector_W: Any, first: Any, last: Any, bounds: Any) -> None:
     """Into `bounds`, for blocks `first` to `last` − 1: the largest product of a row's code and
     the query's vector, int32."""
@@ -228,50 +257,95 @@ def _look_at(
 
 
 @_compiled
+def _place(live: Any, is_all: Any, at: Any) -> Any:
+    """Where the row of this number among those that are looked at stands."""
+    return np.int64(at) if is_all else np.int64(live[at])
+
+
+@_compiled
+def _fetch_codes(codes: Any, w: Any, live: Any, is_all: Any, n: Any, block: Any) -> None:
+    """Has the processor read a block's codes."""
+    first, last = block * BLOCK, min(block * BLOCK + BLOCK, n)
+    if is_all:
+        for line in range(first * w, last * w, 64):
+            _prefetch(codes + line)
+    else:
+        for at in range(first, last):
+            row = codes + np.int64(live[at]) * w
+            for line in range(0, w, 64):
+                _prefetch(row + line)
+
+
+@_compiled
 def _row_products(
-    codes_NW: Any, live: Any, is_all: Any, vector_W: Any, block: Any, totals: Any
+    codes: Any, w: Any, live: Any, is_all: Any, n: Any, block: Any, vector_W: Any, totals: Any
 ) -> Any:
     """Into `totals` (BLOCK,) the products of a block's rows with the query's vector, four at once;
     gives how many rows it has."""
-    n = codes_NW.shape[0] if is_all else len(live)
-    first, w = block * BLOCK, codes_NW.shape[1]
+    first = block * BLOCK
     count, i = min(BLOCK, n - first), 0
     while i + 4 <= count:
-        if is_all:
-            x0 = np.int64(first + i)
-            x1, x2, x3 = x0 + 1, x0 + 2, x0 + 3
-        else:
-            x0, x1 = np.int64(live[first + i]), np.int64(live[first + i + 1])
-            x2, x3 = np.int64(live[first + i + 2]), np.int64(live[first + i + 3])
+        x0 = _bytes_at(codes + _place(live, is_all, first + i) * w)
+        x1 = _bytes_at(codes + _place(live, is_all, first + i + 1) * w)
+        x2 = _bytes_at(codes + _place(live, is_all, first + i + 2) * w)
+        x3 = _bytes_at(codes + _place(live, is_all, first + i + 3) * w)
         a0 = a1 = a2 = a3 = np.int32(0)
         for j in range(w):
             v = np.int32(vector_W[j])
-            a0 += np.int32(codes_NW[x0, j]) * v
-            a1 += np.int32(codes_NW[x1, j]) * v
-            a2 += np.int32(codes_NW[x2, j]) * v
-            a3 += np.int32(codes_NW[x3, j]) * v
+            a0 += np.int32(x0[j]) * v
+            a1 += np.int32(x1[j]) * v
+            a2 += np.int32(x2[j]) * v
+            a3 += np.int32(x3[j]) * v
         totals[i], totals[i + 1], totals[i + 2], totals[i + 3] = a0, a1, a2, a3
         i += 4
     while i < count:
-        x0 = np.int64(first + i if is_all else live[first + i])
+        x0 = _bytes_at(codes + _place(live, is_all, first + i) * w)
         a0 = np.int32(0)
         for j in range(w):
-            a0 += np.int32(codes_NW[x0, j]) * np.int32(vector_W[j])
+            a0 += np.int32(x0[j]) * np.int32(vector_W[j])
         totals[i] = a0
         i += 1
     return count
 
 
 @_compiled
-def _refine(
+def _passing(bounds: Any, least: Any, first: Any, last: Any) -> Any:
+    """The blocks from `first` to `last` − 1 whose bound is not below this."""
+    found, count = np.empty(last - first + 1, np.int32), 0
+    for block in range(first, last):
+        found[count] = block
+        count += bounds[block] >= least
+    return found[:count]
+
+
+@_compiled
+def _best_blocks(bounds: Any, count: Any) -> Any:
+    """At least so many blocks with the largest bounds."""
+    stretches = -(-len(bounds) // 8)
+    if stretches <= count:
+        return _passing(bounds, -np.inf, 0, len(bounds))
+    largest = np.empty(stretches, bounds.dtype)
+    for stretch in range(stretches):
+        most = bounds[8 * stretch]
+        for block in range(8 * stretch + 1, min(8 * stretch + 8, len(bounds))):
+            most = max(most, bounds[block])
+        largest[stretch] = most
+    least = np.partition(largest, stretches - count)[stretches - count]
+    return _passing(bounds, least, 0, len(bounds))
+
+
+@_compiled
+def _look_at_blocks(
+    todo: Any,
     bounds: Any,
-    slack: Any,
+    more: Any,
     codes_NW: Any,
     live: Any,
     is_all: Any,
     vector_W: Any,
     unit: Any,
     constant: Any,
+    totals: Any,
     addresses: Any,
     piece_rows: Any,
     row_bytes: Any,
@@ -285,47 +359,43 @@ def _refine(
     rows_K: Any,
     places_K: Any,
 ) -> Any:
-    """Brings a heap of the best rows up to date with these: afterwards no row that is not in it
-    can belong there. Gives how many rows were scored.
-
-    `bounds` + `slack` + `constant` are upper bounds of the blocks' scores; a row's own is
-    `unit` × (code · vector) + `constant`.
-    """
-    blocks, scored = len(bounds), 0
-    totals = np.empty(BLOCK, np.int32)
-    first = min(blocks, max(FIRST_BLOCKS, 2 * len(scores_K) // BLOCK))
-    limit = np.partition(bounds, blocks - first)[blocks - first]
+    """Scores the rows of these blocks that may belong to a heap, and gives how many. `more` is what
+    is to be added to `bounds`."""
+    n, w = codes_NW.shape[0] if is_all else len(live), codes_NW.shape[1]
+    codes, scored = codes_NW.ctypes.data, 0
     # A row is scored when the next one is found, and meanwhile its memory is fetched.
     waiting, waiting_at = np.int64(-1), np.int64(0)
-    for turn in range(2):
-        for block in range(blocks):
-            bound = bounds[block]
-            if (bound >= limit) != (turn == 0) or bound + slack + constant < scores_K[0]:
+    for i in range(len(todo) + 1):
+        count, block = 0, np.int64(0)
+        if i < len(todo):
+            if i + BLOCKS_AHEAD < len(todo):
+                _fetch_codes(codes, w, live, is_all, n, np.int64(todo[i + BLOCKS_AHEAD]))
+            block = np.int64(todo[i])
+            if bounds[block] + more >= scores_K[0]:
+                count = _row_products(codes, w, live, is_all, n, block, vector_W, totals)
+        for r in range(count):
+            if totals[r] * unit + constant < scores_K[0]:
                 continue
-            count = _row_products(codes_NW, live, is_all, vector_W, block, totals)
-            for i in range(count):
-                if totals[i] * unit + constant < scores_K[0]:
-                    continue
-                place = np.int64(block * BLOCK + i if is_all else live[block * BLOCK + i])
-                stored = source_N[place]
-                address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
-                for line in range(0, row_bytes, 64):
-                    _prefetch(address + line)
-                if waiting >= 0:
-                    _look_at(
-                        waiting,
-                        waiting_at,
-                        is_half,
-                        half,
-                        id_N[waiting],
-                        base,
-                        query_D,
-                        scores_K,
-                        rows_K,
-                        places_K,
-                    )
-                waiting, waiting_at = place, address
-                scored += 1
+            place = _place(live, is_all, block * BLOCK + r)
+            stored = source_N[place]
+            address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+            for line in range(0, row_bytes, 64):
+                _prefetch(address + line)
+            if waiting >= 0:
+                _look_at(
+                    waiting,
+                    waiting_at,
+                    is_half,
+                    half,
+                    id_N[waiting],
+                    base,
+                    query_D,
+                    scores_K,
+                    rows_K,
+                    places_K,
+                )
+            waiting, waiting_at = place, address
+            scored += 1
     if waiting >= 0:
         _look_at(
             waiting,
@@ -340,6 +410,84 @@ def _refine(
             places_K,
         )
     return scored
+
+
+@_compiled
+def _refine(
+    is_first: Any,
+    first_query: Any,
+    last_query: Any,
+    bounds_QB: Any,
+    slack_Q: Any,
+    codes_NW: Any,
+    live: Any,
+    is_all: Any,
+    vector_QW: Any,
+    unit_Q: Any,
+    constant_Q: Any,
+    addresses: Any,
+    piece_rows: Any,
+    row_bytes: Any,
+    is_half: Any,
+    half: Any,
+    source_N: Any,
+    id_N: Any,
+    base: Any,
+    query_QD: Any,
+    scores_QK: Any,
+    rows_QK: Any,
+    places_QK: Any,
+    scored_Q: Any,
+) -> None:
+    """Brings the heaps of queries `first_query` to `last_query` − 1 up to date with these rows, in
+    two turns: with each query's best blocks, then with all others. Afterwards no row that is not in
+    a heap can belong there. Adds to `scored_Q` how many rows were scored.
+
+    `bounds_QB` + `slack_Q` + `constant_Q` are upper bounds of the blocks' scores; those of blocks
+    that were looked at are overwritten. A row's own is `unit_Q` × (code · vector) + `constant_Q`.
+    All queries look at one stretch of the blocks after the other, so that its codes are read from
+    memory once.
+    """
+    totals = np.empty(BLOCK, np.int32)
+    blocks, first = bounds_QB.shape[1], max(FIRST_BLOCKS, 2 * scores_QK.shape[1] // BLOCK)
+    stretch = max(1, STRETCH_BYTES // (BLOCK * codes_NW.shape[1]))
+    if is_first or last_query - first_query == 1:
+        stretch = blocks
+    for begin in range(0, blocks, stretch):
+        for q in range(first_query, last_query):
+            bounds, more = bounds_QB[q], slack_Q[q] + constant_Q[q]
+            if is_first:
+                todo = _best_blocks(bounds, first)
+            else:
+                least = scores_QK[q, 0] - more
+                todo = _passing(bounds, least, begin, min(begin + stretch, blocks))
+            scored_Q[q] += _look_at_blocks(
+                todo,
+                bounds,
+                more,
+                codes_NW,
+                live,
+                is_all,
+                vector_QW[q],
+                unit_Q[q],
+                constant_Q[q],
+                totals,
+                addresses,
+                piece_rows,
+                row_bytes,
+                is_half,
+                half,
+                source_N,
+                id_N,
+                base,
+                query_QD[q],
+                scores_QK[q],
+                rows_QK[q],
+                places_QK[q],
+            )
+            if is_first:
+                for block in todo:
+                    bounds[block] = np.nan  # not below, not above: never again
 
 
 @_compiled
@@ -370,6 +518,7 @@ def _score_rows(
 loops = SimpleNamespace(
     block_bounds=_block_bounds,
     block_bounds_of=_block_bounds_of,
+    merge=_merge,
     refine=_refine,
     score_rows=_score_rows,
 )
