@@ -38,6 +38,8 @@ QUERIES_AT_ONCE = 1024
 BOUND_BYTES = 256 << 20  # of the blocks' bounds of so many queries
 TILE_BLOCKS, TILE_VALUES = 128, 1 << 19  # of one product at most: few calls, all in the cache
 SIDE_BY_SIDE = 32  # queries
+FIRST_BLOCKS = 64  # a query looks at first, so that few rows of the rest are candidates
+STRETCH_BYTES = 1 << 20  # of codes, which stay in the cache while many queries look at them
 MULTIPLIED_ROWS = 2048  # in one product without codes
 NO_ROW = -1
 BFLOAT_ROUNDOFF = 2.0**-8  # of products for which the user lets torch round to bfloat16
@@ -216,14 +218,15 @@ def _by_bounds(
         np.array([getattr(vector, name) for vector in vectors]) for name in ("unit", "constant")
     )
 
-    def refine(is_first: bool, queries: Cut, blocks: Cut, heaps: _Best) -> None:
+    def refine(best_blocks: int, queries: Cut, blocks: Cut, heaps: _Best) -> None:
         first, last = blocks
         rows = slice(first * BLOCK, last * BLOCK)
         is_all = part.live is None
         # Of all rows, those of the blocks; with a filter the places are of the whole part.
         cut = rows if is_all else slice(None)
         loops.refine(
-            is_first,
+            best_blocks,
+            max(1, STRETCH_BYTES // (BLOCK * codes.directions.width)),
             *queries,
             bounds_QB[:, first:last],
             slack_Q,
@@ -245,12 +248,13 @@ def _by_bounds(
         )
 
     count = bounds_QB.shape[1]
+    best_blocks = max(FIRST_BLOCKS, 2 * best.scores.shape[1] // BLOCK)
     cuts, stretches = _cuts(len(vectors)), _cuts(count, most=-(-threads() // len(vectors)))
-    for_each(lambda cut: refine(True, cut, (0, count), own), cuts)
+    for_each(lambda cut: refine(best_blocks, cut, (0, count), own), cuts)
     # Few queries share the threads: each has several heaps, for a stretch of the rows each.
     heaps = [own, *(own.beside() for _ in stretches[1:])]
     tasks = [(cut, *each) for cut in cuts for each in zip(stretches, heaps, strict=True)]
-    for_each(lambda task: refine(False, *task), tasks)
+    for_each(lambda task: refine(0, *task), tasks)
     for other in heaps[1:]:
         loops.merge(
             *(other.scores, other.ids, other.place, other.scored),

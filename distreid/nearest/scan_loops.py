@@ -20,8 +20,6 @@ from numba.extending import intrinsic
 BLOCK = 32  # rows: their largest bound is kept, 4 bytes
 ROUGH = 2.0**-23  # a score near 1 differs by less from itself rounded, and added in another order
 BLOCKS_AHEAD = 3  # whose codes are fetched while a block's are multiplied
-STRETCH_BYTES = 1 << 20  # of codes, which stay in the cache while all queries look at them
-FIRST_BLOCKS = 64  # looked at before the rest, so that few rows of the rest are candidates
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -414,7 +412,8 @@ def _look_at_blocks(
 
 @_compiled
 def _refine(
-    is_first: Any,
+    best_blocks: Any,
+    stretch: Any,
     first_query: Any,
     last_query: Any,
     bounds_QB: Any,
@@ -440,24 +439,24 @@ def _refine(
     scored_Q: Any,
 ) -> None:
     """Brings the heaps of queries `first_query` to `last_query` − 1 up to date with these rows, in
-    two turns: with each query's best blocks, then with all others. Afterwards no row that is not in
-    a heap can belong there. Adds to `scored_Q` how many rows were scored.
+    two turns: with `best_blocks` of each query's best blocks, then, told 0, with all others.
+    Afterwards no row that is not in a heap can belong there. Adds to `scored_Q` how many rows were
+    scored.
 
     `bounds_QB` + `slack_Q` + `constant_Q` are upper bounds of the blocks' scores; those of blocks
     that were looked at are overwritten. A row's own is `unit_Q` × (code · vector) + `constant_Q`.
-    All queries look at one stretch of the blocks after the other, so that its codes are read from
-    memory once.
+    All queries look at one stretch of so many blocks after the other, so that its codes are read
+    from memory once.
     """
     totals = np.empty(BLOCK, np.int32)
-    blocks, first = bounds_QB.shape[1], max(FIRST_BLOCKS, 2 * scores_QK.shape[1] // BLOCK)
-    stretch = max(1, STRETCH_BYTES // (BLOCK * codes_NW.shape[1]))
-    if is_first or last_query - first_query == 1:
+    blocks = bounds_QB.shape[1]
+    if best_blocks or last_query - first_query == 1:
         stretch = blocks
     for begin in range(0, blocks, stretch):
         for q in range(first_query, last_query):
             bounds, more = bounds_QB[q], slack_Q[q] + constant_Q[q]
-            if is_first:
-                todo = _best_blocks(bounds, first)
+            if best_blocks:
+                todo = _best_blocks(bounds, best_blocks)
             else:
                 least = scores_QK[q, 0] - more
                 todo = _passing(bounds, least, begin, min(begin + stretch, blocks))
@@ -485,7 +484,7 @@ def _refine(
                 rows_QK[q],
                 places_QK[q],
             )
-            if is_first:
+            if best_blocks:
                 for block in todo:
                     bounds[block] = np.nan  # not below, not above: never again
 

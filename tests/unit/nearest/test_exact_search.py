@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +45,10 @@ def directions_of(rows: NDArray[np.floating], width: int) -> Directions:
 def galleries(draw: st.DrawFn) -> tuple[NDArray[np.floating], NDArray[np.float64], int, int]:
     """Unit rows with a spectrum of any decay and some duplicates, unit queries, a code's width
     and how many rows are wanted."""
-    seed, count = draw(st.integers(0, 2**32 - 1)), draw(st.integers(1, 400))
+    seed, count = (
+        draw(st.integers(0, 2**32 - 1)),
+        draw(st.one_of(st.integers(1, 60), st.integers(600, 1500))),
+    )
     dim, decay = draw(st.integers(2, 40)), draw(st.sampled_from([0.0, 0.5, 1.5, 4.0]))
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((count, dim)) * np.arange(1, dim + 1) ** -decay
@@ -81,14 +87,19 @@ def test_the_answer_is_brute_forces(
         )
         allowed = np.flatnonzero(live[own]).astype(np.int32) if filtered else None
         parts.append(Part(rows=stored, ids=ids[own], codes=codes, live=allowed))
+    placed = np.concatenate([part.ids for part in parts])
     kept = live if filtered else np.ones(len(rows), bool)
-    for few in (slice(0, 2), slice(0, 9)):
-        found = search(parts, queries[few], top)
+    # So small that a few hundred rows are many.
+    sizes: dict[str, Any] = {"FIRST_BLOCKS": 1, "FEW": 4}
+    sizes["STRETCH_BYTES"] = data.draw(st.integers(1, 5000), "bytes of a stretch")
+    cores = data.draw(st.sampled_from([1, 2, 5]), "threads")
+    for few in (slice(0, 1), slice(0, 2), slice(0, 9)):
+        with patch.multiple(exact_search, **sizes, threads=lambda: cores):
+            found = search(parts, queries[few], top)
         assert found.ids.shape == (len(queries[few]), min(top, kept.sum()))
+        assert (placed[found.place] == found.ids).all()
         for number, query in enumerate(queries[few]):
             agrees(found, number, *brute_force(rows[kept], ids[kept], query, top))
-    placed = np.concatenate([part.ids for part in parts])
-    assert (placed[found.place] == found.ids).all()
 
 
 @given(galleries(), st.integers(0, 2**32 - 1))
