@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Callable
 from fractions import Fraction
@@ -22,7 +24,7 @@ from distreid.data.manifest import Manifest
 from distreid.data.source import SAMPLE_VIDEO, SAMPLE_VIDEO_FOLDER, open_data
 from distreid.data.video_files import VideoFile, frame_times, scan_video
 from distreid.errors import DataError, ImageError, OptionError
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import decode, pixels_of, read
 
 Pixels = NDArray[np.uint8]
 LIMIT = 1 << 26
@@ -92,6 +94,19 @@ def test_frames_in_any_order_are_those_of_decoding_on(
         found = decode(video.image(int(index.places["offset"][number]), LIMIT))
         assert (found == wanted[number]).all(), number
     video.close()
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: apt-get install ffmpeg")
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
+def test_frames_have_the_pixels_that_ffmpeg_writes(pixels: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "v.mkv", 30, pixels=pixels, options={"bf": "3", "g": "12"})
+    command = ["ffmpeg", "-v", "error", "-i", str(file), "-fps_mode", "passthrough"]
+    raw = subprocess.run(
+        [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], stdout=subprocess.PIPE, check=True
+    ).stdout
+    theirs = np.frombuffer(raw, np.uint8).reshape(30, 96, 128, 3)
+    for number, frame in enumerate(theirs, start=1):
+        assert (pixels_of(Path(f"{file}#/{number:06d}.ppm")) == frame).all()
 
 
 def test_a_lossless_video_has_the_pixels_of_its_pictures(tmp_path: Path) -> None:
