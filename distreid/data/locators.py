@@ -141,6 +141,7 @@ def frame_of(path: bytes) -> bytes:
     return path.rpartition(b"#xyxy=")[0] if b"#xyxy=" in path else path
 
 
+@functools.lru_cache(1024)
 def kind_of(file: Path) -> str | None:
     """Which kind of archive a file's name says it is; None if it is none. An address that is no
     archive's is a prefix."""

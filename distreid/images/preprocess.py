@@ -29,7 +29,7 @@ from torch import Tensor
 
 from distreid.data import mat_images
 from distreid.data.archives import read_frame, read_member
-from distreid.data.locators import VIDEO, kind_of, locate
+from distreid.data.locators import VIDEO, Locator, kind_of, locate
 from distreid.errors import DataError, ImageError
 from distreid.images.fit import NO, OPENCV, cv2, fit
 from distreid.images.frames import LastFrame, as_png, cut
@@ -144,10 +144,7 @@ class Preprocess:
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or
         path."""
-        if locate(file).box is not None:
-            return self.loader()(file)
-        as_opencv = self.interpolation == OPENCV
-        return pixels_of(file, exif_transpose=self.exif_transpose, as_opencv=as_opencv)
+        return self.loader()(file)
 
     def loader(self) -> Callable[[Path], NDArray[np.uint8]]:
         """`load` for images in their order: boxes that follow each other in one frame have it
@@ -157,7 +154,9 @@ class Preprocess:
 
         def load(file: Path) -> NDArray[np.uint8]:
             place = locate(file)
-            return self.load(file) if place.box is None else frames.cut(place, place.box)
+            if place.box is not None:
+                return frames.cut(place, place.box)
+            return _pixels_at(place, exif_transpose=self.exif_transpose, as_opencv=as_opencv)
 
         return load
 
@@ -205,26 +204,36 @@ def pixels_of(
 ) -> NDArray[np.uint8]:
     """An image wherever it lies as (h, w, 3) RGB: what `decode` makes of `read`, and raises what
     they do."""
-    if "#" in os.fspath(file):
-        place = locate(file)
-        if place.box is not None:
-            return cut(pixels_of(place.frame), place.box)
-        if place.member is not None and kind_of(place.file) == VIDEO:
-            return _of_member(read_frame, place.file, place.member, 3 * MAX_PIXELS)
-    return decode(read(file), exif_transpose=exif_transpose, as_opencv=as_opencv)
+    return _pixels_at(locate(file), exif_transpose=exif_transpose, as_opencv=as_opencv)
+
+
+def _pixels_at(
+    place: Locator, *, exif_transpose: bool = False, as_opencv: bool = False
+) -> NDArray[np.uint8]:
+    if place.box is not None:
+        return cut(_pixels_at(Locator(place.file, place.member)), place.box)
+    if place.member is not None and kind_of(place.file) == VIDEO:
+        return _of_member(read_frame, place.file, place.member, 3 * MAX_PIXELS)
+    return decode(_bytes_at(place), exif_transpose=exif_transpose, as_opencv=as_opencv)
 
 
 def read(file: Path) -> bytes:
     """The bytes of an image wherever it lies, see `data.locators`; of a box those of a PNG file.
     Raises FileNotFoundError or ImageError."""
-    if "#" in os.fspath(file):
-        place = locate(file)
-        if place.box is not None:
-            return as_png(cut(pixels_of(place.frame), place.box))
-        if place.member is not None:
-            return _of_member(read_member, place.file, place.member, MAX_BYTES)
-        if mat_images.in_mat(file):
-            return mat_images.read(file)
+    place = locate(file)
+    return _bytes_at(place) if place.box is None else as_png(_pixels_at(place))
+
+
+def _bytes_at(place: Locator) -> bytes:
+    """Of a whole image."""
+    if place.member is not None:
+        return _of_member(read_member, place.file, place.member, MAX_BYTES)
+    if "#" in os.fspath(place.file) and mat_images.in_mat(place.file):
+        return mat_images.read(place.file)
+    return _read_file(place.file)
+
+
+def _read_file(file: Path) -> bytes:
     # Without O_NONBLOCK, opening a pipe that happens to be named .jpg would wait for ever.
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)

@@ -37,6 +37,7 @@ from PIL import Image
 from distreid.data.box_request import BoxRequest
 from distreid.data.locators import locate
 from distreid.data.source import open_data
+from distreid.host.memory import keep_freed_memory
 from distreid.images.loader import open_loader
 from distreid.images.preprocess import Preprocess, decode, pixels_of
 from distreid.images.sampler import ShardSampler
@@ -58,7 +59,7 @@ def picture(number: int, height: int, width: int) -> Pixels:
 
 
 def written(folder: Path, count: int, boxes: int, height: int, width: int) -> tuple[Path, Path]:
-    """A video of so many frames, and a tenth of the frames as JPEGs with a table of boxes."""
+    """A video of so many frames, and a third of the frames as JPEGs with a table of boxes."""
     video, table = folder / "v.mp4", folder / "boxes.csv"
     (folder / "frames").mkdir()
     lines = ["path,x1,y1,x2,y2"]
@@ -69,7 +70,7 @@ def written(folder: Path, count: int, boxes: int, height: int, width: int) -> tu
         for number in range(count):
             pixels = picture(number, height, width)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            if number % 10 == 0:
+            if number % 3 == 0:
                 Image.fromarray(pixels).save(folder / f"frames/{number:06d}.jpg", quality=92)
                 for _ in range(boxes):
                     y, x = places.integers(0, (height - BOX[0], width - BOX[1]))
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the job does
     width, height = map(int, asked.size.split("x"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
