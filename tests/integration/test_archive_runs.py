@@ -31,7 +31,7 @@ from distreid.store import FeatureStore
 
 arrow: Any = pytest.importorskip("pyarrow")
 parquet: Any = pytest.importorskip("pyarrow.parquet")
-IMAGES = 40
+IMAGES = 200
 
 Make = Callable[[Path, Path], str]
 """From a folder of images to what stands after `--data`, made in another folder."""
@@ -99,9 +99,9 @@ def frames_with_boxes(files: Path, folder: Path) -> str:
             with Image.open(file) as image:
                 frame.paste(image, (left, 0))
                 corners = left, 0, left + image.width, image.height
-            lines.append(",".join([f"{number:02d}.png", *map(str, corners), file.name]))
+            lines.append(",".join([f"{number:03d}.png", *map(str, corners), file.name]))
             left += 64
-        frame.save(folder / f"frames/{number:02d}.png")
+        frame.save(folder / f"frames/{number:03d}.png")
     (folder / "boxes.csv").write_text("\n".join(lines))
     return f"{folder}/frames --boxes {folder}/boxes.csv"
 
@@ -140,7 +140,7 @@ REMOTE = ("http", "http tar", "http zip", "http parquet", "s3", "s3 tar")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("files") / "images"
     for number in range(IMAGES):
-        draw(root / f"{number:02d}.jpg", number)
+        draw(root / f"{number:03d}.jpg", number)
     return root
 
 
@@ -184,7 +184,7 @@ def features(run: Path) -> dict[str, NDArray[np.float32]]:
     names = store.manifest.extra.get("source", store.manifest.path)
     if "frame" in store.manifest.extra:
         numbers = store.manifest.numbers("frame").tolist()
-        names = np.array([b"%02d.jpg" % (number - 1) for number in map(int, numbers)])
+        names = np.array([b"%03d.jpg" % (number - 1) for number in map(int, numbers)])
     rows = store.features(np.arange(len(store.manifest)))
     keys = [os.fsdecode(name).rpartition("/")[2] for name in names.tolist()]
     return dict(zip(keys, rows, strict=True))
@@ -267,9 +267,9 @@ def test_a_run_over_http_is_cached_shown_and_read_from_a_copy(
     assert cli.main(["extract", *command(places["http"], tmp_path / "again", *cache)]) == 0
     assert_same(tmp_path / "again", expected)
     assert ("GET", last) not in faults.asked
-    out = tmp_path / "12.jpg"
+    out = tmp_path / "012.jpg"
     assert cli.main(["show", str(tmp_path / "run"), "--row", "12", "--out", str(out)]) == 0
-    assert out.read_bytes() == (files / "12.jpg").read_bytes()
+    assert out.read_bytes() == (files / "012.jpg").read_bytes()
     copy = ("--data-root", str(files))
     faults.asked.clear()
     assert cli.main(["extract", *command(places["http"], tmp_path / "copy", *copy)]) == 0
@@ -278,7 +278,7 @@ def test_a_run_over_http_is_cached_shown_and_read_from_a_copy(
     gallery = str(tmp_path / "gallery")
     assert cli.main(["gallery", "create", gallery, "--run", str(tmp_path / "run")]) == 0
     opened = Gallery(Path(gallery))
-    assert str(opened.file(12)) == f"{places['http']}#/12.jpg"
+    assert str(opened.file(12)) == f"{places['http']}#/012.jpg"
 
 
 def test_an_object_that_changes_or_fails_ends_a_run_in_one_line(
@@ -292,22 +292,22 @@ def test_an_object_that_changes_or_fails_ends_a_run_in_one_line(
     faults, folder = Faults(), tmp_path / "images"
     shutil.copytree(files, folder)
     with files_over_http(folder, faults) as (address, _):
-        faults.status["/03.jpg"] = 503, 99
+        faults.status["/003.jpg"] = 503, 99
         assert cli.main(["extract", *command(address, tmp_path / "run")]) == 2
         line = error_line(capsys)
-        assert f"row 3, {address}#/03.jpg: its server answers 503" in line
+        assert f"row 3, {address}#/003.jpg: its server answers 503" in line
         assert "use --on-bad-image record" in line
         record = ("--on-bad-image", "record")
         assert cli.main(["extract", *command(address, tmp_path / "run", *record)]) == 0
         store = FeatureStore.open(tmp_path / "run")
         assert np.flatnonzero(store.status).tolist() == [3]
         (tmp_path / "run/shards/000001.h5").unlink()
-        (folder / "11.jpg").write_bytes((files / "12.jpg").read_bytes())
+        (folder / "011.jpg").write_bytes((files / "012.jpg").read_bytes())
         capsys.readouterr()
         assert cli.main(["extract", *command(address, tmp_path / "run", *record)]) == 2
-        assert f"{address}#/11.jpg: changed since {tmp_path / 'run'} was" in error_line(capsys)
-        (folder / "11.jpg").write_bytes((files / "11.jpg").read_bytes())
-        os.utime(folder / "11.jpg", (1, 1))  # the same ETag
+        assert f"{address}#/011.jpg: changed since {tmp_path / 'run'} was" in error_line(capsys)
+        (folder / "011.jpg").write_bytes((files / "011.jpg").read_bytes())
+        os.utime(folder / "011.jpg", (1, 1))  # the same ETag
         assert cli.main(["extract", *command(address, tmp_path / "run", *record)]) == 0
 
 
@@ -317,13 +317,13 @@ def test_damaged_members_are_refused_or_recorded_as_files_are(
 ) -> None:
     data = KINDS[kind](files, tmp_path)
     archive = Path(data)
-    picture = (files / "03.jpg").read_bytes()
+    picture = (files / "003.jpg").read_bytes()
     content = archive.read_bytes()
     assert content.count(picture) == 1
     archive.write_bytes(content.replace(picture, bytes(len(picture))))
     assert cli.main(["extract", *command(data, tmp_path / "run")]) == 2
     line = error_line(capsys)
-    assert f"row 3, {archive}#/03.jpg: " in line and "use --on-bad-image record" in line
+    assert f"row 3, {archive}#/003.jpg: " in line and "use --on-bad-image record" in line
     record = ("--on-bad-image", "record")
     assert cli.main(["extract", *command(data, tmp_path / "run", *record)]) == 0
     store = FeatureStore.open(tmp_path / "run")
@@ -345,12 +345,12 @@ def test_an_archive_that_changed_ends_a_run_that_is_continued(
 def test_the_picture_of_a_row_is_written(files: Path, tmp_path: Path) -> None:
     data, run = packed("tar")(files, tmp_path), tmp_path / "run"
     assert cli.main(["extract", *command(data, run)]) == 0
-    out = tmp_path / "12.jpg"
+    out = tmp_path / "012.jpg"
     assert cli.main(["show", str(run), "--row", "12", "--out", str(out)]) == 0
-    assert out.read_bytes() == (files / "12.jpg").read_bytes()
+    assert out.read_bytes() == (files / "012.jpg").read_bytes()
     converted = tmp_path / "12.png"
     assert cli.main(["show", str(run), "--row", "12", "--out", str(converted)]) == 0
-    with Image.open(converted) as ours, Image.open(files / "12.jpg") as theirs:
+    with Image.open(converted) as ours, Image.open(files / "012.jpg") as theirs:
         assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))
     assert cli.main(["show", str(run), "--row", str(IMAGES), "--out", str(out)]) == 2
     assert cli.main(["show", str(run), "--row", "0", "--out", str(tmp_path / "x.txt")]) == 2
