@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def frames(root: Path, asked: LayoutRequest) -> Manifest:
     boxes = Path(asked.boxes.file)
     with_ids = ID_COLUMN in asked.columns.values()
     videos = _videos(root)
+    if boxes.is_dir():
+        _check_stems(videos)
     found = _tracks(videos, boxes, with_ids=with_ids)
     if found is None:
         found = read_boxes(boxes, root, with_ids=with_ids)
@@ -51,6 +54,18 @@ def _videos(root: Path) -> dict[Path, str]:
         return {each: f"{each.name}#/" for each in root.archives if kind_of(each) == VIDEO}
     file = locate(Path(os.fspath(root))).file
     return {file: ""} if kind_of(file) == VIDEO else {}
+
+
+def _check_stems(videos: Iterable[Path]) -> None:
+    """DataError for videos whose files of boxes would be one file."""
+    seen: dict[str, Path] = {}
+    for video in videos:
+        other = seen.setdefault(video.stem, video)
+        if other != video:
+            raise DataError(
+                f"{other} and {video.name}: their boxes would have one name, {video.stem}; rename "
+                "one of them, or give a table of boxes"
+            )
 
 
 def _tracks(videos: Mapping[Path, str], boxes: Path, *, with_ids: bool) -> FoundBoxes | None:
@@ -82,7 +97,9 @@ def _name_frames(found: FoundBoxes, videos: Mapping[Path, str], root: Path) -> N
         if len(videos) == 1 and "" in videos.values():
             found.frame = [*map(numbers_of(next(iter(videos))), found.frame)]
         return
-    names = {key: video for video in videos for key in (video.stem, video.name)}
+    stems = Counter(video.stem for video in videos)
+    names = {video.stem: video for video in videos if stems[video.stem] == 1}
+    names |= {video.name: video for video in videos}
     naming = {video: numbers_of(video, before) for video, before in videos.items()}
     for i, (path, number) in enumerate(zip(found.frame, numbers, strict=True)):
         video = names.get(Path(path).name)

@@ -375,6 +375,22 @@ def test_one_trackers_file_is_not_that_of_two_videos(two_videos: Path, tmp_path:
         boxed(two_videos, tmp_path / "det.txt")
 
 
+def test_videos_that_differ_in_their_endings_alone_are_told_apart(
+    two_videos: Path, tmp_path: Path
+) -> None:
+    write(two_videos / "a.mkv", 2)
+    (tmp_path / "tracks").mkdir()
+    (tmp_path / "tracks/a.txt").write_text("1,7,10,20,30,40,0.9,-1,-1,-1\n")
+    with pytest.raises(DataError, match=r"a\.mkv and a\.mov: .* one name, a; rename one"):
+        boxed(two_videos, tmp_path / "tracks")
+    table = tmp_path / "boxes.csv"
+    table.write_text("path,frame,x,y,w,h\na.mov,1,5,6,30,40\n")
+    assert boxed(two_videos, table).path.tolist() == [b"a.mov#/000001.ppm#xyxy=5,6,35,46"]
+    table.write_text("path,frame,x,y,w,h\na,1,5,6,30,40\n")
+    with pytest.raises(DataError, match="line 2: no video a in"):
+        boxed(two_videos, table)
+
+
 @pytest.mark.parametrize(
     ("more", "score", "track"),
     [
