@@ -8,11 +8,8 @@ refuses others rather than be compiled anew in the middle of a run.
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from distreid.errors import CompileError
 from distreid.inference.drift import LEAST_COSINE, Drift
+from distreid.inference.quiet_converters import quiet
 
 EAGER = "off"
 # `--compile` to torch's name of the mode, which a store's identity carries.
@@ -71,22 +69,12 @@ def compiling() -> Iterator[None]:
     """Within it, calls compile without a word; what goes wrong is a CompileError."""
     import torch._inductor.config as inductor
 
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            inductor.patch(freezing=True),
-        ):
-            warnings.simplefilter("ignore")
+        with quiet(), inductor.patch(freezing=True):
             yield
     except Exception as error:  # compilers raise nearly anything
         text = next(iter(str(error).strip().splitlines()), "")
         raise CompileError(f"{type(error).__name__}: {text[:REASON_LENGTH]}") from error
-    finally:
-        logging.disable(disabled)
 
 
 def as_compiled() -> contextlib.AbstractContextManager[None]:

@@ -1,4 +1,5 @@
-"""Converters of networks say much, and tell what matters by exceptions: they are kept quiet."""
+"""Compilers and converters of networks say much, and tell what matters by exceptions: they are kept
+quiet."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ import torch
 
 
 @contextlib.contextmanager
-def quiet_converter() -> Iterator[None]:
-    """Keeps from the user what they warn, log and print."""
+def quiet() -> Iterator[None]:
+    """Keeps from the user what Python code warns, logs and prints."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -22,10 +23,16 @@ def quiet_converter() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            # Below Python it prints the graph that it could not convert, thousands of lines.
-            mock.patch.object(torch._C, "_jit_onnx_log", create=True),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def quiet_converter() -> Iterator[None]:
+    """`quiet`, also below Python, where torch prints the graph that it could not convert, thousands
+    of lines."""
+    with quiet(), mock.patch.object(torch._C, "_jit_onnx_log", create=True):
+        yield

@@ -333,6 +333,12 @@ def _best_blocks(bounds: Any, count: Any) -> Any:
 
 
 @_compiled
+def _address(stored: Any, addresses: Any, piece_rows: Any, row_bytes: Any) -> Any:
+    """Where the bytes of a stored row lie."""
+    return addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+
+
+@_compiled
 def _look_at_blocks(
     todo: Any,
     bounds: Any,
@@ -363,20 +369,18 @@ def _look_at_blocks(
     codes, scored = codes_NW.ctypes.data, 0
     # A row is scored when the next one is found, and meanwhile its memory is fetched.
     waiting, waiting_at = np.int64(-1), np.int64(0)
-    for i in range(len(todo) + 1):
-        count, block = 0, np.int64(0)
-        if i < len(todo):
-            if i + BLOCKS_AHEAD < len(todo):
-                _fetch_codes(codes, w, live, is_all, n, np.int64(todo[i + BLOCKS_AHEAD]))
-            block = np.int64(todo[i])
-            if bounds[block] + more >= scores_K[0]:
-                count = _row_products(codes, w, live, is_all, n, block, vector_W, totals)
+    for i in range(len(todo)):
+        if i + BLOCKS_AHEAD < len(todo):
+            _fetch_codes(codes, w, live, is_all, n, np.int64(todo[i + BLOCKS_AHEAD]))
+        block = np.int64(todo[i])
+        if bounds[block] + more < scores_K[0]:
+            continue
+        count = _row_products(codes, w, live, is_all, n, block, vector_W, totals)
         for r in range(count):
             if totals[r] * unit + constant < scores_K[0]:
                 continue
             place = _place(live, is_all, block * BLOCK + r)
-            stored = source_N[place]
-            address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+            address = _address(source_N[place], addresses, piece_rows, row_bytes)
             for line in range(0, row_bytes, 64):
                 _prefetch(address + line)
             if waiting >= 0:
@@ -508,8 +512,7 @@ def _score_rows(
     """Brings a heap of the best rows up to date with the rows `live`, each of which is scored."""
     for i in range(len(live)):
         place = live[i]
-        stored = source_N[place]
-        address = addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+        address = _address(source_N[place], addresses, piece_rows, row_bytes)
         row = id_N[place]
         _look_at(place, address, is_half, half, row, base, query_D, scores_K, rows_K, places_K)
 
