@@ -15,6 +15,7 @@ from distreid.errors import CheckpointError, EngineError, OptionError
 from distreid.export.export_options import TENSORRT
 from distreid.export.triton_repository import FILES_WRITTEN, write_repositories
 from distreid.host.machine import cores
+from distreid.inference.onnx_conversion import with_own_biases
 from distreid.inference.openvino_engine import core, without_telemetry
 from distreid.inference.quantisation import quantise
 from distreid.inference.quiet_converters import quiet_converter
@@ -118,7 +119,7 @@ def _onnx(
                 raise
     content = file.read_bytes()
     file.unlink()
-    return content
+    return with_own_biases(content)
 
 
 def _write_openvino(

@@ -24,7 +24,7 @@ X86 = ("x86_64", "AMD64")
 
 Runtime = Callable[[NDArray[np.uint8], "NDArray[np.int64] | None"], NDArray[np.float32]]
 """(B, H, W, 3) uint8, and the cameras (B,) of a network that takes them → (B, dim) float32, the sum
-over the views, in a thread of the caller's; any number of threads may call it at once."""
+over the scales, in a thread of the caller's; any number of threads may call it at once."""
 
 
 class Engine(Protocol):

@@ -328,10 +328,15 @@ class Extractor:
 
     def _features(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> Features:
         if self.runtime:
-            # In memory they lie so already.
-            images_BHWC = images_BCHW.movedim(1, -1).contiguous().numpy()
+            # As images lie in memory already. A mirror image has a pass of its own: half the graph
+            # to convert and compile, half the memory. torch mirrors ten times as fast as numpy.
+            views = [images_BCHW, images_BCHW.flip(3)] if self.augmentation.flip else [images_BCHW]
             cameras = None if cameras_B is None else cameras_B.numpy()
-            sum_BD = torch.from_numpy(self.runtime(images_BHWC, cameras))
+            of_views = (
+                torch.from_numpy(self.runtime(view.movedim(1, -1).contiguous().numpy(), cameras))
+                for view in views
+            )
+            sum_BD = reduce(torch.add, of_views)
         else:
             sum_BD = self._of_views(images_BCHW, cameras_B)
         if self.parts > 1:

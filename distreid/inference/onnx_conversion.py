@@ -1,6 +1,6 @@
-"""A network to ONNX, kept for the next start: uint8 images in, summed features out, a fixed number
-of rows. It is known by all that it is made of: the weights, the network, the views, the
-preprocessing, our code and torch's version.
+"""A network to ONNX, kept for the next start: uint8 images in, features summed over the scales out,
+a fixed number of rows. Mirror images pass through the same graph once more. It is known by all that
+it is made of: weights, network, scales, preprocessing, our code and torch's version.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,10 +38,11 @@ class Converted:
 def convert(model: Model, augmentation: Augmentation, rows: int) -> Converted:
     """The graph of so many rows at once, from the cache if it is there; EngineError if torch
     cannot convert it."""
-    key = _key(model, augmentation, rows)
+    one_side = replace(augmentation, flip=False)
+    key = _key(model, one_side, rows)
     if key is None:
-        return Converted(_exported(model, augmentation, rows), "")
-    return Converted(*kept(f"{key}.onnx", lambda: _exported(model, augmentation, rows)))
+        return Converted(_exported(model, one_side, rows), "")
+    return Converted(*kept(f"{key}.onnx", lambda: _exported(model, one_side, rows)))
 
 
 def _exported(model: Model, augmentation: Augmentation, rows: int) -> bytes:
@@ -63,10 +64,33 @@ def _exported(model: Model, augmentation: Augmentation, rows: int) -> bytes:
                 graph, inputs, file, input_names=names, output_names=[OUTPUT],
                 opset_version=OPSET, dynamo=False,
             )  # fmt: skip
-            return file.read_bytes()
+            return with_own_biases(file.read_bytes())
     except Exception as error:  # exporters raise nearly anything
         text = next(iter(str(error).strip().splitlines()), "")
         raise EngineError(f"torch cannot convert it to ONNX: {text[:200]}") from error
+
+
+def with_own_biases(graph: bytes) -> bytes:
+    """The graph, in which no two convolutions share a bias.
+
+    OpenVINO adds a bias within its convolution only where nothing else uses it: OSNet x0.25, whose
+    gates are called several times, is 9 % faster so.
+    """
+    import onnx
+
+    model = onnx.load_from_string(graph)
+    shared = {tensor.name: tensor for tensor in model.graph.initializer}
+    used: dict[str, int] = {}
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if node.op_type == "Conv" and place == 2 and name in shared:
+                used[name] = times = used.get(name, 0) + 1
+                if times > 1:
+                    own = model.graph.initializer.add()
+                    own.CopyFrom(shared[name])
+                    own.name = node.input[place] = f"{name}.{times}"
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _key(model: Model, augmentation: Augmentation, rows: int) -> str | None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,9 +50,11 @@ class Augmentation:
 
     def passes(self, images_BCHW: Tensor, fixed_size: bool) -> list[list[Tensor]]:
         """The views of each size together, which can share a pass of the network."""
-        found: dict[torch.Size, list[Tensor]] = {}  # not by their number, which may be symbolic
+        found: dict[tuple[int, ...], list[Tensor]] = {}
         for view in self.views(images_BCHW, fixed_size):
-            found.setdefault(view.shape[1:], []).append(view)
+            # As numbers, because a size that is traced equals no other; not the number of images,
+            # which may be symbolic.
+            found.setdefault(tuple(map(int, view.shape[1:])), []).append(view)
         return list(found.values())
 
 

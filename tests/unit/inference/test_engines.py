@@ -20,6 +20,7 @@ from distreid.inference.engines import ENGINES, choose_engine
 from distreid.inference.extractor import Extractor, choose_precision
 from distreid.inference.openvino_engine import OpenVINO
 from distreid.inference.quantisation import CALIBRATION_IMAGES, Quantised, calibration_rows
+from distreid.inference.quiet_converters import quiet_converter
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
 
@@ -101,9 +102,34 @@ def test_a_graph_is_kept_and_made_anew_when_it_is_damaged(model: Model, cache: P
     again = onnx_conversion.convert(model, BOTH, 8)
     assert again.note == f"{file} was damaged, and is made anew"
     assert again.graph == made.graph == file.read_bytes()
-    # Other views are another graph.
-    assert onnx_conversion.convert(model, Augmentation(flip=False), 8).graph != made.graph
+    # Mirror images take the same graph, other scales another.
+    assert onnx_conversion.convert(model, Augmentation(flip=False), 8).graph == made.graph
+    assert len(list(cache.glob("*.onnx"))) == 1
+    scaled = Augmentation(flip=False, scales=(1.0, 1.1))
+    assert onnx_conversion.convert(model, scaled, 8).graph != made.graph
     assert len(list(cache.glob("*.onnx"))) == 2
+
+
+def test_no_two_convolutions_of_a_graph_share_a_bias(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.layer(torch.relu(self.layer(x))))
+
+    file = tmp_path / "twice.onnx"
+    with quiet_converter():
+        torch.onnx.export(Twice().eval(), (torch.zeros(1, 3, 2, 2),), file, dynamo=False)
+    graphs = file.read_bytes(), onnx_conversion.with_own_biases(file.read_bytes())
+    biases = [
+        [node.input[2] for node in onnx.load_from_string(graph).graph.node if len(node.input) == 3]
+        for graph in graphs
+    ]
+    assert [len(set(names)) for names in biases] == [1, 2]
 
 
 def test_what_openvino_compiled_is_kept_with_the_same_bytes_and_made_anew_when_damaged(
