@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -17,11 +17,71 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-BLOCK = 32  # rows: their largest bound is kept, 4 bytes
+from distreid.nearest.codes import BLOCK
+
 ROUGH = 2.0**-23  # a score near 1 differs by less from itself rounded, and added in another order
+STRETCH = 32  # blocks, of which only the best one counts where the best ones of all are looked for
 BLOCKS_AHEAD = 3  # whose codes are fetched while a block's are multiplied
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Stored(NamedTuple):
+    """Where N rows lie, and what they are."""
+
+    addresses: Any
+    """Of the pieces of rows, int64."""
+    piece_rows: int
+    row_bytes: int
+    is_half: bool
+    half: Any
+    """`half_values`, if they are float16."""
+    source: Any
+    """(N,) int64, which stored row each is."""
+    ids: Any
+    """(N,) int64."""
+    base: int
+    """Added to the places of rows that are found."""
+
+
+class Coded(NamedTuple):
+    """The codes of N rows."""
+
+    code: Any
+    """(N, W) int8."""
+    rest: Any
+    """(N, V) int8, what the finer codes have besides the first W − 2 of `code`; V = 0: nothing."""
+    live: Any
+    """int32, the places that are looked at; unless `is_all`."""
+    is_all: bool
+
+
+class Asked(NamedTuple):
+    """Q queries, as rows and as codes want them: see `codes.QueryVector`."""
+
+    exact: Any
+    """(Q, D) float64, of norm 1."""
+    vector: Any
+    """(Q, W) int16."""
+    unit: Any
+    constant: Any
+    """(Q,) float64."""
+    finer_vector: Any
+    """(Q, W − 2 + V) int16."""
+    finer_unit: Any
+    finer_constant: Any
+
+
+class Heaps(NamedTuple):
+    """The best rows of Q queries, K each, the worst at the root."""
+
+    scores: Any
+    """(Q, K) float32."""
+    rows: Any
+    places: Any
+    """(Q, K) int64."""
+    scored: Any
+    """(Q,) int64."""
 
 
 def _compiled(function: Function, **how: Any) -> Function:
@@ -132,8 +192,9 @@ def _is_worse(score: Any, row: Any, than_score: Any, than_row: Any) -> Any:
 
 
 @_compiled
-def _offer(score: Any, row: Any, place: Any, scores_K: Any, rows_K: Any, places_K: Any) -> None:
-    """Puts a row in for the worst of a heap, whose root that is, if it is better."""
+def _offer(score: Any, row: Any, place: Any, heaps: Any, q: Any) -> None:
+    """Puts a row in for the worst of a query's heap, whose root that is, if it is better."""
+    scores_K, rows_K, places_K = heaps.scores[q], heaps.rows[q], heaps.places[q]
     if not _is_worse(scores_K[0], rows_K[0], score, row):
         return
     k, i = len(scores_K), 0
@@ -153,29 +214,13 @@ def _offer(score: Any, row: Any, place: Any, scores_K: Any, rows_K: Any, places_
 
 
 @_compiled
-def _merge(
-    scores_QK: Any,
-    rows_QK: Any,
-    places_QK: Any,
-    scored_Q: Any,
-    into_scores_QK: Any,
-    into_rows_QK: Any,
-    into_places_QK: Any,
-    into_scored_Q: Any,
-) -> None:
+def _merge(heaps: Any, into: Any) -> None:
     """Offers what is in the heaps of some queries to others of the same queries."""
-    for q in range(len(scores_QK)):
-        into_scored_Q[q] += scored_Q[q]
-        for k in range(scores_QK.shape[1]):
-            if places_QK[q, k] >= 0:
-                _offer(
-                    scores_QK[q, k],
-                    rows_QK[q, k],
-                    places_QK[q, k],
-                    into_scores_QK[q],
-                    into_rows_QK[q],
-                    into_places_QK[q],
-                )
+    for q in range(len(heaps.scores)):
+        into.scored[q] += heaps.scored[q]
+        for k in range(heaps.scores.shape[1]):
+            if heaps.places[q, k] >= 0:
+                _offer(heaps.scores[q, k], heaps.rows[q, k], heaps.places[q, k], into, q)
 
 
 @_compiled
@@ -235,23 +280,29 @@ def _block_bounds_of(
 
 
 @_compiled
-def _look_at(
-    place: Any,
-    address: Any,
-    is_half: Any,
-    half: Any,
-    row: Any,
-    base: Any,
-    query_D: Any,
-    scores_K: Any,
-    rows_K: Any,
-    places_K: Any,
-) -> None:
-    """Scores a row, and puts it into the heap if it belongs there."""
+def _look_at(place: Any, stored: Any, asked: Any, heaps: Any, q: Any) -> None:
+    """Scores a row for a query, and puts it into its heap if it belongs there."""
+    address = _address(stored, place)
+    query_D = asked.exact[q]
     # Sums in another order differ by far less.
-    if is_half or _rough(address, query_D) >= scores_K[0] - ROUGH:
-        score = _score(address, is_half, half, query_D)
-        _offer(score, row, base + place, scores_K, rows_K, places_K)
+    if stored.is_half or _rough(address, query_D) >= heaps.scores[q, 0] - ROUGH:
+        score = _score(address, stored.is_half, stored.half, query_D)
+        _offer(score, stored.ids[place], stored.base + place, heaps, q)
+
+
+@_compiled
+def _address(stored: Any, place: Any) -> Any:
+    """Where the bytes of a row lie."""
+    piece, row = divmod(stored.source[place], stored.piece_rows)
+    return stored.addresses[piece] + row * stored.row_bytes
+
+
+@_compiled
+def _fetch(address: Any, count: Any) -> None:
+    """Has the processor read so many bytes."""
+    for line in range(0, count, 64):
+        _prefetch(address + line)
+    _prefetch(address + count - 1)
 
 
 @_compiled
@@ -319,13 +370,14 @@ def _passing(bounds: Any, least: Any, first: Any, last: Any) -> Any:
 @_compiled
 def _best_blocks(bounds: Any, count: Any) -> Any:
     """At least so many blocks with the largest bounds."""
-    stretches = -(-len(bounds) // 8)
+    stretches = -(-len(bounds) // STRETCH)
     if stretches <= count:
         return _passing(bounds, -np.inf, 0, len(bounds))
     largest = np.empty(stretches, bounds.dtype)
     for stretch in range(stretches):
-        most = bounds[8 * stretch]
-        for block in range(8 * stretch + 1, min(8 * stretch + 8, len(bounds))):
+        first = STRETCH * stretch
+        most = bounds[first]
+        for block in range(first + 1, min(first + STRETCH, len(bounds))):
             most = max(most, bounds[block])
         largest[stretch] = most
     least = np.partition(largest, stretches - count)[stretches - count]
@@ -333,9 +385,15 @@ def _best_blocks(bounds: Any, count: Any) -> Any:
 
 
 @_compiled
-def _address(stored: Any, addresses: Any, piece_rows: Any, row_bytes: Any) -> Any:
-    """Where the bytes of a stored row lie."""
-    return addresses[stored // piece_rows] + (stored % piece_rows) * row_bytes
+def _finer_allows(place: Any, coded: Any, asked: Any, heaps: Any, q: Any) -> Any:
+    """Whether a row may belong into a query's heap, by its finer code."""
+    vector, first = asked.finer_vector[q], coded.code.shape[1] - 2
+    code, rest, total = coded.code[place], coded.rest[place], np.int32(0)
+    for j in range(first):
+        total += np.int32(code[j]) * np.int32(vector[j])
+    for j in range(len(rest)):
+        total += np.int32(rest[j]) * np.int32(vector[first + j])
+    return not total * asked.finer_unit[q] + asked.finer_constant[q] < heaps.scores[q, 0]
 
 
 @_compiled
@@ -343,74 +401,51 @@ def _look_at_blocks(
     todo: Any,
     bounds: Any,
     more: Any,
-    codes_NW: Any,
-    live: Any,
-    is_all: Any,
-    vector_W: Any,
-    unit: Any,
-    constant: Any,
+    coded: Any,
+    stored: Any,
+    asked: Any,
+    heaps: Any,
+    q: Any,
     totals: Any,
-    addresses: Any,
-    piece_rows: Any,
-    row_bytes: Any,
-    is_half: Any,
-    half: Any,
-    source_N: Any,
-    id_N: Any,
-    base: Any,
-    query_D: Any,
-    scores_K: Any,
-    rows_K: Any,
-    places_K: Any,
 ) -> Any:
-    """Scores the rows of these blocks that may belong to a heap, and gives how many. `more` is what
-    is to be added to `bounds`."""
-    n, w = codes_NW.shape[0] if is_all else len(live), codes_NW.shape[1]
-    codes, scored = codes_NW.ctypes.data, 0
-    # A row is scored when the next one is found, and meanwhile its memory is fetched.
-    waiting, waiting_at = np.int64(-1), np.int64(0)
-    for i in range(len(todo)):
-        if i + BLOCKS_AHEAD < len(todo):
-            _fetch_codes(codes, w, live, is_all, n, np.int64(todo[i + BLOCKS_AHEAD]))
-        block = np.int64(todo[i])
-        if bounds[block] + more < scores_K[0]:
-            continue
-        count = _row_products(codes, w, live, is_all, n, block, vector_W, totals)
-        for r in range(count):
-            if totals[r] * unit + constant < scores_K[0]:
+    """Scores the rows of these blocks that may belong to a query's heap, and gives how many. `more`
+    is what is to be added to `bounds`."""
+    live, is_all, w = coded.live, coded.is_all, coded.code.shape[1]
+    n = len(coded.code) if is_all else len(live)
+    codes, scored, width = coded.code.ctypes.data, 0, coded.rest.shape[1]
+    rests = coded.rest.ctypes.data
+    vector_W, unit, constant = asked.vector[q], asked.unit[q], asked.constant[q]
+    # A row's finer code is looked at, and later the row itself, when the next one is found: in the
+    # meantime its memory is fetched.
+    at_rest = at_row = np.int64(-1)
+    for i in range(len(todo) + 2):
+        # Twice more, without a block, for the rows that wait at the end.
+        count, block = 1, np.int64(-1)
+        if i < len(todo):
+            if i + BLOCKS_AHEAD < len(todo):
+                _fetch_codes(codes, w, live, is_all, n, np.int64(todo[i + BLOCKS_AHEAD]))
+            block = np.int64(todo[i])
+            if bounds[block] + more < heaps.scores[q, 0]:
                 continue
-            place = _place(live, is_all, block * BLOCK + r)
-            address = _address(source_N[place], addresses, piece_rows, row_bytes)
-            for line in range(0, row_bytes, 64):
-                _prefetch(address + line)
-            if waiting >= 0:
-                _look_at(
-                    waiting,
-                    waiting_at,
-                    is_half,
-                    half,
-                    id_N[waiting],
-                    base,
-                    query_D,
-                    scores_K,
-                    rows_K,
-                    places_K,
-                )
-            waiting, waiting_at = place, address
-            scored += 1
-    if waiting >= 0:
-        _look_at(
-            waiting,
-            waiting_at,
-            is_half,
-            half,
-            id_N[waiting],
-            base,
-            query_D,
-            scores_K,
-            rows_K,
-            places_K,
-        )
+            count = _row_products(codes, w, live, is_all, n, block, vector_W, totals)
+        for r in range(count):
+            place = np.int64(-1)
+            if block >= 0:
+                if totals[r] * unit + constant < heaps.scores[q, 0]:
+                    continue
+                place = _place(live, is_all, block * BLOCK + r)
+            if width:
+                if place >= 0:
+                    _fetch(rests + place * width, width)
+                place, at_rest = at_rest, place
+                if place >= 0 and not _finer_allows(place, coded, asked, heaps, q):
+                    place = np.int64(-1)
+            if place >= 0:
+                _fetch(_address(stored, place), stored.row_bytes)
+                scored += 1
+            if at_row >= 0:
+                _look_at(at_row, stored, asked, heaps, q)
+            at_row = place
     return scored
 
 
@@ -422,35 +457,18 @@ def _refine(
     last_query: Any,
     bounds_QB: Any,
     slack_Q: Any,
-    codes_NW: Any,
-    live: Any,
-    is_all: Any,
-    vector_QW: Any,
-    unit_Q: Any,
-    constant_Q: Any,
-    addresses: Any,
-    piece_rows: Any,
-    row_bytes: Any,
-    is_half: Any,
-    half: Any,
-    source_N: Any,
-    id_N: Any,
-    base: Any,
-    query_QD: Any,
-    scores_QK: Any,
-    rows_QK: Any,
-    places_QK: Any,
-    scored_Q: Any,
+    coded: Any,
+    stored: Any,
+    asked: Any,
+    heaps: Any,
 ) -> None:
     """Brings the heaps of queries `first_query` to `last_query` − 1 up to date with these rows, in
     two turns: with `best_blocks` of each query's best blocks, then, told 0, with all others.
-    Afterwards no row that is not in a heap can belong there. Adds to `scored_Q` how many rows were
-    scored.
+    Afterwards no row that is not in a heap can belong there. Counts how many rows were scored.
 
-    `bounds_QB` + `slack_Q` + `constant_Q` are upper bounds of the blocks' scores; those of blocks
-    that were looked at are overwritten. A row's own is `unit_Q` × (code · vector) + `constant_Q`.
-    All queries look at one stretch of so many blocks after the other, so that its codes are read
-    from memory once.
+    `bounds_QB` + `slack_Q` + the queries' constants are upper bounds of the blocks' scores; those
+    of blocks that were looked at are overwritten. All queries look at one stretch of so many blocks
+    after the other, so that its codes are read from memory once.
     """
     totals = np.empty(BLOCK, np.int32)
     blocks = bounds_QB.shape[1]
@@ -458,35 +476,14 @@ def _refine(
         stretch = blocks
     for begin in range(0, blocks, stretch):
         for q in range(first_query, last_query):
-            bounds, more = bounds_QB[q], slack_Q[q] + constant_Q[q]
+            bounds, more = bounds_QB[q], slack_Q[q] + asked.constant[q]
             if best_blocks:
                 todo = _best_blocks(bounds, best_blocks)
             else:
-                least = scores_QK[q, 0] - more
+                least = heaps.scores[q, 0] - more
                 todo = _passing(bounds, least, begin, min(begin + stretch, blocks))
-            scored_Q[q] += _look_at_blocks(
-                todo,
-                bounds,
-                more,
-                codes_NW,
-                live,
-                is_all,
-                vector_QW[q],
-                unit_Q[q],
-                constant_Q[q],
-                totals,
-                addresses,
-                piece_rows,
-                row_bytes,
-                is_half,
-                half,
-                source_N,
-                id_N,
-                base,
-                query_QD[q],
-                scores_QK[q],
-                rows_QK[q],
-                places_QK[q],
+            heaps.scored[q] += _look_at_blocks(
+                todo, bounds, more, coded, stored, asked, heaps, q, totals
             )
             if best_blocks:
                 for block in todo:
@@ -494,27 +491,10 @@ def _refine(
 
 
 @_compiled
-def _score_rows(
-    live: Any,
-    addresses: Any,
-    piece_rows: Any,
-    row_bytes: Any,
-    is_half: Any,
-    half: Any,
-    source_N: Any,
-    id_N: Any,
-    base: Any,
-    query_D: Any,
-    scores_K: Any,
-    rows_K: Any,
-    places_K: Any,
-) -> None:
-    """Brings a heap of the best rows up to date with the rows `live`, each of which is scored."""
+def _score_rows(live: Any, stored: Any, asked: Any, heaps: Any, q: Any) -> None:
+    """Brings a query's heap up to date with the rows `live`, each of which is scored."""
     for i in range(len(live)):
-        place = live[i]
-        address = _address(source_N[place], addresses, piece_rows, row_bytes)
-        row = id_N[place]
-        _look_at(place, address, is_half, half, row, base, query_D, scores_K, rows_K, places_K)
+        _look_at(np.int64(live[i]), stored, asked, heaps, q)
 
 
 loops = SimpleNamespace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,11 @@ def learn_directions(folder: Path, parts: Sequence[Part]) -> Directions:
     threshold = search([part], unit_queries(asked), top).scores[:, -1] * HARDER
     sample = compared[:: -(-len(compared) // SAMPLED_ROWS)]
     directions, tried = learn(sample, asked, threshold, rows)
-    facts = {"tried": {str(width): share for width, share in tried.items()}, "rows": rows}
+    facts = {
+        "tried": {str(width): share for width, share in tried.items()},
+        "rows": rows,
+        "scanned": directions.scanned,
+    }
     write_arrays(folder, {"basis": directions.basis, "step": directions.step}, facts)
     return directions
 
@@ -44,7 +49,11 @@ def learn_directions(folder: Path, parts: Sequence[Part]) -> Directions:
 def read_directions(folder: Path) -> Directions:
     """What `learn_directions` wrote."""
     basis = np.ascontiguousarray(read_array(folder, "basis"))
-    return Directions(basis=basis, step=np.array(read_array(folder, "step")))
+    return Directions(
+        basis=basis,
+        step=np.array(read_array(folder, "step")),
+        scanned=read_facts(folder).get("scanned"),
+    )
 
 
 def write_codes(folder: Path, directions: Directions, rows: StoredRows) -> None:
@@ -55,20 +64,36 @@ def write_codes(folder: Path, directions: Directions, rows: StoredRows) -> None:
         for first in range(0, count, ENCODED_ROWS)
     )
     codes = encode(directions, pieces)
-    facts = {"error": codes.error, "residual": codes.residual, "longest": codes.longest}
-    write_arrays(folder, {"code": codes.code}, facts)
+    arrays, facts = {"code": codes.code}, _facts(codes)
+    if codes.finer is not None:
+        arrays["rest"], facts["finer"] = codes.finer.code, _facts(codes.finer)
+    write_arrays(folder, arrays, facts)
+
+
+def _facts(codes: Codes) -> dict[str, Any]:
+    return {"error": codes.error, "residual": codes.residual, "longest": codes.longest}
 
 
 def read_codes(folder: Path, directions: Directions) -> Codes:
     """What `write_codes` wrote, mapped."""
     facts = read_facts(folder)
-    return Codes(
-        directions=directions,
-        code=np.asarray(read_array(folder, "code")),
-        error=tuple(facts["error"]),
-        residual=tuple(facts["residual"]),
-        longest=facts["longest"],
-    )
+
+    def codes(
+        of: Directions, name: str, facts: dict[str, Any], finer: Codes | None = None
+    ) -> Codes:
+        return Codes(
+            directions=of,
+            code=np.asarray(read_array(folder, name)),
+            error=tuple(facts["error"]),
+            residual=tuple(facts["residual"]),
+            longest=facts["longest"],
+            finer=finer,
+        )
+
+    if directions.scanned is None:
+        return codes(directions, "code", facts)
+    finer = codes(directions, "rest", facts["finer"])
+    return codes(directions.first(directions.scanned), "code", facts, finer)
 
 
 def _evenly(parts: Sequence[Part], most: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

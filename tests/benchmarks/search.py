@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 import distreid
 from distreid.nearest.codes import Codes, encode, learn
-from distreid.nearest.exact_search import Part, StoredRows, search, threads, unit_queries
+from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
+from distreid.nearest.side_by_side import threads
 from distreid.search.index import HARDER
 
 Floats = NDArray[np.float32]
@@ -110,8 +111,10 @@ def compare(kind: str, count: int, dim: int, rounds: int, many: int, panorama: b
     started = time.perf_counter()
     codes, tried = coded(rows)
     say(kind, count, dim, what="build", seconds=round(time.perf_counter() - started, 1))
-    width = codes.directions.width
-    say(kind, count, dim, what="codes", width=width, of_fp32=round(width / (4 * dim), 4))
+    width = codes.code.shape[1]
+    rest = 0 if codes.finer is None else codes.finer.code.shape[1]
+    of_fp32 = round((width + rest) / (4 * dim), 4)
+    say(kind, count, dim, what="codes", width=width, rest=rest, of_fp32=of_fp32)
     say(kind, count, dim, what="left by width", **{str(w): round(s, 6) for w, s in tried.items()})
     pieces = [rows[start : start + 8192] for start in range(0, count, 8192)]
     stored = StoredRows(pieces=pieces, source=np.arange(count))

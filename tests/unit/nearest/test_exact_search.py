@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distreid.nearest import exact_search
+from distreid.nearest import block_bounds, exact_search, side_by_side
+from distreid.nearest.block_bounds import has_exact_int8_products
 from distreid.nearest.codes import Codes, Directions, encode, learn, query_vectors
 from distreid.nearest.exact_search import Found, Part, StoredRows, search, unit_queries
 
@@ -33,12 +34,12 @@ def agrees(found: Found, query: int, ids: NDArray[np.int64], scores: NDArray[np.
     np.testing.assert_allclose(found.scores[query], scores, rtol=0, atol=2e-7)
 
 
-def directions_of(rows: NDArray[np.floating], width: int) -> Directions:
+def directions_of(rows: NDArray[np.floating], width: int, scanned: int | None = None) -> Directions:
     rows = rows.astype(np.float32)
     _, vectors = np.linalg.eigh((rows.T @ rows).astype(np.float64))
     basis = np.ascontiguousarray(vectors[:, ::-1][:, : width - 2], np.float32)
     step = np.maximum(np.abs(rows @ basis).max(axis=0) / 127, 1e-6)
-    return Directions(basis=basis, step=step.astype(np.float32))
+    return Directions(basis=basis, step=step.astype(np.float32), scanned=scanned)
 
 
 @st.composite
@@ -74,7 +75,10 @@ def test_the_answer_is_brute_forces(
     live = rng.random(len(rows)) < data.draw(st.sampled_from([0.0, 0.2, 1.0]), "share that may be")
     filtered = data.draw(st.booleans(), "filtered")
     learnt_of = rows[: data.draw(st.integers(1, len(rows)), "rows learnt of")]
-    directions = directions_of(learnt_of, width) if data.draw(st.booleans(), "codes") else None
+    directions = None
+    if data.draw(st.booleans(), "codes"):
+        scanned = data.draw(st.one_of(st.none(), st.integers(1, width - 2)), "directions scanned")
+        directions = directions_of(learnt_of, width, scanned)
     parts = []
     for own in (np.arange(0, cut), np.arange(cut, len(rows))):
         if not len(own):
@@ -92,9 +96,14 @@ def test_the_answer_is_brute_forces(
     # So small that a few hundred rows are many.
     sizes: dict[str, Any] = {"FIRST_BLOCKS": 1, "FEW": 4}
     sizes["STRETCH_BYTES"] = data.draw(st.integers(1, 5000), "bytes of a stretch")
+    in_int8 = has_exact_int8_products() and data.draw(st.booleans(), "products of 8 bits")
     cores = data.draw(st.sampled_from([1, 2, 5]), "threads")
     for few in (slice(0, 1), slice(0, 2), slice(0, 9)):
-        with patch.multiple(exact_search, **sizes, threads=lambda: cores):
+        with (
+            patch.multiple(exact_search, **sizes, threads=lambda: cores),
+            patch.object(side_by_side, "threads", lambda: cores),
+            patch.object(block_bounds, "has_exact_int8_products", lambda: in_int8),
+        ):
             found = search(parts, queries[few], top)
         assert found.ids.shape == (len(queries[few]), min(top, kept.sum()))
         assert (placed[found.place] == found.ids).all()
@@ -109,19 +118,27 @@ def test_no_bound_is_below_a_score(
     """Also for directions that have nothing to do with the rows, and are not even orthogonal."""
     rows, queries, width, _ = gallery
     rng = np.random.default_rng(seed)
+    scanned = int(rng.integers(1, width - 1)) if width > 3 else None
     arbitrary = Directions(
         basis=rng.standard_normal((rows.shape[1], width - 2)).astype(np.float32),
         step=rng.uniform(1e-4, 1e-1, width - 2).astype(np.float32),
+        scanned=scanned,
     )
-    for directions in (directions_of(rows, width), arbitrary):
+    for directions in (directions_of(rows, width, scanned), arbitrary):
         codes = encode(directions, [rows.astype(np.float32)])
         scores_QN = (queries @ rows.T.astype(np.float64)).astype(np.float32)
-        for vector, scores_N in zip(query_vectors(codes, queries), scores_QN, strict=True):
-            whole = codes.code.astype(np.int64) @ vector.vector.astype(np.int64)
-            assert np.abs(whole).max() < 2**31
-            assert (whole * vector.unit + vector.constant >= scores_N).all()
-            floats = codes.code.astype(np.float32) @ vector.exact
-            assert (floats + np.float32(vector.slack) + vector.constant >= scores_N).all()
+        levels = [(codes, codes.code)]
+        if codes.finer is not None:
+            whole = np.concatenate((codes.code[:, :-2], codes.finer.code), axis=1)
+            assert whole.shape[1] == width
+            levels.append((codes.finer, whole))
+        for level, code in levels:
+            for vector, scores_N in zip(query_vectors(level, queries), scores_QN, strict=True):
+                product = code.astype(np.int64) @ vector.vector.astype(np.int64)
+                assert np.abs(product).max() < 2**31
+                assert (product * vector.unit + vector.constant >= scores_N).all()
+                floats = code.astype(np.float32) @ vector.exact
+                assert (floats + np.float32(vector.slack) + vector.constant >= scores_N).all()
 
 
 def spectrum(count: int, dim: int, decay: float) -> NDArray[np.float32]:
