@@ -56,7 +56,7 @@ class _Setting:
     def __init__(self, options: ExtractOptions, seconds: float) -> None:
         self.options, self.seconds = options, seconds
         self.device = choose_device(options.device, local_rank=0)
-        self.precision = choose_precision(options.precision, self.device)
+        self.precision = choose_precision(options.precision, self.device, options.engine)
         self.model = load_model(
             options.checkpoints[0], options.model, options.input_size, options.choices()
         )
@@ -118,7 +118,7 @@ class _Setting:
             engine=engine,
         )
         if engine != TORCH:
-            extractor.load_engine(engine, *self.batch(CPU_ROWS))
+            extractor.load_engine(engine, *self.batch(CPU_ROWS), gpu_rows=size)
         elif self.options.compile != EAGER:
             mode = MODES[self.options.compile]
             try:
@@ -308,9 +308,10 @@ def _trials(setting: _Setting, engine: str, rate: float) -> tuple[Trial, ...]:
     sizes = [max(1, int(size * factor)) for factor in BATCH_FACTORS]
     asked = engine, precision, size
     tried = [asked, *((TORCH, other, size) for other in PRECISIONS)]
-    if setting.device.type == "cpu":
-        there = [found for found in ENGINES.values() if installed(found.name)]
-        tried += [(found.name, other, size) for found in there for other in found.precisions()]
+    kind = setting.device.type
+    there = [each for each in ENGINES.values() if each.device == kind and installed(each.name)]
+    tried += [(found.name, other, size) for found in there for other in found.precisions()]
+    if kind == "cpu":
         tried.append((OpenVINO.name, INT8, size))
     tried += [(engine, precision, other) for other in sizes]
     trials: list[Trial] = []

@@ -104,8 +104,9 @@ class Extractor:
         self.device = device
         self.precision = precision
         self.dtype = torch.float32
-        if engine == TORCH:
-            self._set(precision)
+        # An engine is compared with torch in fp32.
+        self._set(precision if engine == TORCH else "fp32")
+        self.precision = precision
         # cuDNN may choose another algorithm at every start; this keeps to the reproducible ones.
         torch.backends.cudnn.deterministic = True
         self.network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -232,15 +233,17 @@ class Extractor:
         images_BCHW: Tensor,
         cameras_B: Tensor | None = None,
         quantised: Quantised | None = None,
+        *,
+        gpu_rows: int = CPU_ROWS,
     ) -> tuple[Drift, str]:
         """Has an engine of `engines.ENGINES` compute from now on; in int8, a network that is
-        `quantised`.
+        `quantised`. On a GPU, a pass of its has `gpu_rows`.
 
         Gives its drift from torch in fp32 on at most `CPU_ROWS` of the images, and what there is
         to say besides. EngineError if it cannot take the network, or gives other features in
         fp32, or none; then torch goes on computing in fp32.
         """
-        engine, first = find_engine(name), slice(0, CPU_ROWS)
+        engine, first = find_engine(name, self.device), slice(0, CPU_ROWS)
         images_BCHW = images_BCHW[first]
         cameras_B = None if cameras_B is None else cameras_B[first]
         self.engine, self.runtime = TORCH, None
@@ -251,7 +254,10 @@ class Extractor:
                 quantised.xml, self.precision, self.threads, quantised.weights, notes=notes
             )
         else:
-            converted = convert(self.model, self.augmentation, CPU_ROWS)
+            rows, dtype = CPU_ROWS, torch.float32
+            if not self.threads:
+                rows, dtype = gpu_rows, PRECISIONS[self.precision]
+            converted = convert(self.model, self.augmentation, rows, dtype)
             notes += filter(None, [converted.note])
             self.runtime = engine.load(converted.graph, self.precision, self.threads, notes=notes)
         self.engine = name
@@ -279,7 +285,7 @@ class Extractor:
         exact = None
         if here:
             graph = convert(self.model, self.augmentation, CPU_ROWS).graph
-            exact = find_engine(self.engine).load(graph, "fp32", self.threads)
+            exact = find_engine(self.engine, self.device).load(graph, "fp32", self.threads)
         seconds: dict[str, list[float]] = {"fp32": [], precision: []}
         for _ in range(TIMED):
             for one, self.runtime in (("fp32", exact), (precision, here)):
@@ -331,11 +337,7 @@ class Extractor:
             # As images lie in memory already. A mirror image has a pass of its own: half the graph
             # to convert and compile, half the memory. torch mirrors ten times as fast as numpy.
             views = [images_BCHW, images_BCHW.flip(3)] if self.augmentation.flip else [images_BCHW]
-            cameras = None if cameras_B is None else cameras_B.numpy()
-            of_views = (
-                torch.from_numpy(self.runtime(view.movedim(1, -1).contiguous().numpy(), cameras))
-                for view in views
-            )
+            of_views = (self.runtime(view.movedim(1, -1).contiguous(), cameras_B) for view in views)
             sum_BD = reduce(torch.add, of_views)
         else:
             sum_BD = self._of_views(images_BCHW, cameras_B)
@@ -445,11 +447,13 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise OptionError(f"--precision {precision}: {name} has none; use --precision fp32")
 
 
-def choose_precision(asked: str, device: torch.device) -> str:
-    """`auto` to what reproduces the peers' features: `fp32`, and on a GPU that has TF32
-    `tf32-conv`, which is what torch does there; whether it holds is to be measured."""
+def choose_precision(asked: str, device: torch.device, engine: str = "auto") -> str:
+    """`auto` to what reproduces the peers' features: `fp32`, and by torch on a GPU that has TF32
+    `tf32-conv`, which is what it does there; whether it holds is to be measured."""
     if asked != "auto":
         return asked
+    if engine not in ("auto", TORCH):
+        return "fp32"
     try:
         check_precision("tf32-conv", device)
     except OptionError:

@@ -19,20 +19,24 @@ class Graph(nn.Module):
         augmentation: Augmentation,
         *,
         fixed_size: bool,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """`dtype` is the network's own."""
         super().__init__()
         self.network = network
         self.preprocess = preprocess
         self.augmentation = augmentation
         self.fixed_size = fixed_size
+        self.dtype = dtype
 
     def forward(self, images_BHWC: Tensor, cameras_B: Tensor | None = None) -> Tensor:
         """(B, H, W, 3) uint8 RGB, as decoded images lie in memory → (B, dim) float32, the sum over
         the views, not normalised."""
-        inputs = self.preprocess.normalise(images_BHWC.permute(0, 3, 1, 2))
+        # First of all, as TensorRT does nothing else with whole numbers of 8 bits.
+        inputs = self.preprocess.normalise(images_BHWC.float().permute(0, 3, 1, 2))
         total: Tensor | None = None
         for views in self.augmentation.passes(inputs, self.fixed_size):
-            given = [torch.cat(views)]
+            given = [torch.cat(views).to(self.dtype)]
             if cameras_B is not None:
                 given.append(cameras_B.repeat(len(views)))
             for features in self.network(*given).float().chunk(len(views)):

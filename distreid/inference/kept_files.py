@@ -21,6 +21,7 @@ from distreid.host.atomic_files import publish_bytes
 from distreid.host.user_cache import user_cache
 
 KEPT_BYTES = 8 << 30  # a ViT-B has 350 MB
+KINDS = (".onnx", ".openvino", ".tensorrt")
 CHECKSUM = ".sha256"
 
 
@@ -61,7 +62,7 @@ def _checksum(content: bytes) -> bytes:
 
 def _forget(folder: Path) -> None:
     """Removes what is beyond KEPT_BYTES; the last used stay."""
-    files = [file for file in folder.iterdir() if file.suffix in (".onnx", ".openvino")]
+    files = [file for file in folder.iterdir() if file.suffix in KINDS]
     used = 0
     for file in sorted(files, key=lambda each: each.stat().st_mtime, reverse=True):
         used += file.stat().st_size

@@ -5,6 +5,7 @@ it is made of: weights, network, scales, preprocessing, our code and torch's ver
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import tempfile
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import distreid
 from distreid.errors import EngineError
@@ -23,6 +25,7 @@ from distreid.models.checkpoint import Model
 from distreid.store.plan import to_json
 
 OPSET = 20  # of 2023; the first with affine_grid, which HACNN has
+BF16_OPSET = 22  # the first whose convolutions have bfloat16
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
 
 
@@ -35,34 +38,38 @@ class Converted:
     """What there is to say of where it came from; mostly nothing."""
 
 
-def convert(model: Model, augmentation: Augmentation, rows: int) -> Converted:
-    """The graph of so many rows at once, from the cache if it is there; EngineError if torch
-    cannot convert it."""
+def convert(
+    model: Model, augmentation: Augmentation, rows: int, dtype: torch.dtype = torch.float32
+) -> Converted:
+    """The graph of so many rows at once, from the cache if it is there, the network in that type;
+    EngineError if torch cannot convert it."""
     one_side = replace(augmentation, flip=False)
-    key = _key(model, one_side, rows)
+    key = _key(model, one_side, rows, dtype)
     if key is None:
-        return Converted(_exported(model, one_side, rows), "")
-    return Converted(*kept(f"{key}.onnx", lambda: _exported(model, one_side, rows)))
+        return Converted(_exported(model, one_side, rows, dtype), "")
+    return Converted(*kept(f"{key}.onnx", lambda: _exported(model, one_side, rows, dtype)))
 
 
-def _exported(model: Model, augmentation: Augmentation, rows: int) -> bytes:
+def _exported(model: Model, augmentation: Augmentation, rows: int, dtype: torch.dtype) -> bytes:
     architecture = model.architecture
     preprocess = architecture.preprocess
+    network = model.network if dtype == torch.float32 else copy.deepcopy(model.network).to(dtype)
     graph = Graph(
-        model.network, preprocess, augmentation, fixed_size=architecture.fixed_size
+        network, preprocess, augmentation, fixed_size=architecture.fixed_size, dtype=dtype
     ).eval()
-    size = (rows, preprocess.height, preprocess.width, 3)
-    inputs: tuple[torch.Tensor, ...] = (torch.zeros(size, dtype=torch.uint8),)
+    size, device = (rows, preprocess.height, preprocess.width, 3), _device_of(network)
+    inputs: tuple[torch.Tensor, ...] = (torch.zeros(size, dtype=torch.uint8, device=device),)
     names = [INPUT]
     if architecture.cameras is not None:
-        inputs, names = (*inputs, torch.zeros(rows, dtype=torch.int64)), [INPUT, CAMERAS]
+        cameras = torch.zeros(rows, dtype=torch.int64, device=device)
+        inputs, names = (*inputs, cameras), [INPUT, CAMERAS]
     try:
         with tempfile.TemporaryDirectory() as folder, quiet_converter(), torch.inference_mode():
             file = Path(folder) / "graph.onnx"
             # The exporter of torch.export takes ten times as long.
             torch.onnx.export(
                 graph, inputs, file, input_names=names, output_names=[OUTPUT],
-                opset_version=OPSET, dynamo=False,
+                opset_version=BF16_OPSET if dtype == torch.bfloat16 else OPSET, dynamo=False,
             )  # fmt: skip
             return with_own_biases(file.read_bytes())
     except Exception as error:  # exporters raise nearly anything
@@ -93,7 +100,11 @@ def with_own_biases(graph: bytes) -> bytes:
     return content
 
 
-def _key(model: Model, augmentation: Augmentation, rows: int) -> str | None:
+def _device_of(network: nn.Module) -> torch.device:
+    return next((each.device for each in network.parameters()), torch.device("cpu"))
+
+
+def _key(model: Model, augmentation: Augmentation, rows: int, dtype: torch.dtype) -> str | None:
     """None for a network of the user's own code, which may change where nothing else does."""
     architecture = model.architecture
     if "source" in architecture.options:
@@ -104,6 +115,7 @@ def _key(model: Model, augmentation: Augmentation, rows: int) -> str | None:
         "preprocess": architecture.preprocess.identity(),
         "augmentation": augmentation.identity(),
         "rows": rows,
+        "type": str(dtype),
         "torch": torch.__version__,
         "code": _code(),
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from distreid.errors import EngineError
 from distreid.inference.onnx_conversion import CAMERAS, INPUT
@@ -21,6 +21,8 @@ class OnnxRuntime:
     """Networks through ONNX Runtime's CPU provider."""
 
     name = "onnxruntime"
+    extra = "engines"
+    device = "cpu"
 
     def version(self) -> str:
         """Of the package."""
@@ -36,14 +38,11 @@ class OnnxRuntime:
         """See `engines.Engine`. It computes in the threads that call it, however many there are."""
         session = open_session(graph)
 
-        def run(
-            images_BHWC: NDArray[np.uint8], cameras_B: NDArray[np.int64] | None
-        ) -> NDArray[np.float32]:
-            given = {INPUT: images_BHWC}
-            features: NDArray[np.float32] = session.run(
-                None, given if cameras_B is None else given | {CAMERAS: cameras_B}
-            )[0]
-            return features
+        def run(images_BHWC: Tensor, cameras_B: Tensor | None) -> Tensor:
+            given = {INPUT: images_BHWC.numpy()}
+            if cameras_B is not None:
+                given[CAMERAS] = cameras_B.numpy()
+            return torch.from_numpy(session.run(None, given)[0])
 
         return run
 

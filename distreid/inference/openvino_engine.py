@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from distreid.errors import EngineError
 from distreid.host.machine import cpu_kind
@@ -37,6 +38,8 @@ class OpenVINO:
     """Networks through OpenVINO's CPU plugin."""
 
     name = "openvino"
+    extra = "engines"
+    device = "cpu"
 
     def version(self) -> str:
         """Of the package."""
@@ -62,14 +65,12 @@ class OpenVINO:
             notes.append(note)
         of_thread = threading.local()
 
-        def run(
-            images_BHWC: NDArray[np.uint8], cameras_B: NDArray[np.int64] | None
-        ) -> NDArray[np.float32]:
+        def run(images_BHWC: Tensor, cameras_B: Tensor | None) -> Tensor:
             if not hasattr(of_thread, "request"):
                 of_thread.request = compiled.create_infer_request()
             given = [images_BHWC] if cameras_B is None else [images_BHWC, cameras_B]
-            found = of_thread.request.infer(given, share_inputs=True)[0]
-            return np.array(found)  # the request writes over it the next time
+            found = of_thread.request.infer([each.numpy() for each in given], share_inputs=True)[0]
+            return torch.from_numpy(np.array(found))  # the request writes over it the next time
 
         return run
 

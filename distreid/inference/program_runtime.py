@@ -48,7 +48,7 @@ def engine_for(program: Program, asked: str, device: torch.device) -> str:
         asked = (there or list(able))[0]
     if asked not in able:
         raise OptionError(f"--engine {asked}: {program.file} is computed by {' or '.join(able)}")
-    return asked if asked == TORCH else find_engine(asked).name
+    return asked if asked == TORCH else find_engine(asked, device).name
 
 
 def open_program(program: Program, engine: str, threads: int) -> Callable[..., Tensor]:

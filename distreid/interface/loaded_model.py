@@ -108,7 +108,7 @@ def load_model(
         computed = computed_by(options, on, None, loaded)
         proving, precision, chosen = False, computed.precision, computed.engine
     else:
-        proving, precision = precision == "auto", choose_precision(precision, on)
+        proving, precision = precision == "auto", choose_precision(precision, on, engine)
         chosen = choose_engine(engine, precision, on)
     views = augmentation(options, loaded)
     made = Model(
@@ -175,7 +175,7 @@ class Model:
                 self._extract.compute_by_torch("fp32")
             return ""
         try:
-            self._extract.load_engine(engine, noise, first)
+            self._extract.load_engine(engine, noise, first, gpu_rows=AT_ONCE)
         except EngineError as error:
             self._extract.compute_by_torch(self._extract.precision)
             return str(error)

@@ -52,11 +52,12 @@ def computed_by(
     if (program := model.architecture.program) is not None:
         return _computed_by_program(options, device, begun, program)
     before = Computed.as_begun(begun, options) if begun else None
-    precision = before.precision if before else choose_precision(options.precision, device)
+    asked = options.precision, device, options.engine
+    precision = before.precision if before else choose_precision(*asked)
     if before and options.engine == "auto":
         engine = before.engine
         if engine != TORCH:
-            find_engine(engine)
+            find_engine(engine, device)
     elif options.compile != EAGER:
         if options.engine not in ("auto", TORCH):
             raise OptionError(
@@ -99,8 +100,8 @@ def decide(
         job.log.print(f"       {engine} {ENGINES[engine].version()}, {precision}")
         return Decision(computed, None, begun.provenance.get("engine"))
     if engine != TORCH:
-        job.log.print(f"       {engine} {ENGINES[engine].version()}, {precision} …")
         try:
+            job.log.print(f"       {engine} {ENGINES[engine].version()}, {precision} …")
             if precision == INT8:
                 quantised, said = quantised_network(job, model, extractor)
                 quantised.save(folder)
@@ -192,7 +193,9 @@ def _load(
     with job.phases("engine"):
         quantised = Quantised.read(folder, computed.int8["network"]) if computed.int8 else None
         first = _first(job, model, manifest, CPU_ROWS)
-        drift, note = extractor.load_engine(computed.engine, *first, quantised)
+        drift, note = extractor.load_engine(
+            computed.engine, *first, quantised, gpu_rows=job.options.batch_size
+        )
     if note:
         job.log.print(f"       {escape(printable(note))}")
     job.log.print(f"       {drift.describe('torch in fp32')}")

@@ -44,7 +44,7 @@ SCALE_MODES = ("independent", "compound")
 CAMERA_EMBEDDINGS = ("auto", "mean", "none")
 COMPILE = ("off", "auto", "max")
 MERGE = ("no", "tracklet")
-ENGINES = ("auto", "torch", "openvino", "onnxruntime")
+ENGINES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
 
 # Of the options that are neither a choice nor a path. The command line's are so by themselves.
 KINDS: dict[str, tuple[type, str]] = {
@@ -403,8 +403,8 @@ def add_how_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--engine", default="auto", choices=ENGINES, help="what computes the network. auto: "
-        "OpenVINO on an x86 CPU if it is installed and gives torch's features, else torch; a run "
-        "is continued as it was begun (default: auto)"
+        "OpenVINO on an x86 CPU if it is installed and gives torch's features, else torch; "
+        "tensorrt is for a GPU; a run is continued as it was begun (default: auto)"
     )  # fmt: skip
     how.add_argument(
         "--calibrate-on", metavar="DATA", help="for --precision int8: images such as those to "

@@ -26,6 +26,7 @@ from distreid.models.checkpoint import Model, load_model
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 BOTH = Augmentation(flip=True)
+ON_A_CPU = [name for name, engine in ENGINES.items() if engine.device == "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def images(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 256, 128), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_A_CPU)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_row_has_the_same_bytes_wherever_it_stands(
     model: Model, engine: str, threads: int
@@ -76,7 +77,7 @@ def test_auto_is_openvino_on_an_x86_cpu_where_it_is_installed(
 
 
 def test_what_is_not_to_be_had_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="--engine onnxruntime: on a CPU; with a GPU use torch"):
+    with pytest.raises(OptionError, match="--engine onnxruntime: on a CPU; give --device cpu, or"):
         choose_engine("onnxruntime", "fp32", GPU)
     with pytest.raises(OptionError, match="--precision bf16: onnxruntime on this CPU has fp32"):
         choose_engine("onnxruntime", "bf16", CPU)
@@ -136,7 +137,7 @@ def test_what_openvino_compiled_is_kept_with_the_same_bytes_and_made_anew_when_d
     model: Model, cache: Path
 ) -> None:
     graph = onnx_conversion.convert(model, BOTH, 8).graph
-    pixels = images(8).permute(0, 2, 3, 1).contiguous().numpy()
+    pixels = images(8).permute(0, 2, 3, 1).contiguous()
     expected = OpenVINO().load(graph, "fp32", 1)(pixels, None)
     (file,) = cache.glob("*.openvino")
     inode = file.stat().st_ino
@@ -230,7 +231,7 @@ def test_an_engine_that_gives_other_features_is_refused_and_torch_goes_on(
 
     def wrong(*given: object, **named: object) -> object:
         run = right(*given, **named)  # type: ignore[arg-type]
-        return lambda pixels, cameras: run(pixels, cameras)[:, ::-1].copy()
+        return lambda pixels, cameras: run(pixels, cameras).flip(1)
 
     monkeypatch.setattr(OpenVINO, "load", wrong)
     extract = Extractor(model, BOTH, precision="fp32", device=CPU, threads=1, engine="openvino")
@@ -241,7 +242,7 @@ def test_an_engine_that_gives_other_features_is_refused_and_torch_goes_on(
     assert torch.equal(extract(images(2))[0], expected)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ON_A_CPU)
 def test_what_is_no_graph_is_a_line(engine: str) -> None:
     with pytest.raises(EngineError, match="cannot take it: "):
         ENGINES[engine].load(b"no graph at all", "fp32", 1)
@@ -255,18 +256,18 @@ def watch(event, arguments):
     if event in ("socket.connect", "socket.getaddrinfo"):
         print(event, arguments, flush=True)
 sys.addaudithook(watch)
-import numpy, torch
+import torch
 from distreid.inference.onnx_conversion import convert
 from distreid.inference.openvino_engine import OpenVINO
 from distreid.inference.quantisation import quantise
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import load_model
 graph = convert(load_model("sample"), Augmentation(flip=False), 8).graph
-batch = numpy.random.default_rng(0).integers(0, 256, (8, 256, 128, 3), dtype=numpy.uint8)
+batch = torch.randint(0, 256, (8, 256, 128, 3), dtype=torch.uint8)
 OpenVINO().load(graph, "fp32", 1)(batch, None)
-found = quantise(graph, [batch], attention=False)
+found = quantise(graph, [batch.numpy()], attention=False)
 features = OpenVINO().load(found.xml, "int8", 1, found.weights)(batch, None)
-print("computed", features.shape, "openvino_telemetry" in sys.modules)
+print("computed", tuple(features.shape), "openvino_telemetry" in sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
