@@ -19,6 +19,7 @@ from distreid.evaluation.evaluate import evaluate
 from distreid.images.device_resize import originals_or_resized, resize_batch
 from distreid.images.preprocess import Preprocess
 from distreid.images.resize_weights import FILTERS
+from distreid.inference import tensorrt_engine
 from distreid.inference.extractor import Extractor, choose_device
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
@@ -201,3 +202,108 @@ def test_bench_measures_the_copies_of_a_gpu(run_command: Run) -> None:
     assert found["steps"]["copy to the device"] > 0 and found["steps"]["copy back"] > 0
     assert {trial["precision"] for trial in found["trials"]} >= {"fp32", "fp16"}
     assert found["peer"]["cosine"] >= 0.9999
+
+
+@pytest.fixture
+def tensorrt_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where its engines are kept."""
+    pytest.importorskip("tensorrt", reason="the package `tensorrt` is not installed")
+    pytest.importorskip("onnx", reason="the package `onnx` is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/distreid"
+
+
+def by_tensorrt(model: Model, precision: str = "fp32") -> Extractor:
+    return Extractor(
+        model,
+        Augmentation(flip=True),
+        precision=precision,
+        device=torch.device("cuda", 0),
+        threads=1,
+        engine="tensorrt",
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "least"), [("fp32", 0.99999), ("fp16", 0.999), ("bf16", 0.99)]
+)
+def test_tensorrt_gives_torchs_features(tensorrt_cache: Path, precision: str, least: float) -> None:
+    model = load_model("sample")
+    batch = sample_batch(model)
+    exact, _ = extractor(model, flip=True)(batch)
+    extract = by_tensorrt(model, precision)
+    found, note = extract.load_engine("tensorrt", batch, gpu_rows=32)
+    assert (found.rows, extract.engine, note) == (8, "tensorrt", "")
+    # 40 rows are a pass of 32 and one that is filled up.
+    features, _ = extract(batch)
+    assert not torch.equal(features, exact), "it was torch that computed"
+    assert found.cosine >= least
+    assert (exact * features).sum(dim=1).min() >= least
+
+
+def test_passes_of_tensorrt_in_flight_do_not_disturb_one_another(tensorrt_cache: Path) -> None:
+    model = load_model("sample")
+    batch = sample_batch(model, 64)
+    extract = by_tensorrt(model)
+    extract.load_engine("tensorrt", batch, gpu_rows=8)
+    parts = torch.split(batch, 8)
+    alone = [extract(part)[0] for part in parts]
+    begun = [extract.begin(part.pin_memory()) for part in parts]
+    for pending, expected in zip(begun, alone, strict=True):
+        assert torch.equal(pending.result()[0], expected)
+    assert torch.allclose(extract(batch)[0], torch.cat(alone), rtol=0, atol=1e-6)
+
+
+def test_tensorrt_builds_once_and_anew_where_its_engine_is_damaged(
+    tensorrt_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, built = tensorrt_engine._built, []
+
+    def counted(graph: bytes) -> bytes:
+        built.append(graph)
+        return build(graph)
+
+    monkeypatch.setattr(tensorrt_engine, "_built", counted)
+    model = load_model("sample")
+    batch = sample_batch(model, 8)
+    features, notes = [], []
+    for damaged in (False, False, True):
+        if damaged:
+            (file,) = tensorrt_cache.glob("*.tensorrt")
+            file.write_bytes(file.read_bytes()[:-100])
+        extract = by_tensorrt(model)
+        notes.append(extract.load_engine("tensorrt", batch)[1])
+        features.append(extract(batch)[0])
+    assert notes == ["", "", f"{file} was damaged, and is made anew"]
+    assert len(built) == 2
+    assert torch.equal(features[0], features[1])
+    assert (features[0] * features[2]).sum(dim=1).min() >= 0.99999
+
+
+def test_a_run_by_tensorrt_agrees_with_one_by_torch(
+    tensorrt_cache: Path, run_command: Run, tmp_path: Path
+) -> None:
+    stores = {}
+    for engine in ("torch", "tensorrt"):
+        out = tmp_path / engine
+        begin = (
+            *("torchrun", "--nproc_per_node=1", "-m", "distreid.extract", "--data", "sample"),
+            *("--checkpoint", "sample", "--out", out, "--engine", engine, "--no-evaluate"),
+        )
+        done = run_command(*begin, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert "not by tensorrt" not in done.stderr
+        store = FeatureStore.open(out)
+        stores[engine] = store.features(np.arange(len(store.manifest)))
+    assert (stores["torch"] * stores["tensorrt"]).sum(axis=1).min() >= 0.99999
+    identity = store.plan.identity
+    assert (identity["engine"], identity["precision"]) == ("tensorrt", "fp32")
+    assert "tensorrt" in identity["versions"]
+    # A shard that was lost comes back from the engine that is kept.
+    (kept,) = tensorrt_cache.glob("*.tensorrt")
+    inode = kept.stat().st_ino
+    min((out / "shards").glob("*.h5")).unlink()
+    assert run_command(*begin, timeout=600).returncode == 0
+    again = FeatureStore.open(out).features(np.arange(len(store.manifest)))
+    assert np.allclose(again, stores["tensorrt"], rtol=0, atol=1e-6)
+    assert kept.stat().st_ino == inode

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,16 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     return said
+
+
+@pytest.fixture
+def package() -> Any:
+    """The real one."""
+    tensorrt_engine._package.cache_clear()
+    try:
+        return tensorrt_engine._package()
+    except EngineError as error:
+        pytest.skip(str(error))
 
 
 def test_it_is_taken_by_name_alone_and_on_a_gpu(gpu: SimpleNamespace) -> None:
@@ -182,22 +193,18 @@ def test_any_number_of_rows_goes_through_passes_of_as_many_as_the_engine_has(cou
     assert found.any(), "it is the caller's own"
 
 
-def test_what_the_package_cannot_take_is_a_line() -> None:
-    pytest.importorskip("tensorrt", reason="the package `tensorrt` is not installed")
-    tensorrt_engine._package.cache_clear()
+def test_what_the_package_cannot_take_is_a_line(package: Any) -> None:
     with pytest.raises(EngineError, match="TensorRT cannot take it: "):
         tensorrt_engine._built(b"no graph at all")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_the_package_reads_the_graph(model: Model, precision: str) -> None:
-    trt = pytest.importorskip("tensorrt", reason="the package `tensorrt` is not installed")
-    tensorrt_engine._package.cache_clear()
+def test_the_package_reads_the_graph(model: Model, package: Any, precision: str) -> None:
     try:
-        builder = trt.Builder(tensorrt_engine._log())
+        builder = package.Builder(tensorrt_engine._log())
     except TypeError:
         pytest.skip("TensorRT makes no builder without a GPU")
     graph = onnx_conversion.convert(model, PLAIN, 8, PRECISIONS[precision]).graph
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, tensorrt_engine._log())
+    network = builder.create_network(1 << int(package.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = package.OnnxParser(network, tensorrt_engine._log())
     assert parser.parse(graph), parser.get_error(0).desc()
