@@ -1,6 +1,7 @@
 """Images of many requests to features: decoded in threads, computed together.
 
-Images that arrive while a batch is computed make the next one. A batch that would leave a pass on a
+A request's images are decoded and wait in groups. Those that arrive while a batch is computed make
+the next one. A batch that would leave a pass on a
 CPU unfilled waits for images that are being decoded, `FILL_S` at most. The features are the job's,
 whatever images share a pass.
 """
@@ -8,8 +9,9 @@ whatever images share a pass.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -27,7 +29,6 @@ from distreid.serve.problems import Busy
 
 FILL_S = 0.004
 LOOK_S = 0.0005
-Image = TypeVar("Image")
 Made = TypeVar("Made")
 
 
@@ -42,6 +43,7 @@ class ComputesFeatures(Protocol):
 
 
 Waiting: TypeAlias = "tuple[Tensor, asyncio.Future[NDArray[np.float32]]]"
+"""(n, 3, H, W) pixels of at most `CPU_ROWS` images, and what becomes of them, (n, D)."""
 
 
 class FeatureQueue:
@@ -62,56 +64,68 @@ class FeatureQueue:
     async def features(self, images: Sequence[bytes]) -> NDArray[np.float32]:
         """(N, D) unit vectors; ImageError names an image by its place. Busy where too many wait. If
         it is cancelled, what has not been begun is not computed."""
-        found = await self._of_each(images, self._feature)
-        return np.stack(found)
+
+        async def of_group(places: range) -> NDArray[np.float32]:
+            return await self._computed(
+                torch.stack(await self._in_decoder(images, places, self._model.pixels))
+            )
+
+        return np.concatenate(await self._in_groups(len(images), of_group))
 
     async def features_of_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
         """(N, D) of (N, 3, H, W) uint8, the network's input; otherwise as `features`."""
-        return np.stack(await self._of_each([*pixels], self._computed))
+
+        def of_group(places: range) -> Awaitable[NDArray[np.float32]]:
+            return self._computed(pixels[places.start : places.stop])
+
+        return np.concatenate(await self._in_groups(len(pixels), of_group))
 
     async def made(self, images: Sequence[bytes], does: Callable[[bytes], Made]) -> list[Made]:
         """What a function that decodes makes of each image; ImageError and Busy as `features`."""
-        return await self._of_each(images, lambda image: self._in_decoder(lambda: does(image)))
+        groups = await self._in_groups(
+            len(images), lambda places: self._in_decoder(images, places, does)
+        )
+        return [*itertools.chain.from_iterable(groups)]
 
-    async def _of_each(
-        self, images: Sequence[Image], does: Callable[[Image], Awaitable[Made]]
-    ) -> list[Made]:
-        """In the images' order, while they are counted; an ImageError says which it is of."""
-
-        async def of_one(place: int, image: Image) -> Made:
-            try:
-                return await does(image)
-            except ImageError as error:
-                raise ImageError(f"image {place} (from 0): {error}") from error
-
-        if self._held + len(images) > self._most:
+    async def _in_groups(self, count: int, does: Callable[[range], Awaitable[Made]]) -> list[Made]:
+        """What is made of groups of so many images, in order, while the images are counted."""
+        if self._held + count > self._most:
             raise Busy(f"{self._held} images are waiting, and {self._most} are the most")
-        self._count(len(images))
-        tasks = [asyncio.ensure_future(of_one(i, image)) for i, image in enumerate(images)]
+        self._count(count)
+        size = min(CPU_ROWS, -(-count // cores()))
+        groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        tasks = [asyncio.ensure_future(does(group)) for group in groups]
         try:
             return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-            self._count(-len(images))
+            self._count(-count)
 
     def _count(self, more: int) -> None:
         self._held += more
         self._meters.waiting.set(self._held)
 
-    async def _in_decoder(self, does: Callable[[], Made]) -> Made:
-        def timed() -> Made:
-            with self._meters.seconds.labels("decode").time():
-                return does()
+    async def _in_decoder(
+        self, images: Sequence[bytes], places: Iterable[int], does: Callable[[bytes], Made]
+    ) -> list[Made]:
+        """Of the images at these places, one after the other; an ImageError says which it is of."""
+
+        def of_all() -> list[Made]:
+            made = []
+            for place in places:
+                try:
+                    with self._meters.seconds.labels("decode").time():
+                        made.append(does(images[place]))
+                except ImageError as error:
+                    raise ImageError(f"image {place} (from 0): {error}") from error
+            return made
 
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, timed)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, of_all)
         finally:
             self._decoding -= 1
-
-    async def _feature(self, image: bytes) -> NDArray[np.float32]:
-        return await self._computed(await self._in_decoder(lambda: self._model.pixels(image)))
 
     async def _computed(self, pixels: Tensor) -> NDArray[np.float32]:
         found: asyncio.Future[NDArray[np.float32]] = asyncio.get_running_loop().create_future()
@@ -119,27 +133,32 @@ class FeatureQueue:
         self._there.set()
         return await found
 
+    def _images_waiting(self) -> int:
+        return sum(len(pixels) for pixels, _ in self._waiting)
+
     async def run(self) -> None:
         """Computes what waits."""
         loop = asyncio.get_running_loop()
         while True:
             await self._there.wait()
             until = loop.time() + FILL_S
-            while len(self._waiting) < CPU_ROWS and self._decoding and loop.time() < until:
+            while self._images_waiting() < CPU_ROWS and self._decoding and loop.time() < until:
                 await asyncio.sleep(LOOK_S)
             batch: list[Waiting] = []
-            while self._waiting and len(batch) < self._at_once:
+            room = self._at_once
+            while self._waiting and len(self._waiting[0][0]) <= room:
                 pixels, found = self._waiting.popleft()
                 if not found.done():  # nobody waits for one that is cancelled
                     batch.append((pixels, found))
+                    room -= len(pixels)
             if not self._waiting:
                 self._there.clear()
             if batch:
                 await self._compute(batch)
 
     async def _compute(self, batch: Sequence[Waiting]) -> None:
-        self._meters.batch.observe(len(batch))
-        pixels = torch.stack([each for each, _ in batch])
+        pixels = torch.cat([each for each, _ in batch])
+        self._meters.batch.observe(len(pixels))
         loop = asyncio.get_running_loop()
         try:
             with self._meters.seconds.labels("forward").time():
@@ -151,11 +170,14 @@ class FeatureQueue:
                 if not found.done():
                     found.set_exception(error)
             return
-        for (_, found), feature, is_good in zip(batch, features, good, strict=True):
+        first = 0
+        for group, found in batch:
+            own = slice(first, first + len(group))
+            first = own.stop
             if found.done():
                 continue
-            if is_good:
-                found.set_result(feature)
+            if good[own].all():
+                found.set_result(features[own])
             else:
                 found.set_exception(
                     CheckpointError("the network gives NaN, infinity or a zero feature")

@@ -57,7 +57,7 @@ def test_each_request_gets_its_own_features_in_order() -> None:
         asking = [queue.features(images(i, i + 100)) for i in range(1, 9)]
         # Nothing is computed before `run`, which then takes what waits together.
         tasks = [asyncio.ensure_future(each) for each in asking]
-        while len(queue._waiting) < 16:
+        while queue._images_waiting() < 16:
             await asyncio.sleep(0)
         async with running(queue):
             found = await asyncio.gather(*tasks)
