@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Generator, Sized
@@ -126,6 +127,9 @@ class _Setting:
                 self.compiled = mode
             except CompileError as error:
                 self.compiled = str(error)
+        elif self.device.type == "cuda":
+            with contextlib.suppress(EngineError):  # as a job does
+                extractor.capture(size, *self.batch(size))
         return extractor
 
     def int8(self) -> Extractor:

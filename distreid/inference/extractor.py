@@ -35,6 +35,7 @@ from distreid.inference.compilation import (
     compiled,
     compiling,
 )
+from distreid.inference.cuda_graph import CapturedPass
 from distreid.inference.drift import LEAST_COSINE, Drift, drift
 from distreid.inference.engines import TORCH, Runtime, find_engine
 from distreid.inference.onnx_conversion import convert
@@ -115,6 +116,8 @@ class Extractor:
             self.engine, self.forward = engine, open_program(program, engine, threads)
         self.compiled_rows: int | None = None
         """How many rows at once the compiled network takes; None while it is not compiled."""
+        self.captured: CapturedPass | None = None
+        """A pass on a GPU as one CUDA graph."""
         self.threads = threads if device.type == "cpu" else 0
         """How many forward passes run at once; 0 on a GPU, which has one after the other."""
         self.copies: Any = None if self.threads else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -214,6 +217,7 @@ class Extractor:
         try:
             with compiling():
                 exact_BD, _ = self(images_BCHW, cameras_B)
+                self.captured = None
                 self.forward, self.compiled_rows = compiled(self.network, mode), first.stop
                 # In this thread alone; afterwards nothing is compiled any more.
                 self._padded(
@@ -225,6 +229,28 @@ class Extractor:
         except CompileError:
             self.forward, self.compiled_rows = self.network, None
             raise
+        return found
+
+    @torch.inference_mode()
+    def capture(self, rows: int, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Drift:
+        """On a GPU, has passes of up to `rows` rows run as one CUDA graph from now on; gives its
+        drift, on some images, from passes that are launched kernel by kernel. EngineError if it
+        cannot be captured, or gives other features; then the extractor stays as it was."""
+        images_BCHW = images_BCHW[:rows]
+        cameras_B = None if cameras_B is None else cameras_B[:rows]
+        self.captured = None
+        exact_BD, _ = self(images_BCHW, cameras_B)
+        images_BCHW = images_BCHW.to(self.device)
+        cameras_B = None if cameras_B is None else cameras_B.to(self.device)
+        try:
+            self.captured = CapturedPass(self._features, rows, images_BCHW, cameras_B)
+            found = drift(exact_BD, self(images_BCHW, cameras_B)[0])
+        except RuntimeError as error:
+            self.captured = None
+            raise EngineError(" ".join(str(error).split())[:200]) from error
+        if not found.cosine >= LEAST_COSINE:  # NaN is not
+            self.captured = None
+            raise EngineError(f"it gives other features: least cosine {found.cosine:.7f}")
         return found
 
     def load_engine(
@@ -309,7 +335,7 @@ class Extractor:
         self._set(precision)
 
     def _set(self, precision: str) -> None:
-        self.precision, self.dtype = precision, PRECISIONS[precision]
+        self.precision, self.dtype, self.captured = precision, PRECISIONS[precision], None
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         torch.backends.cudnn.allow_tf32 = precision in ("tf32", "tf32-conv")
 
@@ -325,6 +351,8 @@ class Extractor:
     def _padded(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> Features:
         """A pass on the device, filled up with zeros to the rows that it is to have."""
         rows = len(images_BCHW)
+        if self.captured and rows <= self.captured.rows:
+            return self.captured(images_BCHW, cameras_B)
         on_cpu = CPU_ROWS if self.threads and self.fills_passes else rows
         if more := (self.compiled_rows or on_cpu) - rows:
             images_BCHW = F.pad(images_BCHW, (0, 0) * 3 + (0, more))

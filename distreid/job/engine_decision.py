@@ -169,6 +169,8 @@ def compute_as_planned(job: Job, run: Run, extractor: Extractor) -> None:
             _load(job, run.folder, run.model, extractor, manifest, computed)
         elif mode != EAGER and not extractor.compiled_rows:
             _compile(job, run.model, extractor, manifest, mode)
+        elif engine == TORCH and mode == EAGER and job.device.type == "cuda":
+            _capture(job, run.model, extractor, manifest)
     except CompileError as error:
         raise OptionError(
             f"{job.group.world} cannot compile the network as the run in {run.folder} does "
@@ -200,6 +202,19 @@ def _load(
         job.log.print(f"       {escape(printable(note))}")
     job.log.print(f"       {drift.describe('torch in fp32')}")
     return asdict(drift)
+
+
+def _capture(job: Job, model: Model, extractor: Extractor, manifest: Manifest) -> None:
+    """Has a GPU's passes run as a CUDA graph, if there is more than one; says why it does not."""
+    rows = job.options.batch_size
+    if len(manifest) <= rows:
+        return
+    try:
+        with job.phases("capturing"):
+            drift = extractor.capture(rows, *_first(job, model, manifest, rows))
+        job.log.print(f"       as a CUDA graph; {drift.describe('kernel by kernel')}")
+    except EngineError as error:
+        job.log.print(f"       not as a CUDA graph: {escape(printable(str(error)))}")
 
 
 def _compile(

@@ -14,7 +14,7 @@ from conftest import Pack, Run
 from torch import Tensor
 
 from distreid.data.source import open_data
-from distreid.errors import OptionError
+from distreid.errors import EngineError, OptionError
 from distreid.evaluation.evaluate import evaluate
 from distreid.images.device_resize import originals_or_resized, resize_batch
 from distreid.images.preprocess import Preprocess
@@ -152,6 +152,41 @@ def test_compiled_features_are_eagers(precision: str, mode: str) -> None:
     assert torch.equal(parts[0], kept)
     assert not torch.equal(exact, both)
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_captured_pass_gives_the_features_of_one_that_is_not(precision: str) -> None:
+    model = load_model("sample")
+    batch = sample_batch(model)
+    extract = extractor(model, precision, flip=True)
+    parts = (batch[:32], batch[32:])
+    exact = torch.cat([extract(part)[0] for part in parts])
+    assert extract.capture(32, batch[:32]).cosine >= 0.99999
+    assert extract.captured
+    found = [extract(part)[0] for part in parts]
+    assert (torch.cat(found) * exact).sum(dim=1).min() >= 0.99999
+    # A result is kept, and another batch does not overwrite it; neither do batches in flight.
+    kept = found[0].clone()
+    flying = [extract.begin(part) for part in (batch[8:40], batch[:32], batch[:5])]
+    assert torch.equal(found[0], kept)
+    results = [one.result()[0] for one in flying]
+    assert torch.equal(results[1], kept)
+    assert torch.equal(results[2], kept[:5])
+    # More rows than it was captured for are computed as before.
+    assert (extract(batch)[0] * exact).sum(dim=1).min() >= 0.99999
+
+
+def test_a_network_that_waits_for_the_gpu_is_not_captured() -> None:
+    model = load_model("sample")
+    batch = sample_batch(model)
+    extract = extractor(model)
+    exact, _ = extract(batch)
+    forward = extract.forward
+    extract.forward = lambda images: forward(images) * float(images.sum() != 0)
+    with pytest.raises(EngineError):
+        extract.capture(32, batch)
+    extract.forward = forward
+    assert torch.equal(extract(batch)[0], exact)
 
 
 def test_batches_in_flight_do_not_disturb_one_another() -> None:
