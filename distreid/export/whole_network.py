@@ -46,7 +46,8 @@ class WholeNetwork(nn.Module):
         architecture = self.architecture
         if self.resize is not None:
             images = self.resize(images)
-        inputs = images if self.raw else architecture.preprocess.normalise(images)
+        # As floats first: TensorRT does nothing else with whole numbers of 8 bits.
+        inputs = images if self.raw else architecture.preprocess.normalise(images.float())
         sums = []
         for views in self.augmentation.passes(inputs, architecture.fixed_size):
             given = [torch.cat(views).to(self.dtype)]

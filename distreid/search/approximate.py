@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ TRAINED_ROWS = 100_000
 RESCORED = 20  # candidates of product quantisation for each row wanted, scored from the store
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100
 LARGEST_EFFORT = 4096
+FILTERS_KEPT = 8  # of a generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +106,14 @@ class Reader:
     effort: int
 
     def answer(
-        self, queries: NDArray[np.float32], top: int, allowed: NDArray[np.bool_] | None
+        self, queries: NDArray[np.float32], top: int, allowed: NDArray[np.uint8] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """(Q, top) scores and places among the index's rows, −1 where it found no more."""
+        """(Q, top) scores and places among the index's rows, −1 where it found no more; `allowed`
+        has a bit for each row."""
         faiss = _faiss()
         how: dict[str, Any] = {}
         if allowed is not None:
-            # Held here, as faiss looks at it without a copy.
-            bits = np.packbits(allowed, bitorder="little")
-            how["sel"] = faiss.IDSelectorBitmap(bits)
+            how["sel"] = faiss.IDSelectorBitmap(allowed)  # looked at without a copy
         if self.kind == "hnsw":
             parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, top), **how)
         else:
@@ -127,6 +128,48 @@ def _read(folder: Path) -> Reader:
     facts = read_facts(folder)
     index = _faiss().deserialize_index(np.array(read_array(folder, "index")))
     return Reader(index, facts["kind"], np.array(read_array(folder, "row")), facts["effort"])
+
+
+class _Prepared:
+    """What searches of one generation by one index have in common."""
+
+    def __init__(self, gallery: Gallery, ids: NDArray[np.int64]) -> None:
+        self.ids = ids
+        self.place_of = gallery.place_of(ids)
+        """(rows of the index,) their places in the gallery."""
+        self.covered = set(np.unique(gallery.part_of(self.place_of)).tolist())
+        """The runs whose rows the index has."""
+        self._allowed: dict[Filter | None, NDArray[np.uint8] | None] = {}
+
+    def allowed(self, gallery: Gallery, which: Filter | None) -> NDArray[np.uint8] | None:
+        """A bit for each row of the index that may be found; None: all may."""
+        which = None if which is None or which.is_open else which
+        if which is None and not len(gallery.hidden):
+            return None
+        if which not in self._allowed:
+            parts = gallery.parts(which)
+            may = np.zeros(sum(len(part.ids) for part in parts), bool)
+            may[np.concatenate([base + part.places for part, base in gallery.based(parts)])] = True
+            bits = (
+                None
+                if may[self.place_of].all()
+                else np.packbits(may[self.place_of], bitorder="little")
+            )
+            while len(self._allowed) >= FILTERS_KEPT:
+                self._allowed.pop(next(iter(self._allowed)), None)
+            self._allowed[which] = bits
+            return bits
+        return self._allowed[which]
+
+
+_prepared: weakref.WeakKeyDictionary[Gallery, _Prepared] = weakref.WeakKeyDictionary()
+
+
+def _prepare(gallery: Gallery, ids: NDArray[np.int64]) -> _Prepared:
+    known = _prepared.get(gallery)
+    if known is None or known.ids is not ids:
+        known = _prepared[gallery] = _Prepared(gallery, ids)
+    return known
 
 
 def search_approximately(
@@ -153,14 +196,8 @@ def _answered(
     top: int,
     which: Filter | None,
 ) -> Hits:
-    parts, place_of = gallery.parts(which), gallery.place_of(reader.ids)
-    covered = set(np.unique(gallery.part_of(place_of)).tolist())
-    allowed = None
-    if (which is not None and not which.is_open) or len(gallery.hidden):
-        may = np.zeros(sum(len(part.ids) for part in parts), bool)
-        may[np.concatenate([base + part.places for part, base in gallery.based(parts)])] = True
-        allowed = may[place_of]
-        allowed = None if allowed.all() else allowed
+    parts, prepared = gallery.parts(which), _prepare(gallery, reader.ids)
+    place_of, allowed = prepared.place_of, prepared.allowed(gallery, which)
     wanted = top * RESCORED if reader.kind == "ivfpq" else top
     scores, found = reader.answer(queries.astype(np.float32), wanted, allowed)
     scores = np.where(found >= 0, scores, -np.inf).astype(np.float32)
@@ -171,7 +208,7 @@ def _answered(
     beside = [
         (part, base)
         for number, (part, base) in enumerate(gallery.based(parts))
-        if number not in covered and len(part)
+        if number not in prepared.covered and len(part)
     ]
     for part, base in beside:
         more = search([part], queries, top)

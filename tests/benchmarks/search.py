@@ -3,8 +3,9 @@
 The rows are features of the sample's network over the sample's images with noise on every
 coordinate (`real`), or clusters in all directions (`isotropic`); the queries are rows with more
 noise. All sides answer the same queries in turns, with as many threads, and the answers are
-compared. Times are medians in ms; `cpu` is the processor's time, which others on the machine
-disturb less. Needs faiss (pip install 'distreid[search]').
+compared. `gallery` times opening, adding and hiding; `approximate` searches by a gallery's HNSW
+index, beside faiss by the same one. Times are medians in ms; `cpu` is the processor's time, which
+others on the machine disturb less. Needs faiss (pip install 'distreid[search]').
 """
 
 from __future__ import annotations
@@ -25,14 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 import distreid
+from distreid.data.manifest import build_manifest
 from distreid.nearest.codes import Codes, encode, learn
 from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
 from distreid.nearest.side_by_side import threads
+from distreid.search.approximate import _read as read_index
+from distreid.search.approximate import build
+from distreid.search.changes import Manner, add, create, remove
+from distreid.search.gallery import Gallery
 from distreid.search.index import HARDER
+from distreid.store.plan import Plan, shard_rows_for
+from distreid.store.run_folder import begin, finish
+from distreid.store.shards import Rows, write_shard
 
 Floats = NDArray[np.float32]
 AT_ONCE = 100_000
 PERSON_ROWS = 20
+QUIET = Manner(say=lambda line: None)
 
 
 def real_rows(count: int, dim: int, rng: np.random.Generator) -> Floats:
@@ -175,40 +185,76 @@ def report(kind: str, count: int, dim: int, what: str, found: dict[str, Any], **
         )
 
 
+def written(folder: Path, rows: Floats) -> Path:
+    """A run with these features, as an import makes it."""
+    dim = rows.shape[1]
+    manifest = build_manifest(
+        root=folder.parent,
+        layout="csv",
+        path=[f"{folder.name}/{i:08d}.jpg".encode() for i in range(len(rows))],
+        person_id=(np.arange(len(rows)) // PERSON_ROWS + 1).tolist(),
+        camera_id=(np.arange(len(rows)) % 10 + 1).tolist(),
+    )
+    identity = {"imported": "", "dim": dim, "manifest": manifest.fingerprint()}
+    plan = Plan(
+        manifest=manifest,
+        identity=identity,
+        provenance={},
+        dim=dim,
+        dtype="float32",
+        shard_rows=shard_rows_for(len(rows)),
+    )
+    for shard in begin(folder, plan):
+        part = rows[shard.start : shard.stop]
+        ones, zeros = np.ones(len(part), np.float32), np.zeros(len(part), np.uint8)
+        write_shard(folder, plan, shard, Rows(features=part, norm=ones, status=zeros))
+    finish(folder, plan)
+    return folder
+
+
+def approximate(count: int, dim: int, rounds: int, many: int) -> None:
+    """Through a gallery's HNSW index, and by faiss alone with the same one."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = real_rows(count, dim, rng)
+        create(folder / "g", [written(folder / "run", rows)], QUIET)
+        built = build(folder / "g", "hnsw", 0.99, QUIET)
+        say("real", count, dim, what="hnsw", recall=built.recall, effort=built.effort)
+        queries = rows[rng.integers(0, count, max(many, rounds))]
+        queries = queries + 0.3 / np.sqrt(dim) * rng.standard_normal(queries.shape, np.float32)
+        single = unit_queries(queries).astype(np.float32)
+        with distreid.open_gallery(folder / "g") as opened:
+            known = opened.reader.generation.approximate
+            assert known
+            index = read_index(opened.reader.folder / known["folder"]).index
+            faiss.omp_set_num_threads(threads())
+            kind: Any = faiss  # which has it, though its stubs do not
+            parameters = kind.SearchParametersHNSW(efSearch=built.effort)
+            for asked, turn_count in ((1, rounds * 20), (many, 5)):
+                sides: dict[str, Callable[[int], Any]] = {
+                    "distreid": searcher(
+                        single, asked, lambda part: opened.search(part, 10, approximate=True)
+                    ),
+                    "flat": searcher(
+                        single, asked, lambda part: index.search(part, 10, params=parameters)
+                    ),
+                }
+                found = turns(sides, turn_count)
+                report("real", count, dim, f"hnsw, {asked} at once (flat: faiss alone)", found)
+
+
+def searcher(
+    queries: Floats, at_once: int, search: Callable[[Floats], Any]
+) -> Callable[[int], Any]:
+    """Searches for other ones of them at each turn."""
+    places = max(1, len(queries) - at_once + 1)
+    return lambda turn: search(queries[turn % places :][:at_once])
+
+
 def gallery(count: int, dim: int) -> None:
     """Opening, adding and hiding, on a gallery of imported runs."""
-    from distreid.data.manifest import build_manifest
-    from distreid.search.changes import Manner, add, create, remove
-    from distreid.search.gallery import Gallery
-    from distreid.store.plan import Plan, shard_rows_for
-    from distreid.store.run_folder import begin, finish
-    from distreid.store.shards import Rows, write_shard
-
-    rng, how = np.random.default_rng(1), Manner(say=lambda line: None)
-
-    def write(folder: Path, rows: Floats) -> Path:
-        manifest = build_manifest(
-            root=folder.parent,
-            layout="csv",
-            path=[f"{folder.name}/{i:08d}.jpg".encode() for i in range(len(rows))],
-            person_id=(np.arange(len(rows)) // PERSON_ROWS + 1).tolist(),
-            camera_id=(np.arange(len(rows)) % 10 + 1).tolist(),
-        )
-        identity = {"imported": "", "dim": dim, "manifest": manifest.fingerprint()}
-        plan = Plan(
-            manifest=manifest,
-            identity=identity,
-            provenance={},
-            dim=dim,
-            dtype="float32",
-            shard_rows=shard_rows_for(len(rows)),
-        )
-        for shard in begin(folder, plan):
-            part = rows[shard.start : shard.stop]
-            ones, zeros = np.ones(len(part), np.float32), np.zeros(len(part), np.uint8)
-            write_shard(folder, plan, shard, Rows(features=part, norm=ones, status=zeros))
-        finish(folder, plan)
-        return folder
+    rng, how = np.random.default_rng(1), QUIET
 
     def timed(what: str, work: Callable[[], Any]) -> Any:
         os.sync()  # else what was written before is waited for
@@ -220,8 +266,8 @@ def gallery(count: int, dim: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = real_rows(count, dim, rng)
-        run = write(folder / "large", rows)
-        added = write(folder / "small", real_rows(10_000, dim, rng))
+        run = written(folder / "large", rows)
+        added = written(folder / "small", real_rows(10_000, dim, rng))
         query = rows[:1].copy()
         del rows
         timed("create", lambda: create(folder / "g", [run], how))
@@ -257,7 +303,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--no-panorama", action="store_true")
-    parser.add_argument("--only", nargs="+", choices=(*KINDS, "gallery"), default=[*KINDS])
+    parser.add_argument(
+        "--only", nargs="+", choices=(*KINDS, "gallery", "approximate"), default=[*KINDS]
+    )
     parsed = parser.parse_args()
     print(
         json.dumps({"faiss": faiss.__version__, "threads": threads(), "load": os.getloadavg()[0]})
@@ -265,6 +313,8 @@ def main() -> None:
     for name in parsed.only:
         if name == "gallery":
             gallery(parsed.rows, parsed.dim)
+        elif name == "approximate":
+            approximate(parsed.rows, parsed.dim, parsed.rounds, parsed.many)
         else:
             panorama = not parsed.no_panorama
             compare(name, parsed.rows, parsed.dim, parsed.rounds, parsed.many, panorama)
