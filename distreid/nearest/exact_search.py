@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.nearest.block_bounds import multiplied, scanned
+from distreid.nearest.block_bounds import has_exact_int8_products, multiplied, scanned
 from distreid.nearest.codes import BLOCK, Codes, QueryVector, U, gamma, query_vectors
 from distreid.nearest.scan_loops import Asked, Coded, Heaps, Stored, half_values, loops
 from distreid.nearest.side_by_side import Cut, cuts, for_each, threads
 
 Places = NDArray[np.int32]
 
-FEW = 12  # queries: fewer read the codes each alone; as many or more are multiplied together
+FEW, FEW_IN_INT8 = 12, 5  # queries: fewer read the codes each alone, more are multiplied together
 QUERIES_AT_ONCE = 1024
 BOUND_BYTES = 256 << 20  # of the blocks' bounds of so many queries
 FIRST_BLOCKS = 64  # a query looks at first, so that few rows of the rest are candidates
@@ -193,7 +193,8 @@ def _by_bounds(
     assert codes is not None
     roundoff = U if torch.get_float32_matmul_precision() == "highest" else BFLOAT_ROUNDOFF
     vectors = query_vectors(codes, query_QD[chosen.start : chosen.stop], roundoff)
-    look = scanned if len(vectors) < FEW else multiplied
+    few = FEW_IN_INT8 if has_exact_int8_products() else FEW
+    look = scanned if len(vectors) < few else multiplied
     bounds_QB, slack_Q = look(codes.code, part.live, vectors)
     some = slice(chosen.start, chosen.stop)
     own = Heaps(*(array[some] for array in best))  # what is changed there is changed here

@@ -94,7 +94,7 @@ def test_the_answer_is_brute_forces(
     placed = np.concatenate([part.ids for part in parts])
     kept = live if filtered else np.ones(len(rows), bool)
     # So small that a few hundred rows are many.
-    sizes: dict[str, Any] = {"FIRST_BLOCKS": 1, "FEW": 4}
+    sizes: dict[str, Any] = {"FIRST_BLOCKS": 1, "FEW": 4, "FEW_IN_INT8": 4}
     sizes["STRETCH_BYTES"] = data.draw(st.integers(1, 5000), "bytes of a stretch")
     in_int8 = has_exact_int8_products() and data.draw(st.booleans(), "products of 8 bits")
     cores = data.draw(st.sampled_from([1, 2, 5]), "threads")
