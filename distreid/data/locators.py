@@ -103,7 +103,7 @@ def locate(path: Path) -> Locator:
     """A path taken apart; of a plain file, the file."""
     text = os.fspath(path)
     if "#" not in text:
-        return Locator(_archive(text) if is_address(text) else path)
+        return Locator(_path(text) if is_address(text) else path)
     box = None
     if "#xyxy=" in text and (match := _BOX.fullmatch(text)):
         text = match[1]
@@ -113,16 +113,16 @@ def locate(path: Path) -> Locator:
     at = text.find("#/")
     while at >= 0:
         if is_remote or text[:at].lower().endswith(_ANY_ENDING):
-            return Locator(_archive(text[:at]), text[at + 2 :], box)
+            return Locator(_path(text[:at]), text[at + 2 :], box)
         at = text.find("#/", at + 1)
     if text.endswith("#") and (is_remote or text[:-1].lower().endswith(_ANY_ENDING)):
-        return Locator(_archive(text[:-1]), "", box)
-    return Locator(path_of(text), None, box)
+        return Locator(_path(text[:-1]), "", box)
+    return Locator(_path(text), None, box)
 
 
 @functools.lru_cache(1024)
-def _archive(text: str) -> Path:
-    """One object for each, which keeps its hash."""
+def _path(text: str) -> Path:
+    """One object for each archive, and for each frame with several boxes, which keeps its hash."""
     return path_of(text)
 
 
