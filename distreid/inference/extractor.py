@@ -405,7 +405,7 @@ class Extractor:
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     """The same for all models of a process: a thread keeps the memory that it once took."""
-    return ThreadPoolExecutor(count)
+    return ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
 
 
 # A forked process has none of the threads, and would wait for them for ever.

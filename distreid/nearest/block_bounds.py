@@ -27,8 +27,8 @@ Bounds = tuple[NDArray[np.float32], NDArray[np.float64]]
 Code = NDArray[np.int8]
 Live = NDArray[np.int32]
 
-TILE_BLOCKS, TILE_VALUES = 256, 1 << 20  # of one product at most: few calls, all in the cache
-GATHERED_BLOCKS = 1024
+TILE_BLOCKS, TILE_VALUES = 2048, 1 << 20  # of one product at most: few calls, all in the cache
+GATHERED_BLOCKS = 2048
 SIDE_BY_SIDE = 32  # queries
 HIGH = 256  # what the higher of two numbers of 8 bits counts
 

@@ -30,7 +30,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from distreid.nearest.similarity import one_thread_each
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -159,10 +162,14 @@ class QueryVector:
 
 def query_vectors(codes: Codes, query_QD: Doubles, unit_roundoff: float = U) -> list[QueryVector]:
     """Of Q unit queries, float64. `unit_roundoff` is that of products with `exact`."""
-    basis = codes.directions.exact_basis
-    g_QM = query_QD @ basis
+    # By torch and one thread: numpy's would go on spinning, and searches share the cores.
+    with one_thread_each():
+        basis = torch.from_numpy(codes.directions.exact_basis)
+        asked = torch.from_numpy(np.ascontiguousarray(query_QD))
+        g = asked @ basis
+        g_QM, left_QD = g.numpy(), (asked - g @ basis.T).numpy()
     inside_Q = np.linalg.norm(g_QM, axis=1) * (1 + 1e-9)
-    outside_Q = np.linalg.norm(query_QD - g_QM @ basis.T, axis=1) + 1e-12
+    outside_Q = np.linalg.norm(left_QD, axis=1) + 1e-12
     vector_QW = np.column_stack(
         (g_QM * codes.directions.step, inside_Q * codes.error[1], outside_Q * codes.residual[1])
     )

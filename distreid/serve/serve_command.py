@@ -110,6 +110,8 @@ def serve(parsed: argparse.Namespace) -> None:
         from distreid.serve.connections import Connection
     except ModuleNotFoundError as error:
         raise OptionError(f"serve needs {error.name}: {EXTRA}") from error
+    import torch
+
     from distreid.interface.loaded_model import load_model
     from distreid.interface.search_command import model_of_gallery
     from distreid.serve.limits import DRAIN_S, MAX_HEAD_BYTES, MAX_REQUESTS
@@ -117,6 +119,9 @@ def serve(parsed: argparse.Namespace) -> None:
     from distreid.serve.served_gallery import ServedGallery
 
     access = _access(parsed)
+    # Requests share the cores. Where torch splits one operation, its threads spin afterwards, and
+    # took half a core.
+    torch.set_num_threads(1)
     with listening(parsed.host, parsed.port) as listener:
         gallery = None if parsed.gallery is None else ServedGallery(Path(parsed.gallery))
         model = None

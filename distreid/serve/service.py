@@ -27,7 +27,6 @@ from distreid.serve.searching import Wanted, search_together
 from distreid.serve.served_gallery import ServedGallery
 
 LOOK_S = 0.25  # for a new generation
-SEARCHES = 2  # under way at once; each uses all cores, and what waits meanwhile is one search
 Result = TypeVar("Result")
 
 
@@ -72,7 +71,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, does)
 
     def _searches(self, gallery: ServedGallery) -> SearchQueue[Wanted, Found]:
-        return SearchQueue(functools.partial(search_together, gallery, self.meters), SEARCHES)
+        return SearchQueue(functools.partial(search_together, gallery, self.meters))
 
     async def search(self, wanted: Wanted) -> Found:
         """Problem where no gallery is served."""

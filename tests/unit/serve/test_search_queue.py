@@ -34,7 +34,7 @@ def test_what_waits_is_searched_together_and_who_left_is_not() -> None:
         return [OptionError("a five") if each == 5 else 10 * each for each in asked]
 
     async def ask() -> None:
-        queue = SearchQueue(search, 1)
+        queue = SearchQueue(search)
         running = asyncio.ensure_future(queue.run())
         first = asyncio.ensure_future(queue.answer(0))
         while not begun.is_set():
@@ -60,7 +60,7 @@ def test_a_search_that_fails_is_told_to_all_that_share_it_and_the_next_goes_on()
         return [*asked]
 
     async def ask() -> None:
-        queue = SearchQueue(search, 2)
+        queue = SearchQueue(search)
         running = asyncio.ensure_future(queue.run())
         with pytest.raises(OSError, match="the disk is gone"):
             await queue.answer(1)
