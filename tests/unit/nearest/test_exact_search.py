@@ -208,3 +208,26 @@ def test_rows_of_another_kind_are_refused() -> None:
     for pieces in ([rows.astype(np.float64)], [rows[:, ::2]], [rows[:3], rows[3:5], rows[5:]], []):
         with pytest.raises(ValueError, match=r"rows of|one piece|lengths"):
             StoredRows(pieces=pieces, source=np.arange(10))
+
+
+def test_products_of_8_bits_that_are_wrong_or_not_there_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(block_bounds, "cpu_kind", lambda: "a CPU (avx512_vnni)")
+    before = has_exact_int8_products.__wrapped__
+
+    def saturating(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(a.int() @ b.int(), -(2**15), 2**15 - 1, out=out)
+
+    def right(a: torch.Tensor, b: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        return torch.mm(a.int(), b.int(), out=out)
+
+    def missing(*_: object, **__: object) -> torch.Tensor:
+        raise RuntimeError("not implemented on this device")
+
+    for product, expected in ((right, True), (saturating, False), (missing, False)):
+        monkeypatch.setattr(torch, "_int_mm", product)
+        assert before() is expected
+    monkeypatch.setattr(block_bounds, "cpu_kind", lambda: "a CPU (avx2)")
+    monkeypatch.setattr(torch, "_int_mm", right)
+    assert before() is False
