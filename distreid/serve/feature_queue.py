@@ -27,6 +27,7 @@ from distreid.serve.limits import MAX_WAITING_IMAGES
 from distreid.serve.meters import Meters
 from distreid.serve.problems import Busy
 
+UNDER_WAY = 2  # batches: one of a single pass leaves a CPU's other cores to the next
 FILL_S = 0.004
 LOOK_S = 0.0005
 Made = TypeVar("Made")
@@ -55,7 +56,7 @@ class FeatureQueue:
         """`most`: images that are sent and not yet answered."""
         self._model, self._meters, self._most = model, meters, most
         self._decoders = ThreadPoolExecutor(cores(), "decode")
-        self._computer = ThreadPoolExecutor(1, "compute")
+        self._computer = ThreadPoolExecutor(UNDER_WAY, "compute")
         self._at_once = CPU_ROWS * cores()
         self._waiting: deque[Waiting] = deque()
         self._held = self._decoding = 0
@@ -138,23 +139,39 @@ class FeatureQueue:
 
     async def run(self) -> None:
         """Computes what waits."""
+        room, under_way = asyncio.Semaphore(UNDER_WAY), set[asyncio.Task[None]]()
+        try:
+            while True:
+                await self._there.wait()
+                await room.acquire()
+                if not (batch := await self._batch()):
+                    room.release()
+                    continue
+                task = asyncio.ensure_future(self._compute(batch))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+                task.add_done_callback(lambda _: room.release())
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _batch(self) -> list[Waiting]:
+        """What waits, as much as is computed at once; and what comes meanwhile, if that is less
+        than a pass."""
         loop = asyncio.get_running_loop()
-        while True:
-            await self._there.wait()
-            until = loop.time() + FILL_S
-            while self._images_waiting() < CPU_ROWS and self._decoding and loop.time() < until:
-                await asyncio.sleep(LOOK_S)
-            batch: list[Waiting] = []
-            room = self._at_once
-            while self._waiting and len(self._waiting[0][0]) <= room:
-                pixels, found = self._waiting.popleft()
-                if not found.done():  # nobody waits for one that is cancelled
-                    batch.append((pixels, found))
-                    room -= len(pixels)
-            if not self._waiting:
-                self._there.clear()
-            if batch:
-                await self._compute(batch)
+        until = loop.time() + FILL_S
+        while self._images_waiting() < CPU_ROWS and self._decoding and loop.time() < until:
+            await asyncio.sleep(LOOK_S)
+        batch: list[Waiting] = []
+        room = self._at_once
+        while self._waiting and len(self._waiting[0][0]) <= room:
+            pixels, found = self._waiting.popleft()
+            if not found.done():  # nobody waits for one that is cancelled
+                batch.append((pixels, found))
+                room -= len(pixels)
+        if not self._waiting:
+            self._there.clear()
+        return batch
 
     async def _compute(self, batch: Sequence[Waiting]) -> None:
         pixels = torch.cat([each for each, _ in batch])

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from networks import FT_NET, untrained
 
 import distreid
 from distreid.data.manifest import build_manifest
@@ -137,21 +138,23 @@ def noisy_run(folder: Path, of: FeatureStore, count: int) -> Path:
     return folder
 
 
-def offline_rate(folder: Path) -> float:
+def offline_rate(folder: Path, checkpoint: str = "sample") -> float:
     """Images a second of an extraction of the sample, as the job says it."""
     command = [sys.executable, "-m", "distreid", "extract", "--data", "sample", "--checkpoint"]
-    command += ["sample", "--no-evaluate", "--out", str(folder)]
+    command += [checkpoint, "--no-evaluate", "--out", str(folder)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     found = re.search(r"time +(\d+) images in ([\d.]+) s", said)
     assert found, said
     return int(found[1]) / float(found[2])
 
 
-def features_rates(port: int, folder: Path, turns: int) -> dict[str, Any]:
+def features_rates(
+    port: int, folder: Path, turns: int, checkpoint: str = "sample", at_once: int = IMAGES_A_REQUEST
+) -> dict[str, Any]:
     """Images a second through the service and offline, in turns."""
     files = [*SAMPLE_FOLDER.glob("query/*.jpg"), *SAMPLE_FOLDER.glob("bounding_box_test/*.jpg")]
     images = [file.read_bytes() for file in sorted(files)]
-    parts = [images[i : i + IMAGES_A_REQUEST] for i in range(0, len(images), IMAGES_A_REQUEST)]
+    parts = [images[i : i + at_once] for i in range(0, len(images), at_once)]
 
     def job(part: list[bytes]) -> Callable[[Client], None]:
         body, kind = form(*part)
@@ -165,10 +168,10 @@ def features_rates(port: int, folder: Path, turns: int) -> dict[str, Any]:
         return ask
 
     jobs = [job(part) for part in parts]
-    together(port, CLIENTS, jobs)  # warm
+    together(port, CLIENTS, jobs[: 2 * CLIENTS])  # warm
     served, offline = [], []
     for turn in range(turns):
-        offline.append(offline_rate(folder / f"offline-{turn}"))
+        offline.append(offline_rate(folder / f"offline-{turn}-{at_once}", checkpoint))
         served.append(len(images) / together(port, CLIENTS, jobs))
     share = [s / o for s, o in zip(served, offline, strict=True)]
     return {"served": served, "offline": offline, "share": statistics.median(share)}
@@ -295,6 +298,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=1_000_000, help="of the large one; 0: none")
     parser.add_argument("--requests", type=int, default=20_000, help="of all kinds")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--only-resnet", action="store_true", help="ResNet-50, an image a request")
     parsed = parser.parse_args()
     quiet = Manner(say=lambda line: None)
     found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0]}
@@ -305,6 +309,12 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        resnet = str(untrained(FT_NET, folder))
+        with serving("--checkpoint", resnet) as (port, _, seconds):
+            report("resnet_ready_s", seconds)
+            report("resnet_single_images", features_rates(port, folder, 1, resnet, 1))
+        if parsed.only_resnet:
+            return
         offline_rate(folder / "run")
         store = FeatureStore.open(folder / "run")
         create(folder / "g", [noisy_run(folder / "noisy", store, parsed.rows)], quiet)
