@@ -27,7 +27,8 @@ Bounds = tuple[NDArray[np.float32], NDArray[np.float64]]
 Code = NDArray[np.int8]
 Live = NDArray[np.int32]
 
-TILE_BLOCKS, TILE_VALUES = 2048, 1 << 20  # of one product at most: few calls, all in the cache
+# Blocks and values of one product at most: few calls, all in the cache.
+FLOAT_TILE, INT8_TILE = (256, 1 << 19), (2048, 1 << 20)
 GATHERED_BLOCKS = 2048
 SIDE_BY_SIDE = 32  # queries
 HIGH = 256  # what the higher of two numbers of 8 bits counts
@@ -59,9 +60,10 @@ def multiplied(code: Code, live: Live | None, vectors: Sequence[QueryVector]) ->
     count, queries = len(code) if live is None else len(live), len(vectors)
     blocks = -(-count // BLOCK)
     bounds_QB = np.empty((queries, blocks), np.float32)
-    at_once = max(1, min(TILE_BLOCKS, TILE_VALUES // (BLOCK * queries)))
     whole_numbers = has_exact_int8_products()
     product_of = _int8_products if whole_numbers else _float_products
+    most_blocks, most_values = INT8_TILE if whole_numbers else FLOAT_TILE
+    at_once = max(1, min(most_blocks, most_values // (BLOCK * queries)))
     unit_Q = torch.tensor([[vector.unit] for vector in vectors], dtype=torch.float32)
 
     def multiply(cut: Cut) -> None:

@@ -44,27 +44,9 @@ LARGEST_16 = 127 * 256 + 127  # two numbers of 8 bits
 ROUNDED_SCORE = 2.0**-23  # a score near 1 and its float32 differ by less
 ENCODED_AT_ONCE = 4096  # rows
 WIDTHS = (
-    16,
-    32,
-    48,
-    64,
-    80,
-    96,
-    112,
-    128,
-    160,
-    192,
-    256,
-    320,
-    384,
-    448,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    4096,
-)
+    16, 32, 48, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384, 448, 512, 768,
+    1024, 1536, 2048, 4096,
+)  # fmt: skip
 # What a query costs, measured on an AMD EPYC (Zen 4) with two threads: only their ratio matters.
 SECONDS_PER_BYTE = 1 / 32e9  # of codes, read in order: one query 1/16e9, each of a thousand 1/98e9
 SECONDS_PER_BLOCK = 450e-9  # of which all rows are looked at
@@ -100,11 +82,6 @@ class Directions:
     def width(self) -> int:
         """Bytes of a code that is read of every row."""
         return (self.scanned or self.count) + 2
-
-    @property
-    def bytes_per_row(self) -> int:
-        """Of its codes."""
-        return self.count + 4 if self.scanned else self.count + 2
 
     def first(self, count: int) -> Directions:
         """The first of them."""

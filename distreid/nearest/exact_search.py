@@ -36,6 +36,7 @@ STRETCH_BYTES = 1 << 20  # of codes, which stay in the cache while many queries 
 MULTIPLIED_ROWS = 2048  # in one product without codes
 NO_ROW = -1
 BFLOAT_ROUNDOFF = 2.0**-8  # of products for which the user lets torch round to bfloat16
+NOT_CODED = np.empty((0, 0), np.int16), np.empty(0), np.empty(0)  # queries where no codes are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,8 +254,7 @@ def _asked(
             np.array([vector.constant for vector in of]),
         )
 
-    nothing = np.empty((0, 0), np.int16), np.empty(0), np.empty(0)
-    of_finer = nothing if finer is None else columns(query_vectors(finer, query_QD))
+    of_finer = NOT_CODED if finer is None else columns(query_vectors(finer, query_QD))
     return Asked(query_QD, *columns(vectors), *of_finer)
 
 
@@ -265,8 +265,7 @@ def _multiply(
     is_rounded = torch.get_float32_matmul_precision() != "highest"
     roundoff = BFLOAT_ROUNDOFF if is_rounded else gamma(part.rows.dim + 2)
     queries = torch.from_numpy(query_QD[chosen.start : chosen.stop].astype(np.float32))
-    unused = np.empty((0, 0), np.int16), np.empty(0), np.empty(0)
-    asked, stored = Asked(query_QD, *unused, *unused), part.stored(base)
+    asked, stored = Asked(query_QD, *NOT_CODED, *NOT_CODED), part.stored(base)
     for first in range(0, len(part), MULTIPLIED_ROWS):
         places = part.places[first : first + MULTIPLIED_ROWS]
         rows = torch.from_numpy(part.rows.take(places))

@@ -1,9 +1,8 @@
 """Images of many requests to features: decoded in threads, computed together.
 
-A request's images are decoded and wait in groups. Those that arrive while a batch is computed make
-the next one. A batch that would leave a pass on a
-CPU unfilled waits for images that are being decoded, `FILL_S` at most. The features are the job's,
-whatever images share a pass.
+A request's images are decoded and wait in groups. Those that arrive while batches are computed make
+the next one. A batch that would leave a pass on a CPU unfilled waits for images that are being
+decoded, `FILL_S` at most. The features are the job's, whatever images share a pass.
 """
 
 from __future__ import annotations
@@ -174,10 +173,10 @@ class FeatureQueue:
         return batch
 
     async def _compute(self, batch: Sequence[Waiting]) -> None:
-        pixels = torch.cat([each for each, _ in batch])
-        self._meters.batch.observe(len(pixels))
         loop = asyncio.get_running_loop()
         try:
+            pixels = torch.cat([each for each, _ in batch])
+            self._meters.batch.observe(len(pixels))
             with self._meters.seconds.labels("forward").time():
                 features, good = await loop.run_in_executor(
                     self._computer, self._model.features_of_pixels, pixels
