@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -65,6 +66,49 @@ def test_each_request_gets_its_own_features_in_order() -> None:
             [2 * i, 2 * (i + 100)] for i in range(1, 9)
         ]
         assert sum(map(len, model.batches)) == 16 and len(model.batches[0]) >= 8
+
+    asyncio.run(ask())
+
+
+def test_the_next_batch_is_computed_beside_one_that_is_under_way() -> None:
+    class Waits(Doubles):
+        """The first batch ends after the second one has begun."""
+
+        begun = threading.Event()
+
+        def features_of_pixels(
+            self, pixels: torch.Tensor
+        ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            found = super().features_of_pixels(pixels)
+            if len(self.batches) == 1:
+                assert self.begun.wait(60)
+            self.begun.set()
+            return found
+
+    async def ask() -> None:
+        model = Waits()
+        queue = FeatureQueue(model, Meters())
+        async with running(queue):
+            first = asyncio.ensure_future(queue.features(images(1)))
+            while not model.batches:
+                await asyncio.sleep(0.001)
+            assert (await queue.features(images(2))).tolist() == [[4]]
+            assert (await first).tolist() == [[2]]
+
+    asyncio.run(ask())
+
+
+def test_a_batch_that_cannot_be_put_together_fails_its_requests_and_the_next_goes_on() -> None:
+    async def ask() -> None:
+        queue = FeatureQueue(Doubles(), Meters())
+        two_sizes = [torch.ones(1, 3, side, 1, dtype=torch.uint8) for side in (1, 2)]
+        asked = [asyncio.ensure_future(queue.features_of_pixels(each)) for each in two_sizes]
+        while queue._images_waiting() < 2:
+            await asyncio.sleep(0)
+        async with running(queue):
+            found = await asyncio.gather(*asked, return_exceptions=True)
+            assert [type(each) for each in found] == [RuntimeError, RuntimeError]
+            assert (await queue.features(images(3))).tolist() == [[6]]
 
     asyncio.run(ask())
 
