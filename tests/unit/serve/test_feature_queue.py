@@ -106,7 +106,8 @@ def test_a_batch_that_cannot_be_put_together_fails_its_requests_and_the_next_goe
         while queue._images_waiting() < 2:
             await asyncio.sleep(0)
         async with running(queue):
-            found = await asyncio.gather(*asked, return_exceptions=True)
+            answers = asyncio.gather(*asked, return_exceptions=True)
+            found = await asyncio.wait_for(answers, 60)
             assert [type(each) for each in found] == [RuntimeError, RuntimeError]
             assert (await queue.features(images(3))).tolist() == [[6]]
 
