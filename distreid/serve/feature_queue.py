@@ -2,7 +2,9 @@
 
 A request's images are decoded and wait in groups. Those that arrive while batches are computed make
 the next one. A batch that would leave a pass on a CPU unfilled waits for images that are being
-decoded, `FILL_S` at most. The features are the job's, whatever images share a pass.
+decoded, `FILL_S` at most, and while another batch is computed for a small part of the time that the
+last one took: a pass takes as long for one image as for eight. The features are the job's, whatever
+images share a pass.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from distreid.serve.problems import Busy
 
 UNDER_WAY = 2  # batches: one of a single pass leaves a CPU's other cores to the next
 FILL_S = 0.004
+FILL_SHARE = 0.1  # of the last batch's seconds
 LOOK_S = 0.0005
 Made = TypeVar("Made")
 
@@ -58,7 +61,8 @@ class FeatureQueue:
         self._computer = ThreadPoolExecutor(UNDER_WAY, "compute")
         self._at_once = CPU_ROWS * cores()
         self._waiting: deque[Waiting] = deque()
-        self._held = self._decoding = 0
+        self._held = self._decoding = self._under_way = 0
+        self._last_s = 0.0
         self._there = asyncio.Event()
 
     async def features(self, images: Sequence[bytes]) -> NDArray[np.float32]:
@@ -138,7 +142,7 @@ class FeatureQueue:
 
     async def run(self) -> None:
         """Computes what waits."""
-        room, under_way = asyncio.Semaphore(UNDER_WAY), set[asyncio.Task[None]]()
+        room, tasks = asyncio.Semaphore(UNDER_WAY), set[asyncio.Task[None]]()
         try:
             while True:
                 await self._there.wait()
@@ -147,19 +151,25 @@ class FeatureQueue:
                     room.release()
                     continue
                 task = asyncio.ensure_future(self._compute(batch))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
                 task.add_done_callback(lambda _: room.release())
         finally:
-            for task in under_way:
+            for task in tasks:
                 task.cancel()
+
+    def _patience_s(self) -> float:
+        """How long a batch waits for its pass to be filled."""
+        return max(
+            FILL_S if self._decoding else 0.0, FILL_SHARE * self._last_s if self._under_way else 0.0
+        )
 
     async def _batch(self) -> list[Waiting]:
         """What waits, as much as is computed at once; and what comes meanwhile, if that is less
         than a pass."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + FILL_S
-        while self._images_waiting() < CPU_ROWS and self._decoding and loop.time() < until:
+        began = loop.time()
+        while self._images_waiting() < CPU_ROWS and loop.time() - began < self._patience_s():
             await asyncio.sleep(LOOK_S)
         batch: list[Waiting] = []
         room = self._at_once
@@ -174,6 +184,8 @@ class FeatureQueue:
 
     async def _compute(self, batch: Sequence[Waiting]) -> None:
         loop = asyncio.get_running_loop()
+        self._under_way += 1
+        began = loop.time()
         try:
             pixels = torch.cat([each for each, _ in batch])
             self._meters.batch.observe(len(pixels))
@@ -186,6 +198,9 @@ class FeatureQueue:
                 if not found.done():
                     found.set_exception(error)
             return
+        finally:
+            self._under_way -= 1
+            self._last_s = loop.time() - began
         first = 0
         for group, found in batch:
             own = slice(first, first + len(group))

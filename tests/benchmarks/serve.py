@@ -143,9 +143,9 @@ def offline_rate(folder: Path, checkpoint: str = "sample") -> float:
     command = [sys.executable, "-m", "distreid", "extract", "--data", "sample", "--checkpoint"]
     command += [checkpoint, "--no-evaluate", "--out", str(folder)]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    found = re.search(r"time +(\d+) images in ([\d.]+) s", said)
+    found = re.search(r"time +(\d+) images in (?:(\d+) min )?([\d.]+) s", said)
     assert found, said
-    return int(found[1]) / float(found[2])
+    return int(found[1]) / (60 * int(found[2] or 0) + float(found[3]))
 
 
 def features_rates(

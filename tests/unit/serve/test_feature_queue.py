@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distreid.errors import CheckpointError, ImageError
+from distreid.serve import feature_queue
 from distreid.serve.feature_queue import FeatureQueue
 from distreid.serve.meters import Meters
 from distreid.serve.problems import Busy
@@ -94,6 +95,45 @@ def test_the_next_batch_is_computed_beside_one_that_is_under_way() -> None:
                 await asyncio.sleep(0.001)
             assert (await queue.features(images(2))).tolist() == [[4]]
             assert (await first).tolist() == [[2]]
+
+    asyncio.run(ask())
+
+
+def test_while_a_batch_is_computed_the_next_one_waits_until_its_pass_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However much time lies between its images: `FILL_SHARE` is made so large that it cannot end."""
+    monkeypatch.setattr(feature_queue, "FILL_SHARE", 1e9)
+
+    class Waits(Doubles):
+        """The first batch ends at once, the second one when it is told."""
+
+        ends = threading.Event()
+
+        def features_of_pixels(
+            self, pixels: torch.Tensor
+        ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+            found = super().features_of_pixels(pixels)
+            if len(self.batches) == 2:
+                assert self.ends.wait(60)
+            return found
+
+    async def ask() -> None:
+        model = Waits()
+        queue = FeatureQueue(model, Meters())
+        async with running(queue):
+            assert (await queue.features(images(1))).tolist() == [[2]]
+            second = asyncio.ensure_future(queue.features(images(2)))
+            while len(model.batches) < 2:
+                await asyncio.sleep(0.001)
+            one_by_one = []
+            for value in range(3, 11):
+                one_by_one.append(asyncio.ensure_future(queue.features(images(value))))
+                await asyncio.sleep(0.02)
+            assert len(await asyncio.wait_for(asyncio.gather(*one_by_one), 60)) == 8
+            model.ends.set()
+            assert (await second).tolist() == [[4]]
+        assert [sorted(batch) for batch in model.batches] == [[1], [2], [*range(3, 11)]]
 
     asyncio.run(ask())
 
