@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from distreid.errors import OptionError
 from distreid.host.memory import check_memory
+from distreid.nearest import shorter_rows
 from distreid.nearest.neighbours import (
     Neighbours,
     Progress,
@@ -196,7 +197,7 @@ def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG
     products = 2.0 * dimensions * (rows * rows + queries * gallery)
     threads = threads_for(rows)
     return Need(
-        bytes=4 * rows * dimensions + _search_bytes(rows) + graph,
+        bytes=4 * rows * dimensions + _search_bytes(rows, dimensions) + graph,
         seconds=products / (FLOPS_PER_THREAD * threads)
         + 4e-9 * rows * rows / threads
         + 1e-9 * rows * (width + extended) * dimensions
@@ -207,12 +208,13 @@ def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG
 def expansion_bytes(rows: int, dimensions: int) -> int:
     """Of memory that `expand` takes beside the features given: a copy of them and its result,
     and what the search for neighbours holds."""
-    return 8 * rows * dimensions + _search_bytes(rows)
+    return 8 * rows * dimensions + _search_bytes(rows, dimensions)
 
 
-def _search_bytes(rows: int) -> int:
-    """What `nearest` holds: blocks of distances, and half as much to choose among them."""
-    return 3 * memory_needed(rows, rows) // 2
+def _search_bytes(rows: int, dimensions: int) -> int:
+    """What `nearest` holds: blocks of distances, half as much to choose among them, and rows in
+    fewer dimensions."""
+    return 3 * memory_needed(rows, rows) // 2 + shorter_rows.bytes_needed(rows, dimensions)
 
 
 def jaccard_distances(

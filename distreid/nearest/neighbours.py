@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from distreid.errors import DataError
+from distreid.nearest.shorter_rows import shortened
 from distreid.nearest.similarity import Features, Pieces, Scores, in_pieces, map_blocks
 
 Rows = NDArray[np.int32]
@@ -88,38 +89,76 @@ def squared_distances(
 def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neighbours:
     """The k nearest rows of each row, itself among them; all N where k is larger.
 
-    A matrix product gives every distance but for a rounding error of known size. Only the
-    rows that may be among the k nearest, given that size, are compared exactly.
+    A matrix product gives every distance but for a rounding error of known size, or where the
+    rows allow it, in fewer dimensions, bounds of every distance. Only the rows that may be among
+    the k nearest, given that, are compared exactly.
     DataError where that leaves too many: the rows are all but the same.
     """
     count, k = len(rows_ND), min(k, len(rows_ND))
     norm_N = torch.linalg.vector_norm(torch.from_numpy(rows_ND), dim=1)
+    square_N = norm_N**2
     slack_N = _rounding(rows_ND.shape[1]) * (norm_N + norm_N.max()) ** 2
     found = Neighbours(
         rank_NK=np.empty((count, k), np.int32), farthest_N=np.empty(count, np.float32)
     )
+    shorter = shortened(rows_ND, k)
 
-    def block(start: int, product_BN: Scores) -> int:
+    def whole(start: int, product_BN: Scores) -> int:
+        """Of a block of rows, by their products with all."""
         stop = start + len(product_BN)
         own = slice(start, stop)
         # Without the row's own norm, which changes nothing in its order.
-        distance_BN = torch.from_numpy(product_BN).mul_(-2).add_(norm_N**2)
-        is_candidate_BN = distance_BN <= _reach(distance_BN, k) + 2 * slack_N[own, None]
-        candidate_P = np.flatnonzero(is_candidate_BN.numpy())
-        if len(candidate_P) > MOST_CANDIDATES:
+        distance_BN = torch.from_numpy(product_BN).mul_(-2).add_(square_N)
+        near_P = _places(distance_BN <= _reach(distance_BN, k) + 2 * slack_N[own, None])
+        if len(near_P) > MOST_CANDIDATES:
             raise DataError(
                 f"features {start:,} to {stop - 1:,} (queries first) have no nearest neighbours: "
                 "too many features are the same; was the checkpoint trained?"
             )
-        found.rank_NK[own] = _first_k(rows_ND, start, candidate_P, k)
-        farthest_B = distance_BN.amax(1) + norm_N[own] ** 2
-        farthest_B[farthest_B <= slack_N[own]] = torch.inf
-        found.farthest_N[own] = farthest_B.numpy()
+        found.rank_NK[own], _ = _first_k(rows_ND, start, near_P, k)
+        put_farthest(own, distance_BN.amax(1) + square_N[own])
         return stop
 
-    for _, done in map_blocks(block, rows_ND, rows_ND):
+    def bounded(start: int, product_BN: Scores) -> int:
+        """The same by products that say how near the rows are at least."""
+        assert shorter is not None
+        stop = start + len(product_BN)
+        own = slice(start, stop)
+        least_BN = torch.from_numpy(product_BN)
+        slack_B, gap_B = slack_N[own], torch.from_numpy(shorter.gap_N[own])
+        _, kth_B = _first_k(rows_ND, start, _places(least_BN <= _reach(least_BN, k)), k)
+        reach_B = torch.from_numpy(kth_B) - square_N[own] + 2 * slack_B
+        near_P = _places(least_BN <= reach_B[:, None])
+        first_far_B = least_BN.argmax(1).numpy()
+        far_B = squared_distances(rows_ND, np.arange(start, stop), first_far_B)
+        above_B = torch.from_numpy(far_B) - square_N[own] - gap_B - 2 * slack_B
+        far_P = _places(least_BN >= above_B[:, None])
+        if len(near_P) + len(far_P) > MOST_CANDIDATES:
+            product = torch.from_numpy(rows_ND[own]) @ torch.from_numpy(rows_ND).T
+            return whole(start, product.numpy())
+        found.rank_NK[own], _ = _first_k(rows_ND, start, near_P, k)
+        left_P, right_P = np.divmod(far_P, count)
+        np.maximum.at(far_B, left_P, squared_distances(rows_ND, left_P + start, right_P))
+        put_farthest(own, torch.from_numpy(far_B))
+        return stop
+
+    def put_farthest(own: slice, farthest_B: torch.Tensor) -> None:
+        farthest_B[farthest_B <= slack_N[own]] = torch.inf
+        found.farthest_N[own] = farthest_B.numpy()
+
+    done_blocks = (
+        map_blocks(whole, rows_ND, rows_ND)
+        if shorter is None
+        else map_blocks(bounded, shorter.asking_NM, shorter.asked_NM)
+    )
+    for _, done in done_blocks:
         progress("neighbours", done, count)
     return found
+
+
+def _places(chosen_BN: torch.Tensor) -> NDArray[np.int64]:
+    """(P,) where it is true, counted through the rows."""
+    return np.flatnonzero(chosen_BN.numpy())
 
 
 def blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
@@ -140,14 +179,16 @@ def _reach(distance_BN: torch.Tensor, k: int) -> torch.Tensor:
 
 def _first_k(
     rows_ND: Features, first: int, candidate_P: NDArray[np.int64], k: int
-) -> NDArray[np.int64]:
-    """(B, k) of the candidates, which are places in (B, N), ascending; at least k in each row."""
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """(B, k) of the candidates, which are places in (B, N), ascending, at least k in each row; and
+    (B,) the squared distance of the last of them."""
     left_P, right_P = np.divmod(candidate_P, len(rows_ND))
     distance_P = squared_distances(rows_ND, left_P + first, right_P)
     order_P = np.lexsort((distance_P, left_P))  # stable: ties stay in the order of the rows
     count_B = np.bincount(left_P)
     place_P = np.arange(len(left_P)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
-    return right_P[order_P[place_P < k]].reshape(-1, k)
+    chosen_P = order_P[place_P < k]
+    return right_P[chosen_P].reshape(-1, k), distance_P[chosen_P].reshape(-1, k)[:, -1]
 
 
 def _rounding(dimensions: int) -> float:

@@ -102,7 +102,7 @@ def test_the_next_batch_is_computed_beside_one_that_is_under_way() -> None:
 def test_while_a_batch_is_computed_the_next_one_waits_until_its_pass_is_full(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However much time lies between its images: `FILL_SHARE` is made so large that it cannot end."""
+    """However long they take to come: `FILL_SHARE` is made so large that its time cannot end."""
     monkeypatch.setattr(feature_queue, "FILL_SHARE", 1e9)
 
     class Waits(Doubles):
