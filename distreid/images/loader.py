@@ -154,9 +154,12 @@ def open_loader(
     pin_memory: bool,
     cache: ImageCache | None = None,
     originals: bool = False,
+    skipped: int = 0,
 ) -> BatchLoader:
-    """The sampler's rows as Batches, in the sampler's order; `originals` as for `ImageRows`."""
-    batches = ShardBatches(sampler.shards, batch_size, frame_starts(manifest.path))
+    """The sampler's rows as Batches, in the sampler's order, without the first `skipped`;
+    `originals` as for `ImageRows`."""
+    starts = frame_starts(manifest.path)
+    batches = ShardBatches(sampler.shards, batch_size, starts, skipped=skipped)
     # Once, before the workers are forked, who inherit them.
     compiled_loops()
     with contextlib.suppress(OSError, DataError):  # then each of its images says so

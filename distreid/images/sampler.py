@@ -55,13 +55,20 @@ class ShardBatches:
         shards: Sequence[Shard],
         batch_size: int,
         frame_starts: NDArray[np.bool_] | None = None,
+        *,
+        skipped: int = 0,
     ) -> None:
+        """Without the first `skipped` batches."""
         self.shards = shards
         self.batch_size = batch_size
         self.frame_starts = frame_starts
+        self.skipped = skipped
         self._count: int | None = None
 
     def __iter__(self) -> Iterator[range]:
+        return itertools.islice(self._all(), self.skipped, None)
+
+    def _all(self) -> Iterator[range]:
         for shard in self.shards:
             start = shard.start
             while start < shard.stop:

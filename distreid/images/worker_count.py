@@ -1,4 +1,5 @@
-"""How many processes must decode so that the model never waits: measured on the first images."""
+"""How many processes must decode so that the model never waits: measured on the first images, and
+once more while the job runs, when many batches are under way at once."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 
 from distreid.images.loader import Batch, ImageRows
 
-MAX_WORKERS = 16
 # Images differ, and a process that waits costs little where a model that waits costs all.
 SPARE = 2
+WATCHED_S = 3.0  # of a run's beginning, without its first batch
+ENOUGH = 0.05  # of its time, for which the model may wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class ImageSeconds:
 
     def workers(self, cores: int) -> int:
         """How many processes decode for a rank that has so many cores: as few as will do."""
-        return max(1, min(math.ceil(SPARE * self.input / self.model), cores, MAX_WORKERS))
+        return max(1, min(math.ceil(SPARE * self.input / self.model), cores))
 
     def describe(self, cores: int) -> str:
         """For people."""
@@ -52,3 +54,31 @@ def measure(
     computed = compute(batch)
     done = time.perf_counter()
     return ImageSeconds(input=(read - started) / len(rows), model=(done - begun) / computed)
+
+
+@dataclass
+class WatchedInput:
+    """Whether so many decoding processes are enough, by the first seconds of a run."""
+
+    workers: int
+    cores: int
+    images: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def add(self, images: int, seconds: float, waiting: float) -> None:
+        """So many images more, in so many seconds, of which the model has waited for some."""
+        self.images += images
+        self.seconds += seconds
+        self.waiting += waiting
+
+    def better(self) -> int | None:
+        """How many would be enough; None if these are, if there are no cores for more, or as long
+        as it cannot be told."""
+        if self.seconds < WATCHED_S or self.waiting <= ENOUGH * self.seconds:
+            return None
+        # Where the model waits, all of them are at work.
+        each = self.workers * self.seconds / self.images
+        model = (self.seconds - self.waiting) / self.images
+        more = ImageSeconds(input=each, model=model).workers(self.cores)
+        return more if more > self.workers else None

@@ -22,9 +22,15 @@ from distreid.host.machine import cores
 from distreid.host.phases import Phases
 from distreid.host.progress import duration
 from distreid.images.image_cache import CacheUse, ImageCache
-from distreid.images.loader import Batch, ImageRows, dead_workers_named, open_loader
+from distreid.images.loader import (
+    Batch,
+    BatchLoader,
+    ImageRows,
+    dead_workers_named,
+    open_loader,
+)
 from distreid.images.sampler import ShardBatches, ShardSampler
-from distreid.images.worker_count import measure
+from distreid.images.worker_count import WatchedInput, measure
 from distreid.inference.extractor import CPU_ROWS, Extractor, Pending
 from distreid.job.options import ExtractOptions
 from distreid.job.runs import Computed, Run, augmentation
@@ -191,28 +197,47 @@ def compute_shards(job: Job, works: Sequence[RunWork], sampler: ShardSampler) ->
     cache = image_cache(options, first.plan, first.model)
     # A GPU resizes small images at no cost; a CPU has faster loops in its workers.
     originals = job.device.type == "cuda"
-    workers = options.num_workers
+    workers, watched = options.num_workers, None
     if workers is None:
         images = ImageRows(manifest, preprocess, cache, originals=originals)
         workers = _measured_workers(job, works, images, sampler)
-    loader = open_loader(
-        manifest,
-        preprocess,
-        sampler,
-        batch_size=options.batch_size,
-        num_workers=workers,
-        pin_memory=job.device.type == "cuda",
-        cache=cache,
-        originals=originals,
-    )
+        watched = WatchedInput(workers, job.cores)
     share = RankReport()
-    clock = time.monotonic()
-    with (
-        dead_workers_named(str(job.group.world), loader, lambda: share.batches),
-        _ended_or_cancelled(works, share),
-    ):
+    with _ended_or_cancelled(works, share):
+        more: int | None = workers
+        while more is not None:
+            loader = open_loader(
+                manifest,
+                preprocess,
+                sampler,
+                batch_size=options.batch_size,
+                num_workers=more,
+                pin_memory=job.device.type == "cuda",
+                cache=cache,
+                originals=originals,
+                skipped=share.batches,
+            )
+            more = _take_batches(job, works, loader, share, watched)
+            watched = None
+        for work in works:
+            work.end(share)
+    return share
+
+
+def _take_batches(
+    job: Job,
+    works: Sequence[RunWork],
+    loader: BatchLoader,
+    share: RankReport,
+    watched: WatchedInput | None,
+) -> int | None:
+    """Every batch of the loader; or, if it is found to be too slow, how many decoding processes a
+    loader of the rest should have."""
+    first, clock = share.batches, time.monotonic()
+    with dead_workers_named(str(job.group.world), loader, lambda: share.batches - first):
         for batch in loader:
-            share.waiting += time.monotonic() - clock
+            waited = time.monotonic() - clock
+            share.waiting += waited
             job.check_signals()
             job.group.check()
             for work in works:
@@ -222,10 +247,18 @@ def compute_shards(job: Job, works: Sequence[RunWork], sampler: ShardSampler) ->
             share.batches += 1
             share.cache.add(batch.cache)
             job.group.reached(share.last_row)
-            clock = time.monotonic()
-        for work in works:
-            work.end(share)
-    return share
+            begun, clock = clock, time.monotonic()
+            if watched and share.batches > 1:
+                watched.add(len(batch.rows), clock - begun, waited)
+                if better := watched.better():
+                    waits = (
+                        f"the model waits for {watched.waiting / watched.seconds:.0%} of the time"
+                    )
+                    job.log.print(
+                        f"[bold]input[/]  {waits}: {better} decoding processes from here on"
+                    )
+                    return better
+    return None
 
 
 def _measured_workers(

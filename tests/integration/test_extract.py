@@ -60,6 +60,24 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert figures[0] == figures[1]
 
 
+def test_a_job_that_takes_more_decoding_processes_on_its_way_writes_the_same_bytes(
+    reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run
+) -> None:
+    # As it would on a GPU that waits: with more than two batches done, two are found better.
+    decided = (
+        "import sys; from distreid.images.worker_count import WatchedInput; "
+        "WatchedInput.better = lambda self: 2 if self.images > 32 else None; "
+        "from distreid.extract import main; sys.exit(main())"
+    )
+    done = run_command(
+        sys.executable, "-c", decided, "--data", market, "--checkpoint", osnet_file,
+        "--out", tmp_path / "run", "--batch-size", "16",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(": 2 decoding processes from here on") == 1
+    assert contents(tmp_path / "run") == contents(reference)
+
+
 @needs_mounts
 def test_a_container_with_little_shared_memory_is_enough(
     reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run

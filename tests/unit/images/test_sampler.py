@@ -27,6 +27,8 @@ def test_batches_cover_the_rows_and_stay_inside_a_shard_whatever_the_world_size(
     assert sorted(shared, key=lambda batch: batch.start) == alone
     assert [row for batch in alone for row in batch] == list(range(rows))
     assert len(ShardBatches(shards, batch_size)) == len(alone)
+    rest = ShardBatches(shards, batch_size, skipped=world)
+    assert list(rest) == alone[world:] and len(rest) == len(alone[world:])
     for batch in alone:
         assert batch.start // shard_rows == batch[-1] // shard_rows
         assert len(batch) <= batch_size

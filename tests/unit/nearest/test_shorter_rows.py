@@ -30,7 +30,7 @@ def rows_in_few_directions(count: int, dim: int = 256, directions: int = 8) -> F
 
 @pytest.mark.parametrize("directions", [1, 8, 32])
 def test_products_of_fewer_dimensions_bound_every_distance(directions: int) -> None:
-    rows = rows_in_few_directions(600)
+    rows = rows_in_few_directions(200)
     exact = rows.astype(np.float64)
     distance = ((exact[:, None] - exact[None]) ** 2).sum(2)
     shorter = _of(rows, _main_directions(exact, directions))
