@@ -153,7 +153,7 @@ def command_parser() -> argparse.ArgumentParser:
         "--device",
         default="cpu",
         choices=("cpu", "cuda"),
-        help="where scores are computed; re-ranking and expansion are on the CPU",
+        help="where features are multiplied; all else is done on the CPU",
     )
     command.add_argument(
         "--csv", type=given_path, metavar="FILE", help="write a line for each query"

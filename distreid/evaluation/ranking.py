@@ -387,7 +387,9 @@ def scored_blocks(
     and is done by several threads."""
     query_QD = query.features
     if protocol.expand == "aqe":
-        query_QD, expanded_GD = expand(query_QD, gallery.pieces, progress=progress)
+        query_QD, expanded_GD = expand(
+            query_QD, gallery.pieces, progress=progress, device=similarity.device
+        )
         gallery = replace(gallery, pieces=[expanded_GD])
     if protocol.rerank != "none":
         return map_reranked(
@@ -396,6 +398,7 @@ def scored_blocks(
             gallery.pieces,
             RERANKINGS[protocol.rerank],
             progress=progress,
+            device=similarity.device,
         )
     return map_blocks(
         work,

@@ -43,6 +43,7 @@ from distreid.nearest.similarity import (
     Features,
     Pieces,
     Scores,
+    Similarity,
     in_pieces,
     map_blocks,
     memory_needed,
@@ -138,16 +139,18 @@ def map_reranked(
     *,
     memory_limit: int | None = None,
     progress: Progress = no_progress,
+    device: str = "cpu",
 ) -> Iterator[tuple[int, T]]:
     """(first query, work(first query, distances (B, G))) of each block of `rerank`; the work is
-    done by the thread that has the block, and may overwrite it, as in `map_blocks`."""
+    done by the thread that has the block, and may overwrite it, as in `map_blocks`. `device`, such
+    as `cuda`, multiplies the features; it must have room for them."""
     queries, rows = len(query_QD), sum(map(len, in_pieces(gallery)))
     if queries and rows:
         need = estimate(queries, rows, query_QD.shape[1], how)
         what = f"re-ranking {queries:,} queries and {rows:,} gallery rows"
         check_memory(what, need.bytes, memory_limit)
     rows_ND = joined(query_QD, gallery)
-    return _distance_blocks(work, rows_ND, queries, how, progress)
+    return _distance_blocks(work, rows_ND, queries, how, progress, device)
 
 
 def expand(
@@ -158,6 +161,7 @@ def expand(
     alpha: float = 3.0,
     memory_limit: int | None = None,
     progress: Progress = no_progress,
+    device: str = "cpu",
 ) -> tuple[Features, Features]:
     """Query and gallery features, each the mean of its k nearest, itself among them, over query
     and gallery together, weighted by cosine ** alpha; L2-normalised.
@@ -175,7 +179,7 @@ def expand(
     rows_ND = joined(query_QD, gallery)
     expanded_ND = np.empty_like(rows_ND)
     if len(rows_ND):
-        rank_NK = nearest(rows_ND, k, progress).rank_NK
+        rank_NK = nearest(rows_ND, k, progress, device=device).rank_NK
         for start, stop in blocks(len(rows_ND), k * rows_ND.shape[1]):
             near_BKD = rows_ND[rank_NK[start:stop]]
             cosine_BK = np.einsum("bd,bkd->bk", rows_ND[start:stop], near_BKD)
@@ -239,11 +243,12 @@ def _distance_blocks(
     queries: int,
     how: Reranking,
     progress: Progress,
+    device: str,
 ) -> Iterator[tuple[int, T]]:
     """Builds the graph, then yields what `map_reranked` promises."""
     if not queries:
         return
-    near = nearest(rows_ND, how.k1 + (not how.counts_itself), progress)
+    near = nearest(rows_ND, how.k1 + (not how.counts_itself), progress, device=device)
     weights_NN = _averaged(_encoded(rows_ND, near, how, progress), near, how)
     weights_QN, weights_NG = weights_NN[:queries], weights_NN[queries:].T.tocsr()
     del weights_NN
@@ -261,7 +266,9 @@ def _distance_blocks(
             distance_G += (1 - how.weight) * _jaccard(row, weights_QN, weights_NG)
         return work(first, product_BG)
 
-    yield from map_blocks(distances, rows_ND[:queries], rows_ND[queries:])
+    yield from map_blocks(
+        distances, rows_ND[:queries], rows_ND[queries:], Similarity(device=device)
+    )
 
 
 def _encoded(rows_ND: Features, near: Neighbours, how: Reranking, progress: Progress) -> Sparse:

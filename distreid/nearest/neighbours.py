@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 
 from distreid.errors import DataError
 from distreid.nearest.shorter_rows import shortened
-from distreid.nearest.similarity import Features, Pieces, Scores, in_pieces, map_blocks
+from distreid.nearest.similarity import (
+    Features,
+    Pieces,
+    Scores,
+    Similarity,
+    in_pieces,
+    map_blocks,
+)
 
 Rows = NDArray[np.int32]
 Progress = Callable[[str, int, int], None]
@@ -86,8 +93,11 @@ def squared_distances(
     return distance_P
 
 
-def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neighbours:
-    """The k nearest rows of each row, itself among them; all N where k is larger.
+def nearest(
+    rows_ND: Features, k: int, progress: Progress = no_progress, *, device: str = "cpu"
+) -> Neighbours:
+    """The k nearest rows of each row, itself among them; all N where k is larger. `device`
+    multiplies.
 
     A matrix product gives every distance but for a rounding error of known size, or where the
     rows allow it, in fewer dimensions, bounds of every distance. Only the rows that may be among
@@ -101,7 +111,8 @@ def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neig
     found = Neighbours(
         rank_NK=np.empty((count, k), np.int32), farthest_N=np.empty(count, np.float32)
     )
-    shorter = shortened(rows_ND, k)
+    shorter = shortened(rows_ND, k) if device == "cpu" else None  # a GPU multiplies fast enough
+    similarity = Similarity(device=device)
 
     def whole(start: int, product_BN: Scores) -> int:
         """Of a block of rows, by their products with all."""
@@ -147,7 +158,7 @@ def nearest(rows_ND: Features, k: int, progress: Progress = no_progress) -> Neig
         found.farthest_N[own] = farthest_B.numpy()
 
     done_blocks = (
-        map_blocks(whole, rows_ND, rows_ND)
+        map_blocks(whole, rows_ND, rows_ND, similarity)
         if shorter is None
         else map_blocks(bounded, shorter.asking_NM, shorter.asked_NM)
     )

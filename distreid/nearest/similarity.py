@@ -166,7 +166,7 @@ def map_blocks(
     threads = threads_for(rows)
     # Each thread must be told: what `one_thread_each` sets does not reach the products of others.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with one_thread_each(), pool:
+    with one_thread_each(), _no_tf32(), pool:
         waiting: deque[tuple[int, Future[T]]] = deque()
         for first in range(0, len(query_QD), size):
             waiting.append((first, pool.submit(block, first)))
@@ -209,6 +209,17 @@ def _gallery_on_gpu(pieces: Pieces, similarity: Similarity) -> list[Tensor]:
             f"--device {similarity.device}: the gallery does not fit into the GPU's memory; "
             "use --device cpu"
         ) from error
+
+
+@contextlib.contextmanager
+def _no_tf32() -> Iterator[None]:
+    """A GPU multiplies float32 as such, whatever precision a network was computed in before."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor
 from distreid.data.source import open_data
 from distreid.errors import EngineError, OptionError
 from distreid.evaluation.evaluate import evaluate
+from distreid.evaluation.protocol import PRESETS
 from distreid.images.device_resize import originals_or_resized, resize_batch
 from distreid.images.preprocess import Preprocess
 from distreid.images.resize_weights import FILTERS
@@ -85,15 +88,21 @@ def test_faster_precisions_stay_near_fp32(precision: str) -> None:
     assert (exact * fast).sum(dim=1).min() > 0.999
 
 
-def test_scores_on_the_gpu_are_those_on_the_cpu(run_command: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("moved", [{}, {"rerank": "zhong"}, {"expand": "aqe"}])
+def test_scores_on_the_gpu_are_those_on_the_cpu(
+    moved: dict[str, Any], run_command: Run, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     done = run_command(
         "distreid", "extract", "--data", "sample", "--checkpoint", "sample", "--out", out
     )
     assert done.returncode == 0, done.stderr
     store = FeatureStore.open(out)
+    torch.backends.cuda.matmul.allow_tf32 = True  # as `--precision tf32` leaves it
+    protocols = [replace(PRESETS["torchreid"], **moved)]
     on_gpu, on_cpu = (
-        evaluate(store, similarity=Similarity(device=device)) for device in ("cuda", "cpu")
+        evaluate(store, protocols, similarity=Similarity(device=device))
+        for device in ("cuda", "cpu")
     )
     for ours, theirs in zip(on_gpu.scores, on_cpu.scores, strict=True):
         assert ours.mAP == pytest.approx(theirs.mAP, abs=1e-5)
