@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distreid.errors import OptionError
 from distreid.job.options import path_text
+from distreid.nearest.similarity import checked_device
 from distreid.search.approximate import search_approximately
 from distreid.search.fusion import search_fused
 from distreid.search.gallery import Filter, Hits
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from distreid.report.search_results import Answer
 
 
-def open_gallery(path: str | os.PathLike[str]) -> Gallery:
+def open_gallery(path: str | os.PathLike[str], *, device: str = "cpu") -> Gallery:
     """Opens a gallery, the folder of `distreid gallery create`, as it is now.
 
-    What others add or remove later is not seen: open it again. StoreError, whose text is one line,
-    says what is missing or damaged.
+    What others add or remove later is not seen: open it again. With the device `cuda` a GPU keeps
+    the gallery's codes and multiplies them; the answers are the same. StoreError, whose text is one
+    line, says what is missing or damaged; OptionError if there is no such device, or no room on it.
     """
-    return Gallery(GalleryReader(Path(path_text("path", path))))
+    return Gallery(GalleryReader(Path(path_text("path", path)), device=checked_device(device)))
 
 
 class Gallery:

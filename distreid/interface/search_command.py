@@ -61,6 +61,12 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="by the index of distreid index, whose recall is said (default: the proven answer)",
     )
+    command.add_argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="what multiplies the gallery's codes; the answers are the same (default: cpu)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON instead")
     command.add_argument("--csv", action="store_true", help="print CSV instead")
     command.add_argument("--html", type=given_path, metavar="FILE", help="write a page of pictures")
@@ -83,7 +89,7 @@ def search(parsed: argparse.Namespace) -> None:
         return
     if parsed.html:
         check_target(parsed.html)
-    with open_gallery(parsed.gallery) as gallery:
+    with open_gallery(parsed.gallery, device=parsed.device) as gallery:
         features, names, images = _queries(parsed, gallery)
         result = gallery.search(
             features,

@@ -121,6 +121,11 @@ class Codes:
     def __len__(self) -> int:
         return len(self.code)
 
+    @functools.cached_property
+    def on_devices(self) -> dict[str, torch.Tensor]:
+        """`code` where it was multiplied, in float16, by the devices' names."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueryVector:

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distreid.nearest.block_bounds import has_exact_int8_products, multiplied, scanned
+from distreid.nearest.block_bounds import Bounds, has_exact_int8_products, multiplied, scanned
 from distreid.nearest.codes import BLOCK, Codes, QueryVector, U, gamma, query_vectors
+from distreid.nearest.gpu_bounds import codes_on, multiplied_on_device
 from distreid.nearest.scan_loops import Asked, Coded, Heaps, Stored, half_values, loops
 from distreid.nearest.side_by_side import Cut, cuts, for_each, threads
 
@@ -156,8 +157,11 @@ def unit_queries(features: NDArray[Any]) -> NDArray[np.float64]:
     return unit
 
 
-def search(parts: Sequence[Part], query_QD: NDArray[np.float64], top: int) -> Found:
-    """The `top` best rows over all parts for each unit query, float64."""
+def search(
+    parts: Sequence[Part], query_QD: NDArray[np.float64], top: int, device: str = "cpu"
+) -> Found:
+    """The `top` best rows over all parts for each unit query, float64. `device` multiplies the
+    codes, such as `cuda`, where they stay for the next search; OptionError if it cannot."""
     k = min(top, sum(map(len, parts)))
     best = _empty_heaps(len(query_QD), k)
     if k:
@@ -170,8 +174,10 @@ def search(parts: Sequence[Part], query_QD: NDArray[np.float64], top: int) -> Fo
             # The largest part first: it leaves the least to do in others.
             for part, base in sorted(zip(parts, before, strict=False), key=lambda p: -len(p[0])):
                 if len(part):
-                    look = _multiply if part.codes is None else _by_bounds
-                    look(part, base, query_QD, chosen, best)
+                    if part.codes is None:
+                        _multiply(part, base, query_QD, chosen, best)
+                    else:
+                        _by_bounds(part, base, query_QD, chosen, best, device)
     return _in_order(best)
 
 
@@ -186,7 +192,12 @@ def _in_order(best: Heaps) -> Found:
 
 
 def _by_bounds(
-    part: Part, base: int, query_QD: NDArray[np.float64], chosen: range, best: Heaps
+    part: Part,
+    base: int,
+    query_QD: NDArray[np.float64],
+    chosen: range,
+    best: Heaps,
+    device: str,
 ) -> None:
     """Brings the heaps of the chosen queries up to date with a part that has codes; its rows are
     counted from `base`."""
@@ -194,9 +205,7 @@ def _by_bounds(
     assert codes is not None
     roundoff = U if torch.get_float32_matmul_precision() == "highest" else BFLOAT_ROUNDOFF
     vectors = query_vectors(codes, query_QD[chosen.start : chosen.stop], roundoff)
-    few = FEW_IN_INT8 if has_exact_int8_products() else FEW
-    look = scanned if len(vectors) < few else multiplied
-    bounds_QB, slack_Q = look(codes.code, part.live, vectors)
+    bounds_QB, slack_Q = _bounds(codes, part.live, vectors, device)
     some = slice(chosen.start, chosen.stop)
     own = Heaps(*(array[some] for array in best))  # what is changed there is changed here
     asked = _asked(query_QD[some], vectors, codes.finer)
@@ -240,6 +249,20 @@ def _by_bounds(
     for_each(lambda task: refine(0, *task), tasks)
     for other in heaps[1:]:
         loops.merge(other, own)
+
+
+def _bounds(
+    codes: Codes, live: Places | None, vectors: Sequence[QueryVector], device: str
+) -> Bounds:
+    """The fastest way to the blocks' bounds."""
+    if device != "cpu":
+        held = codes.on_devices
+        if device not in held:
+            held[device] = codes_on(device, codes.code)
+        return multiplied_on_device(held[device], live, vectors, codes.longest)
+    few = FEW_IN_INT8 if has_exact_int8_products() else FEW
+    look = scanned if len(vectors) < few else multiplied
+    return look(codes.code, live, vectors)
 
 
 def _asked(

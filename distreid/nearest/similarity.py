@@ -38,6 +38,15 @@ LEAST_ROWS = 64  # of a tile; products of very few rows are computed in another 
 MEMORY_BYTES = 512 << 20  # of the blocks in work at once; each thread has one
 
 
+def checked_device(device: str) -> str:
+    """The same; OptionError if it is neither `cpu` nor `cuda`, or there is no GPU."""
+    if device not in ("cpu", "cuda"):
+        raise OptionError(f"--device {device}: choose one of cpu, cuda")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise OptionError(f"--device {device}: torch sees no GPU; use --device cpu")
+    return device
+
+
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
     """What a score is; the greater, the more alike."""
@@ -52,11 +61,9 @@ class Similarity:
     """Where the products are computed, `cpu` or `cuda`; the gallery must fit there."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("precision", ("fp32", "fp64")), ("device", ("cpu", "cuda"))):
-            if (value := getattr(self, name)) not in choices:
-                raise OptionError(f"--{name} {value}: choose one of {', '.join(choices)}")
-        if self.device != "cpu" and not torch.cuda.is_available():
-            raise OptionError(f"--device {self.device}: torch sees no GPU; use --device cpu")
+        if self.precision not in ("fp32", "fp64"):
+            raise OptionError(f"--precision {self.precision}: choose one of fp32, fp64")
+        checked_device(self.device)
 
     @property
     def dtype(self) -> torch.dtype:

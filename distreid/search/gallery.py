@@ -101,9 +101,10 @@ class Gallery:
     StoreError for a folder that is no gallery, or whose runs are not what they were.
     """
 
-    def __init__(self, folder: Path, *, with_features: bool = True) -> None:
+    def __init__(self, folder: Path, *, with_features: bool = True, device: str = "cpu") -> None:
         """Without features it tells of its rows alone, also where a run that it refers to is
-        gone."""
+        gone. `device` as in `exact_search.search`."""
+        self.device = device
         self.folder = folder
         self._lock = threading.Lock()
         self._filtered: dict[Filter, list[NDArray[np.int32] | None]] = {}
@@ -242,7 +243,7 @@ class Gallery:
         if top < 1:
             raise OptionError(f"top {top}: at least 1 is wanted")
         self.check()
-        found = search(self.parts(which), queries, top)
+        found = search(self.parts(which), queries, top, self.device)
         self.check()
         return self._hits(found)
 

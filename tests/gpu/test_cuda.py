@@ -26,6 +26,8 @@ from distreid.inference import tensorrt_engine
 from distreid.inference.extractor import Extractor, choose_device
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
+from distreid.nearest.codes import encode, learn
+from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
 from distreid.nearest.similarity import Similarity
 from distreid.store import FeatureStore
 
@@ -351,3 +353,23 @@ def test_a_run_by_tensorrt_agrees_with_one_by_torch(
     again = FeatureStore.open(out).features(np.arange(len(store.manifest)))
     assert np.allclose(again, stores["tensorrt"], rtol=0, atol=1e-6)
     assert kept.stat().st_ino == inode
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_gallery_is_searched_on_the_gpu_with_the_same_answers(filtered: bool) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((50_000, 64)) * np.arange(1, 65) ** -0.5
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    queries = unit_queries(rows[::100] + 0.05 * rng.standard_normal((500, 64)))
+    threshold = np.sort(queries @ rows.T, axis=1)[:, -10].astype(np.float32)
+    directions, _ = learn(rows[::5], queries.astype(np.float32), threshold, len(rows))
+    part = Part(
+        rows=StoredRows(pieces=[rows], source=np.arange(len(rows))),
+        ids=np.arange(len(rows)),
+        codes=encode(directions, [rows]),
+        live=np.arange(0, len(rows), 7, dtype=np.int32) if filtered else None,
+    )
+    for some in (queries[:1], queries):
+        on_gpu, on_cpu = (search([part], some, 10, device) for device in ("cuda", "cpu"))
+        np.testing.assert_array_equal(on_gpu.ids, on_cpu.ids)
+        np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)

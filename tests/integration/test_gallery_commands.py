@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import error_line
 from small_runs import DIM, features_of, make_run
 
@@ -133,6 +134,7 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["search", "g", "--image", "a.jpg"], "--image: the gallery's features were made elsewh"),
         (["search", "g", "--row", "0", "--approximate"], "build one by distreid index g"),
         (["search", "g", "--row", "0", "--html", "no/page.html"], "no such folder no"),
+        (["search", "g", "--row", "0", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
         (["search", "milvus:x", "--row", "0"], "searched by --feature-file"),
         (["gallery", "create", "g", "--run", "run"], "there is a gallery already"),
         (["gallery", "create", "run", "--run", "run"], "not empty, and no gallery"),
@@ -202,6 +204,9 @@ def test_python_has_the_same_answers(gallery: Path) -> None:
         assert "data:image/png;base64," in shown and "run0001/" in shown
         one = opened.search(features_of(1, 30)[3], top=1)
         assert one.rows.tolist() == [[3]]
+        if not torch.cuda.is_available():
+            with pytest.raises(distreid.errors.OptionError, match="cuda: torch sees no GPU"):
+                distreid.open_gallery(gallery, device="cuda")
         with pytest.raises(distreid.errors.OptionError, match="not fused"):
             opened.search(np.ones(DIM), fuse="max", approximate=True)
     assert not list((gallery / "readers").iterdir())

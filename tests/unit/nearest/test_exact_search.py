@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distreid.nearest import block_bounds, exact_search, side_by_side
+from distreid.nearest import block_bounds, exact_search, gpu_bounds, side_by_side
 from distreid.nearest.block_bounds import has_exact_int8_products
-from distreid.nearest.codes import Codes, Directions, encode, learn, query_vectors
+from distreid.nearest.codes import BLOCK, Codes, Directions, encode, learn, query_vectors
 from distreid.nearest.exact_search import Found, Part, StoredRows, search, unit_queries
 
 
@@ -98,13 +98,15 @@ def test_the_answer_is_brute_forces(
     sizes["STRETCH_BYTES"] = data.draw(st.integers(1, 5000), "bytes of a stretch")
     in_int8 = has_exact_int8_products() and data.draw(st.booleans(), "products of 8 bits")
     cores = data.draw(st.sampled_from([1, 2, 5]), "threads")
+    # By its number the processor is taken for a device that multiplies float16.
+    device = data.draw(st.sampled_from(["cpu", "cpu:0"]), "device")
     for few in (slice(0, 1), slice(0, 2), slice(0, 9)):
         with (
             patch.multiple(exact_search, **sizes, threads=lambda: cores),
             patch.object(side_by_side, "threads", lambda: cores),
             patch.object(block_bounds, "has_exact_int8_products", lambda: in_int8),
         ):
-            found = search(parts, queries[few], top)
+            found = search(parts, queries[few], top, device)
         assert found.ids.shape == (len(queries[few]), min(top, kept.sum()))
         assert (placed[found.place] == found.ids).all()
         for number, query in enumerate(queries[few]):
@@ -139,6 +141,30 @@ def test_no_bound_is_below_a_score(
                 assert (product * vector.unit + vector.constant >= scores_N).all()
                 floats = code.astype(np.float32) @ vector.exact
                 assert (floats + np.float32(vector.slack) + vector.constant >= scores_N).all()
+
+
+@given(galleries(), st.integers(1, 4), st.booleans())
+def test_no_bound_of_a_block_in_float16_is_below_a_score(
+    gallery: tuple[NDArray[np.floating], NDArray[np.float64], int, int],
+    blocks_at_once: int,
+    filtered: bool,
+) -> None:
+    rows, queries, width, _ = gallery
+    codes = encode(directions_of(rows, width), [rows.astype(np.float32)])
+    vectors = query_vectors(codes, queries)
+    live = np.arange(0, len(rows), 3, dtype=np.int32) if filtered else None
+    at_once = blocks_at_once * BLOCK * len(queries)
+    with patch.object(gpu_bounds, "VALUES_AT_ONCE", at_once):
+        bounds_QB, slack_Q = gpu_bounds.multiplied_on_device(
+            gpu_bounds.codes_on("cpu", codes.code), live, vectors, codes.longest
+        )
+    scores_QN = (queries @ rows.T.astype(np.float64)).astype(np.float32)
+    scores_QN = scores_QN if live is None else scores_QN[:, live]
+    constant_Q = np.array([vector.constant for vector in vectors])
+    for block in range(bounds_QB.shape[1]):
+        best_Q = scores_QN[:, BLOCK * block : BLOCK * (block + 1)].max(axis=1)
+        assert (bounds_QB[:, block] + slack_Q + constant_Q >= best_Q).all()
+    assert slack_Q.max() < 0.01  # and it says something
 
 
 def spectrum(count: int, dim: int, decay: float) -> NDArray[np.float32]:
