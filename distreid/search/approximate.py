@@ -124,7 +124,8 @@ class Reader:
 
 
 @functools.lru_cache(maxsize=2)
-def _read(folder: Path) -> Reader:
+def read_faiss_index(folder: Path) -> Reader:
+    """An index in its folder, kept for the next search."""
     facts = read_facts(folder)
     index = _faiss().deserialize_index(np.array(read_array(folder, "index")))
     return Reader(index, facts["kind"], np.array(read_array(folder, "row")), facts["effort"])
@@ -183,7 +184,7 @@ def search_approximately(
         )
     queries = checked_queries(features, gallery.dim)
     gallery.check()
-    reader = _read(gallery.folder / known["folder"])
+    reader = read_faiss_index(gallery.folder / known["folder"])
     hits = _answered(gallery, reader, queries, top, which)
     gallery.check()
     return hits

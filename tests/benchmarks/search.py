@@ -30,8 +30,7 @@ from distreid.data.manifest import build_manifest
 from distreid.nearest.codes import Codes, encode, learn
 from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
 from distreid.nearest.side_by_side import threads
-from distreid.search.approximate import _read as read_index
-from distreid.search.approximate import build
+from distreid.search.approximate import build, read_faiss_index
 from distreid.search.changes import Manner, add, create, remove
 from distreid.search.gallery import Gallery
 from distreid.search.index import HARDER
@@ -227,7 +226,7 @@ def approximate(count: int, dim: int, rounds: int, many: int) -> None:
         with distreid.open_gallery(folder / "g") as opened:
             known = opened.reader.generation.approximate
             assert known
-            index = read_index(opened.reader.folder / known["folder"]).index
+            index = read_faiss_index(opened.reader.folder / known["folder"]).index
             faiss.omp_set_num_threads(threads())
             kind: Any = faiss  # which has it, though its stubs do not
             parameters = kind.SearchParametersHNSW(efSearch=built.effort)
