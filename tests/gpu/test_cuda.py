@@ -27,7 +27,6 @@ from distreid.inference.extractor import Extractor, choose_device
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
 from distreid.nearest.codes import encode, learn
-from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
 from distreid.nearest.similarity import Similarity
 from distreid.store import FeatureStore
 
@@ -357,6 +356,9 @@ def test_a_run_by_tensorrt_agrees_with_one_by_torch(
 
 @pytest.mark.parametrize("filtered", [False, True])
 def test_a_gallery_is_searched_on_the_gpu_with_the_same_answers(filtered: bool) -> None:
+    pytest.importorskip("numba")  # which not every machine with a GPU has
+    from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
+
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((50_000, 64)) * np.arange(1, 65) ** -0.5
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
