@@ -177,11 +177,16 @@ def _member(archive: Path, name: str) -> tuple[OpenArchive, int]:
     return opened, member
 
 
-def read_ahead(paths: Iterable[Path]) -> None:
-    """Of members that lie in object stores, begins the requests for their bytes, several at a time:
-    `read_member` will be asked for these next. Of all others, nothing."""
+def ranges_of(paths: Iterable[Path]) -> list[objects.Range]:
+    """What `read_member` will ask object stores for; of what lies elsewhere, nothing."""
     with _one_at_a_time:
-        objects.start(each for path in paths if (each := _range_of(path)) is not None)
+        return [each for path in paths if (each := _range_of(path)) is not None]
+
+
+def read_ahead(wanted: Iterable[objects.Range]) -> None:
+    """Begins the requests for these, several at a time: `read_member` is asked for them next."""
+    with _one_at_a_time:
+        objects.start(wanted)
 
 
 def stored_size(path: Path) -> int:

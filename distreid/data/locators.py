@@ -56,6 +56,10 @@ class Address(type(Path())):  # type: ignore[misc]
     which no working directory changes."""
 
     def __str__(self) -> str:
+        return self._text
+
+    @functools.cached_property
+    def _text(self) -> str:
         text: str = super().__str__()
         return _ADDRESS.sub(r"\1://", text, count=1) if ":/" in text else text
 

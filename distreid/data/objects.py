@@ -18,6 +18,7 @@ import importlib
 import io
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,8 @@ class Range:
 _systems: dict[str, Any] = {}
 _started: dict[Range, concurrent.futures.Future[bytes]] = {}
 _pinned: dict[str, Stamp] = {}
+_queue: deque[tuple[Coroutine[Any, Any, Any], concurrent.futures.Future[Any]]] = deque()
+_lanes: set[asyncio.Task[None] | None] = set()
 _gates: dict[Any, asyncio.Semaphore] = {}
 _of_the_parent: list[Any] = []
 _lock = threading.Lock()
@@ -69,10 +72,12 @@ _lock = threading.Lock()
 def _after_fork() -> None:
     """A child has connections of its own. Its parent's are kept: no destructor touches them."""
     global _lock
-    _of_the_parent.append((dict(_systems), dict(_started), dict(_gates)))
+    _of_the_parent.append((dict(_systems), dict(_started), list(_queue), set(_lanes), dict(_gates)))
     _lock = threading.Lock()
     _systems.clear()
     _started.clear()
+    _queue.clear()
+    _lanes.clear()
     _gates.clear()
 
 
@@ -113,9 +118,8 @@ def start(wanted: Iterable[Range]) -> None:
     keep = dict.fromkeys(wanted)
     for before in [each for each in _started if each not in keep]:
         _started.pop(before).cancel()
-    for each in keep:
-        if each not in _started:
-            _started[each] = _start(_fetched(each))
+    new = [each for each in keep if each not in _started]
+    _started.update(zip(new, _start_all(list(map(_fetched, new))), strict=True))
 
 
 def put(address: Path, data: bytes) -> Stamp:
@@ -258,12 +262,40 @@ def check_address(address: str) -> None:
 
 
 def _start(work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    return _start_all([work])[0]
+
+
+def _start_all(works: list[Coroutine[Any, Any, T]]) -> list[concurrent.futures.Future[T]]:
+    """In their order, by one word to the thread of the loop: each wakes it, and stops this one."""
     try:
         loop = _library("fsspec.asyn").get_loop()
     except OptionError:
-        work.close()
+        for work in works:
+            work.close()
         raise
-    return asyncio.run_coroutine_threadsafe(work, loop)
+    futures: list[concurrent.futures.Future[T]] = [concurrent.futures.Future() for _ in works]
+
+    def begin() -> None:
+        _queue.extend(zip(works, futures, strict=True))
+        for _ in range(min(IN_FLIGHT - len(_lanes), len(_queue))):
+            _lanes.add(loop.create_task(_lane()))
+
+    loop.call_soon_threadsafe(begin)
+    return futures
+
+
+async def _lane() -> None:
+    """One request after the other, so that an answer is followed by the next request at once."""
+    while _queue:
+        work, future = _queue.popleft()
+        if not future.set_running_or_notify_cancel():
+            work.close()
+            continue
+        try:
+            future.set_result(await work)
+        except Exception as error:
+            future.set_exception(error)
+    _lanes.discard(asyncio.current_task())
 
 
 def _wait(future: concurrent.futures.Future[T]) -> T:
@@ -286,13 +318,24 @@ async def _tried(once: Callable[[], Awaitable[T]], more_s: float = 0) -> T:
     gate = _gates.setdefault(loop, asyncio.Semaphore(IN_FLIGHT))
     for tries in range(1, TRIES + 1):
         try:
-            async with gate:
-                return await asyncio.wait_for(once(), TIMEOUT_S + more_s)
+            async with gate, _time_limit(TIMEOUT_S + more_s):
+                return await once()
         except Exception as error:
             if tries == TRIES or not _may_pass(error):
                 raise
             await asyncio.sleep(PAUSE_S * 2 ** (tries - 1))
     raise AssertionError
+
+
+def _time_limit(seconds: float) -> contextlib.AbstractAsyncContextManager[Any]:
+    """asyncio's `timeout`, which Python 3.10 has as a library that aiohttp brings."""
+    made: contextlib.AbstractAsyncContextManager[Any] = _timeout()(seconds)
+    return made
+
+
+@functools.cache
+def _timeout() -> Any:
+    return getattr(asyncio, "timeout", None) or _library("async_timeout").timeout
 
 
 def _may_pass(error: Exception) -> bool:
@@ -343,7 +386,8 @@ async def _http_answer(method: str, address: str, headers: Mapping[str, str]) ->
     session = await _system(address).set_session()
     sent = {"Accept-Encoding": "identity", **headers}
     url = _library("yarl").URL(_quoted(address), encoded=True)
-    async with session.request(method, url, headers=sent, allow_redirects=True) as answer:
+    no_limit = _library("aiohttp").ClientTimeout()  # `_tried` has one
+    async with session.request(method, url, headers=sent, timeout=no_limit) as answer:
         status = answer.status
         if status in (404, 410):
             raise FileNotFoundError(address)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from torch.utils.data import get_worker_info
 
-from distreid.data.archives import read_ahead
+from distreid.data.archives import ranges_of, read_ahead
 from distreid.data.locators import is_address
 from distreid.data.manifest import Manifest
+from distreid.data.objects import Range
 
 
 class ReadAhead:
@@ -23,6 +24,7 @@ class ReadAhead:
         self.is_needed = is_address(manifest.root)
         self._coming: Iterator[range] | None = None
         self._next: range | None = None
+        self._of_next: list[Range] = []
 
     def begin(self, rows: Sequence[int]) -> None:
         """Called with the rows of a batch before they are read; of files it does nothing."""
@@ -32,8 +34,17 @@ class ReadAhead:
             worker = get_worker_info()
             first, step = (worker.id, worker.num_workers) if worker else (0, 1)
             self._coming = itertools.islice(self.batches, first, None, step)
-            self._next = next(self._coming, None)
-        if rows == self._next:
-            self._next = next(self._coming, None)
-            rows = [*rows, *(self._next or ())]
-        read_ahead(map(self.manifest.file, rows))
+            self._go_on(self._coming)
+        if rows != self._next:
+            read_ahead(self._ranges(rows))
+            return
+        now = self._of_next
+        self._go_on(self._coming)
+        read_ahead([*now, *self._of_next])
+
+    def _go_on(self, coming: Iterator[range]) -> None:
+        self._next = next(coming, None)
+        self._of_next = self._ranges(self._next or ())
+
+    def _ranges(self, rows: Sequence[int]) -> list[Range]:
+        return ranges_of(map(self.manifest.file, rows))

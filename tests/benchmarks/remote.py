@@ -6,21 +6,25 @@
 A server on loopback, in a process of its own, sends the sample's images under other names. Both
 sides are read, decoded and resized by the workers of a loader, in turn. With 16 requests in flight
 a worker can have 16 / delay images a second: the rate is given as part of that or of the rate of
-files, whichever is less. The last line is JSON.
+files, whichever is less. `bare` is what sockets have that ask and do nothing else, with 16 requests
+at once: what the server and the machine can give. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import multiprocessing
+import select
+import socket
 import statistics
 import tempfile
 import time
+from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -33,42 +37,79 @@ from distreid.images.sampler import ShardSampler
 from distreid.store.plan import Shard
 
 BATCH = 64
+AWAKE_S = 0.0003  # before an answer the server does not sleep: it would wake too late
 
 
 def serve(folder: Path, delay_s: float, ready: Connection) -> None:
-    """Answers each request for a file of a folder after the delay; `/` lists them. Tells its port,
-    and at the end the most requests that it had at once."""
-    files = {f"/{file.name}": file.read_bytes() for file in folder.iterdir()}
-    page = "".join(f'<a href="{name[1:]}">.</a>' for name in files).encode()
-    now, most = 0, 0
+    """Answers each request for a file of a folder so long after it came; `/` lists them. Tells its
+    port, and at the end the most requests that it had at once, and the mean delay as it was."""
+    bodies = {f"/{file.name}": ("image/jpeg", file.read_bytes()) for file in folder.iterdir()}
+    page = "".join(f'<a href="{name[1:]}">.</a>' for name in bodies).encode()
+    bodies["/"] = "text/html", page
+    answers = {
+        name.encode(): (
+            f'HTTP/1.1 200 OK\r\nETag: "{name}"\r\nContent-Type: {kind}\r\n'
+            f"Content-Length: {len(body)}\r\n\r\n".encode(),
+            body,
+        )
+        for name, (kind, body) in bodies.items()
+    }
+    listener = socket.create_server(("127.0.0.1", 0))
+    ready.send(listener.getsockname()[1])
+    sources: list[socket.socket | Connection] = [listener, ready]
+    waiting: deque[tuple[float, socket.socket, bytes]] = deque()
+    most, delays = 0, []
+    while ready not in (readable := _readable(sources, waiting[0][0] if waiting else None)):
+        for source in readable:
+            if source is listener:
+                client, _ = listener.accept()
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+                sources.append(client)
+            elif request := cast(socket.socket, source).recv(1 << 16):
+                waiting.append(
+                    (time.perf_counter() + delay_s, cast(socket.socket, source), request)
+                )
+            else:
+                sources.remove(source)
+        most = max(most, len(waiting))
+        while waiting and waiting[0][0] <= time.perf_counter():
+            due, client, request = waiting.popleft()
+            method, path, _ = request.split(b" ", 2)
+            head, body = answers[path]
+            client.sendall(head + body if method == b"GET" else head)
+            delays.append(time.perf_counter() - due + delay_s)
+    ready.send((most, statistics.mean(delays)))
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal now, most
-        while line := await reader.readline():
-            while (await reader.readline()).strip():
-                pass
-            method, path, _ = line.decode().split()
-            now += 1
-            most = max(most, now)
-            await asyncio.sleep(delay_s)
-            now -= 1
-            kind, body = ("text/html", page) if path == "/" else ("image/jpeg", files[path])
-            head = f'HTTP/1.1 200 OK\r\nETag: "{path}"\r\nContent-Type: {kind}\r\n'
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
-            if method == "GET":
-                writer.write(body)
 
-    async def quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.CancelledError):  # at the end
-            await answer(reader, writer)
+def _readable(
+    sources: list[socket.socket | Connection], until: float | None
+) -> list[socket.socket | Connection]:
+    """Which have something, as soon as one has, or none at a time."""
+    left = None if until is None else until - time.perf_counter()
+    if left is not None and left < AWAKE_S:
+        left = 0
+    return select.select(sources, [], [], left)[0]
 
-    async def run() -> None:
-        server = await asyncio.start_server(quietly, "127.0.0.1", 0)
-        ready.send(server.sockets[0].getsockname()[1])
-        await asyncio.to_thread(ready.recv)
-        ready.send(most)
 
-    asyncio.run(run())
+def bare(port: int, names: list[str]) -> float:
+    """Seconds of a file where nothing is done but to ask for each, `IN_FLIGHT` at once: what this
+    machine and the server can have."""
+    left = iter(names)
+
+    async def ask(host: str) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        for name in left:
+            writer.write(f"GET /{name} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.rpartition(b":")[2]))
+        writer.close()
+
+    async def all_lanes() -> None:
+        await asyncio.gather(*(ask("127.0.0.1") for _ in range(IN_FLIGHT)))
+
+    started = time.perf_counter()
+    asyncio.run(all_lanes())
+    return (time.perf_counter() - started) / len(names)
 
 
 def seconds(manifest: Manifest, workers: int) -> float:
@@ -106,25 +147,29 @@ def main() -> None:
         delay_s = asked.delay_ms / 1000
         server = multiprocessing.Process(target=serve, args=(folder, delay_s, theirs))
         server.start()
-        address = f"http://127.0.0.1:{ours.recv()}"
+        port = ours.recv()
+        address = f"http://127.0.0.1:{port}"
         started = time.perf_counter()
         manifests = {"files": open_data(name, "folder"), "remote": open_data(address, "folder")}
         listing = time.perf_counter() - started
+        names = sorted(file.name for file in folder.iterdir())
         turns = [
             {kind: seconds(m, asked.workers) for kind, m in manifests.items()}
+            | {"bare": bare(port, names)}
             for _ in range(asked.turns)
         ]
         ours.send(None)
-        most = ours.recv()
+        most, delay_was_s = ours.recv()
         server.join()
-    rate = {kind: 1 / statistics.median(turn[kind] for turn in turns) for kind in manifests}
+    rate = {kind: 1 / statistics.median(turn[kind] for turn in turns) for kind in turns[0]}
     bound = min(asked.workers * IN_FLIGHT / delay_s, rate["files"])
     part = rate["remote"] / bound
     for kind, per_second in rate.items():
         print(f"{kind:7} {per_second:,.0f} images/s")
     print(f"remote is {part:.3f} of {bound:,.0f} images/s; at most {most} requests at once")
-    print(f"listed in {listing:.1f} s")
-    print(json.dumps({"rate": rate, "part": part, "most": most, "listing_s": listing}))
+    print(f"answered after {1000 * delay_was_s:.1f} ms; listed in {listing:.1f} s")
+    told = {"most": most, "delay_ms": 1000 * delay_was_s, "listing_s": listing}
+    print(json.dumps({"rate": rate, "part": part} | told))
 
 
 if __name__ == "__main__":

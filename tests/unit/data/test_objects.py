@@ -6,6 +6,7 @@ import importlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from object_servers import (
 )
 
 from distreid.data import objects
-from distreid.data.archives import list_archive, listed_stamp, read_ahead, read_member
+from distreid.data.archives import (
+    list_archive,
+    listed_stamp,
+    ranges_of,
+    read_ahead,
+    read_member,
+)
 from distreid.data.locators import Address, locate, path_of
 from distreid.data.manifest import Manifest
 from distreid.data.objects import CHANGED, IN_FLIGHT
@@ -305,11 +312,11 @@ def test_requests_begin_ahead_and_none_is_made_twice(
     faults.asked.clear()
     faults.together, faults.most_in_flight = IN_FLIGHT, 0
     files = [manifest.file(row) for row in range(len(manifest))]
-    read_ahead(files[:30])
+    read_ahead(ranges_of(files[:30]))
     assert [read(file) for file in files[:20]] == [
         (many / f"{number:02d}.jpg").read_bytes() for number in range(20)
     ]
-    read_ahead(files[20:])
+    read_ahead(ranges_of(files[20:]))
     for number, file in enumerate(files[20:], start=20):
         assert read(file) == (many / f"{number:02d}.jpg").read_bytes()
     assert faults.most_in_flight == IN_FLIGHT
@@ -317,6 +324,27 @@ def test_requests_begin_ahead_and_none_is_made_twice(
     assert sum(gets.values()) == 40
     assert len(gets) == (1 if kind else 40)
     assert not objects._started
+
+
+def test_what_is_given_up_before_its_turn_is_never_asked_for(
+    http: tuple[str, Faults], folder: Path
+) -> None:
+    address, faults = http
+    for number in range(40):
+        draw(folder / f"many/{number:02d}.jpg", number)
+    manifest = open_data(f"{address}/many", "folder")
+    wanted = ranges_of(map(manifest.file, range(40)))
+    faults.asked.clear()
+    faults.together = IN_FLIGHT + 1  # no answer yet
+    read_ahead(wanted)
+    while faults.in_flight < IN_FLIGHT:
+        time.sleep(0.01)
+    read_ahead(wanted[-1:])
+    with faults.lock:
+        faults.together = 0
+        faults.lock.notify_all()
+    assert read(manifest.file(39)) == (folder / "many/39.jpg").read_bytes()
+    assert sum(faults.asked.values()) == IN_FLIGHT + 1
 
 
 def test_s3_is_what_its_files_are(s3: tuple[Any, Faults], folder: Path) -> None:
