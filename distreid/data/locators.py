@@ -108,26 +108,35 @@ def locate(path: Path) -> Locator:
     text = os.fspath(path)
     if "#" not in text:
         return Locator(_path(text) if is_address(text) else path)
-    box = None
     if "#xyxy=" in text and (match := _BOX.fullmatch(text)):
-        text = match[1]
-        x1, y1, x2, y2 = map(int, match.groups()[1:])
-        box = x1, y1, x2, y2
+        frame, x1, y1, x2, y2 = match.groups()
+        whole = _frame(frame)
+        return Locator(whole.file, whole.member, (int(x1), int(y1), int(x2), int(y2)))
+    return _whole(text)
+
+
+def _whole(text: str) -> Locator:
     is_remote = is_address(text)
     at = text.find("#/")
     while at >= 0:
         if is_remote or text[:at].lower().endswith(_ANY_ENDING):
-            return Locator(_path(text[:at]), text[at + 2 :], box)
+            return Locator(_path(text[:at]), text[at + 2 :])
         at = text.find("#/", at + 1)
     if text.endswith("#") and (is_remote or text[:-1].lower().endswith(_ANY_ENDING)):
-        return Locator(_path(text[:-1]), "", box)
-    return Locator(_path(text), None, box)
+        return Locator(_path(text[:-1]), "")
+    return Locator(_path(text))
 
 
 @functools.lru_cache(1024)
 def _path(text: str) -> Path:
-    """One object for each archive, and for each frame with several boxes, which keeps its hash."""
+    """One object for each archive, which keeps its hash."""
     return path_of(text)
+
+
+@functools.lru_cache(1024)
+def _frame(text: str) -> Locator:
+    """Taken apart once for all its boxes."""
+    return _whole(text)
 
 
 def member_of(archive: Path, name: str = "") -> Path:

@@ -31,7 +31,7 @@ def originals_or_resized(
     height = width = 0
     rest = iter(images)
     for image in rest:
-        kept.append(image)
+        kept.append(np.ascontiguousarray(image))
         height, width = max(height, image.shape[0]), max(width, image.shape[1])
         if height * width > preprocess.height * preprocess.width:
             return preprocess.resize(itertools.chain(kept, rest)), None

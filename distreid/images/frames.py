@@ -19,14 +19,14 @@ NO_AREA = "the box has no area inside its frame"
 
 
 def cut(frame: Pixels, box: Box) -> Pixels:
-    """What of a box lies in its frame, the second corner exclusive; ImageError if nothing does."""
+    """What of a box lies in its frame, the second corner exclusive: a view, which keeps the whole
+    frame in memory. ImageError if nothing does."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = box
-    x1, x2 = (min(max(x, 0), width) for x in (x1, x2))
-    y1, y2 = (min(max(y, 0), height) for y in (y1, y2))
+    x1, y1, x2, y2 = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
     if x1 >= x2 or y1 >= y2:
         raise ImageError(f"{NO_AREA} of {width}×{height} pixels")
-    return np.ascontiguousarray(frame[y1:y2, x1:x2])
+    return frame[y1:y2, x1:x2]
 
 
 def as_png(pixels: Pixels) -> bytes:
@@ -41,18 +41,18 @@ class LastFrame:
 
     def __init__(self, load: Callable[[Path], Pixels]) -> None:
         self.load = load
-        self._of: Path | None = None
+        self._of: tuple[Path, str | None] | None = None
         self._frame: Pixels | ImageError | FileNotFoundError
 
     def cut(self, place: Locator, box: Box) -> Pixels:
         """The pixels of a box; raises what `load` raises, and ImageError as `cut`."""
-        frame = place.frame
-        if frame != self._of:
+        of = place.file, place.member
+        if of != self._of:
             try:
-                self._frame = self.load(frame)
+                self._frame = self.load(place.frame)
             except (ImageError, FileNotFoundError) as error:
                 self._frame = error
-            self._of = frame
+            self._of = of
         if isinstance(self._frame, Exception):
             raise self._frame
         return cut(self._frame, box)

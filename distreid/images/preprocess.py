@@ -144,11 +144,12 @@ class Preprocess:
     def load(self, file: Path) -> NDArray[np.uint8]:
         """An image file as (h, w, 3) uint8 RGB, as large as it is; ImageError without row or
         path."""
-        return self.loader()(file)
+        return np.ascontiguousarray(self.loader()(file))
 
     def loader(self) -> Callable[[Path], NDArray[np.uint8]]:
         """`load` for images in their order: boxes that follow each other in one frame have it
-        decoded once. EXIF's orientation does not turn a frame: boxes are of its stored pixels."""
+        decoded once, and are views of it. EXIF's orientation does not turn a frame: boxes are of
+        its stored pixels."""
         as_opencv = self.interpolation == OPENCV
         frames = LastFrame(lambda file: pixels_of(file, as_opencv=as_opencv))
 
@@ -211,7 +212,7 @@ def _pixels_at(
     place: Locator, *, exif_transpose: bool = False, as_opencv: bool = False
 ) -> NDArray[np.uint8]:
     if place.box is not None:
-        return cut(_pixels_at(Locator(place.file, place.member)), place.box)
+        return np.ascontiguousarray(cut(_pixels_at(Locator(place.file, place.member)), place.box))
     if place.member is not None and kind_of(place.file) == VIDEO:
         return _of_member(read_frame, place.file, place.member, 3 * MAX_PIXELS)
     return decode(_bytes_at(place), exif_transpose=exif_transpose, as_opencv=as_opencv)

@@ -36,18 +36,18 @@ def resize_one(image: Images, height: int, width: int, interpolation: str) -> Im
     """One image (h, w, 3) → (height, width, 3); itself where it has that size."""
     source = image.shape[:2]
     if source == (height, width):
-        return image
+        return np.ascontiguousarray(image)
     loops = compiled_loops()
     if loops is None:
         return _by_pillow(image, height, width, interpolation)
     across, down = loops
-    image = np.ascontiguousarray(image)
     if source[1] != width:
         image = across(image, *_arrays(weights(source[1], width, interpolation)))
     if source[0] == height:
         return image
     result = np.empty((height, width, 3), np.uint8)
-    down(image, *_arrays(weights(source[0], height, interpolation)), result)
+    rows = np.ascontiguousarray(image)
+    down(rows, *_arrays(weights(source[0], height, interpolation)), result)
     return result
 
 

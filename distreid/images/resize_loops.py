@@ -70,11 +70,13 @@ def compiled_loops() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     except ImportError:
         return None
     image, integers = numba.uint8[:, :, ::1], numba.int32[::1]
-    arrays = (image, integers, integers, numba.int32[:, ::1])
-    # Arrays that cannot be written are taken too.
-    of_pass = tuple(
-        numba.types.Array(array.dtype, array.ndim, array.layout, readonly=True) for array in arrays
-    )
+
+    def of_pass(source: Any) -> tuple[Any, ...]:
+        # Arrays that cannot be written are taken too.
+        return tuple(
+            numba.types.Array(array.dtype, array.ndim, array.layout, readonly=True)
+            for array in (source, integers, integers, numba.int32[:, ::1])
+        )
 
     def compile(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
         how: dict[str, Any] = {"nogil": True, "boundscheck": False}
@@ -84,4 +86,5 @@ def compiled_loops() -> tuple[Callable[..., Any], Callable[..., Any]] | None:
             made = numba.njit(arguments, **how)(function)
         return made
 
-    return compile(_across, of_pass), compile(_down, (*of_pass, image))
+    part_of_a_frame = numba.uint8[:, :, :]
+    return compile(_across, of_pass(part_of_a_frame)), compile(_down, (*of_pass(image), image))

@@ -16,7 +16,7 @@ from distreid.data.manifest import Manifest
 from distreid.data.source import open_data
 from distreid.errors import DataError, ImageError, OptionError
 from distreid.images.frames import cut
-from distreid.images.preprocess import decode, read
+from distreid.images.preprocess import Preprocess, decode, read
 from distreid.images.sampler import ShardBatches, frame_starts
 from distreid.store.plan import plan_shards
 
@@ -264,3 +264,18 @@ def test_batches_end_between_frames() -> None:
     shards = ShardBatches(plan_shards(len(frames), 2), 4, starts)
     assert [*shards][:2] == [range(2), range(2, 4)]
     assert frame_starts(np.array([b"1.jpg", b"2.jpg"])) is None
+
+
+def test_boxes_in_their_order_are_views_and_one_alone_does_not_keep_its_frame(
+    tmp_path: Path,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "f.png")
+    boxes = [tmp_path / f"f.png#xyxy={corners}" for corners in ("3,4,20,30", "-5,0,40,9")]
+    load = Preprocess().loader()
+    first, second = map(load, boxes)
+    assert first.base is not None and first.base is second.base
+    assert np.array_equal(second, pixels[:9])
+    alone = Preprocess().load(boxes[0])
+    assert alone.base is None
+    assert np.array_equal(alone, pixels[4:30, 3:20])
