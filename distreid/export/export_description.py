@@ -96,32 +96,43 @@ def how_to_run(
 ) -> dict[str, str]:
     """A language to the line that computes features, after its runtime's usual preamble.
 
-    `images` is the input's name, `size` its height and width.
+    `images` is the input's name, `size` its height and width. In a line, `pixels` are images, and
+    `cameras` their cameras.
     """
     height, width = size
     number = "uint8" if images == "images" else "float32"
+    inputs = {images: "pixels"} | ({"cameras": "cameras"} if cameras else {})
+    given = ", ".join(inputs.values())
+    named = "{" + ", ".join(f'"{name}": {value}' for name, value in inputs.items()) + "}"
     if format_name == "onnx":
+        names = ", ".join(f'"{name}"' for name in inputs)
+        script_inputs = f'{images}: new ort.Tensor("{number}", pixels, [n, 3, {height}, {width}])'
+        if cameras:
+            script_inputs += ', cameras: new ort.Tensor("int64", cameras, [n])'
         return {
-            "python": f'onnxruntime.InferenceSession("{file}").run(["features"], '
-            f'{{"{images}": pixels}})[0]',
-            "c++": f'Ort::Session(env, "{file}", {{}}).Run({{}}, input_names, &pixels, 1, '
-            f"output_names, 1)  // names: {images}, features",
-            "javascript": f'(await (await ort.InferenceSession.create("{file}")).run({{{images}: '
-            f'new ort.Tensor("{number}", pixels, [n, 3, {height}, {width}])}})).features.data',
+            "python": f'onnxruntime.InferenceSession("{file}").run(["features"], {named})[0]',
+            "c++": f'const char *inputs[] = {{{names}}}, *outputs[] = {{"features"}}; '
+            f'auto features = std::move(Ort::Session(env, "{file}", {{}}).Run('
+            f"{{}}, inputs, values, {len(inputs)}, outputs, 1)[0]);  "
+            f"// values: an Ort::Value each for {given}",
+            "javascript": f'(await (await ort.InferenceSession.create("{file}")).run('
+            f"{{{script_inputs}}})).features.data",
         }
     if format_name == "openvino":
+        set_inputs = " ".join(
+            f'request.set_tensor("{name}", {value});' for name, value in inputs.items()
+        )
         return {
             "python": f'openvino.Core().compile_model("{file}", "CPU", '
-            f'{{"INFERENCE_PRECISION_HINT": "f32"}})({{"{images}": pixels}})["features"]',
+            f'{{"INFERENCE_PRECISION_HINT": "f32"}})({named})["features"]',
             "c++": f'auto request = ov::Core().compile_model("{file}", "CPU", '
             "ov::hint::inference_precision(ov::element::f32)).create_infer_request(); "
-            f'request.set_tensor("{images}", pixels); request.infer(); '
-            'request.get_tensor("features");',
+            f'{set_inputs} request.infer(); auto features = request.get_tensor("features");',
         }
     if format_name == "torchscript":
         return {
-            "python": f'torch.jit.load("{file}")(pixels)',
-            "c++": f'torch::jit::load("{file}").forward({{pixels}}).toTensor()',
+            "python": f'torch.jit.load("{file}")({given})',
+            "c++": f'auto features = torch::jit::load("{file}").forward({{{given}}}).toTensor();',
         }
     if format_name == TENSORRT:
         return {"build": _build_engine(file, images, size, precision, cameras=cameras)}
@@ -131,7 +142,7 @@ def how_to_run(
             "python": 'tritonclient.http.InferenceServerClient("localhost:8000").infer("distreid", '
             '[images]).as_numpy("features")',
         }
-    return {"python": f'torch.export.load("{file}").module()(pixels)'}
+    return {"python": f'torch.export.load("{file}").module()({given})'}
 
 
 def _build_engine(

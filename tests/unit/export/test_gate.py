@@ -24,7 +24,7 @@ from distreid.errors import CheckpointError, OptionError, StoreError
 from distreid.export import exporting
 from distreid.export.against import try_all
 from distreid.export.exact_resize import ExactResize
-from distreid.export.export_description import ExportDescription, sha256
+from distreid.export.export_description import ExportDescription, how_to_run, sha256
 from distreid.export.export_options import ExportOptions
 from distreid.export.exporting import export, verify_export
 from distreid.export.first_difference import first_difference
@@ -427,6 +427,23 @@ def test_what_resizes_itself_is_for_other_programs(
         ExportOptions(checkpoint="sample", format="onnx", out=out, with_resize=(0, 5))
     with pytest.raises(OptionError, match="--with-resize: of images, in the formats onnx"):
         ExportOptions(checkpoint="sample", format="openvino", out=out, with_resize=(99, 50))
+
+
+def test_the_line_in_python_gives_the_features_of_the_job(
+    onnx_export: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(onnx_export)
+    probe = Probe.read(onnx_export)
+    line = ExportDescription.read(onnx_export).run["python"]
+    found = eval(line, {"onnxruntime": onnxruntime, "pixels": probe.images[:8]})
+    assert float((found * probe.exact[:8]).sum(axis=1).min()) >= 0.99999
+
+
+@pytest.mark.parametrize("format_name", ["onnx", "openvino", "torchscript", "export"])
+def test_the_lines_of_a_network_that_takes_cameras_give_them(format_name: str) -> None:
+    for cameras in (False, True):
+        lines = how_to_run(format_name, "model", "images", (256, 128), cameras=cameras)
+        assert all(("cameras" in line) == cameras for line in lines.values())
 
 
 def test_a_model_says_by_which_export_it_computes(onnx_export: Path) -> None:
