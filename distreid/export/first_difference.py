@@ -7,6 +7,7 @@ module of the network has nearly the same.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def first_difference(
                 break
             likely.rotate(-1)  # both are in the order of computation: the next is likely the next
         else:
-            return f"the first layer that differs is {module}, cosine {nearest:.4f}"
+            return f"the first layer that differs is {module}, cosine {nearest:.7f}"
     return None
 
 
@@ -105,7 +106,13 @@ def _last_of_modules(names: Iterable[tuple[str, str]]) -> dict[str, str]:
     module. A module that holds others may go on after them, so its output is not known."""
     last = {module: value for module, value in names}
     holding = {module[:place] for module in last for place, c in enumerate(module) if c in "/."}
-    return {value: module for module, value in last.items() if module and module not in holding}
+    return {
+        value: module
+        for module, value in last.items()
+        # What the second `attn` of `blocks.0` does is in `blocks.0/attn_1` in ONNX, what it holds
+        # in `blocks.0/attn`.
+        if module and not {module, re.sub(r"_\d+$", "", module)} & holding
+    }
 
 
 def _in_turns(
