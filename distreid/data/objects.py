@@ -293,7 +293,7 @@ async def _lane() -> None:
             continue
         try:
             future.set_result(await work)
-        except Exception as error:
+        except BaseException as error:  # or whoever waits for it would do so for ever
             future.set_exception(error)
     _lanes.discard(asyncio.current_task())
 
@@ -320,7 +320,8 @@ async def _tried(once: Callable[[], Awaitable[T]], more_s: float = 0) -> T:
         try:
             async with gate, _time_limit(TIMEOUT_S + more_s):
                 return await once()
-        except Exception as error:
+        # Up to Python 3.12 a time limit that ends with its answer cancels what comes next.
+        except (Exception, asyncio.CancelledError) as error:
             if tries == TRIES or not _may_pass(error):
                 raise
             await asyncio.sleep(PAUSE_S * 2 ** (tries - 1))
@@ -338,7 +339,7 @@ def _timeout() -> Any:
     return getattr(asyncio, "timeout", None) or _library("async_timeout").timeout
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether it can help to ask again."""
     for_good = (FileNotFoundError, PermissionError, ImageError, OptionError, ImportError)
     return not isinstance(error, for_good) and type(error).__name__ != "NoCredentialsError"
