@@ -87,6 +87,8 @@ def search(parsed: argparse.Namespace) -> None:
     if parsed.gallery.startswith("milvus:"):
         _search_milvus(parsed)
         return
+    if parsed.approximate and parsed.device != "cpu":
+        raise OptionError("--device: of the exact search, not of --approximate")
     if parsed.html:
         check_target(parsed.html)
     with open_gallery(parsed.gallery, device=parsed.device) as gallery:
@@ -153,6 +155,8 @@ def _search_milvus(parsed: argparse.Namespace) -> None:
     for name in ("fuse", "html", "approximate"):
         if getattr(parsed, name):
             raise OptionError(f"--{name}: of a gallery, not of a collection")
+    if parsed.device != "cpu":
+        raise OptionError("--device: of a gallery, not of a collection")
     features = _of_file(parsed.feature_file)
     words = {
         name: None if getattr(parsed, name) is None else tuple(getattr(parsed, name))

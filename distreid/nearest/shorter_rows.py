@@ -22,10 +22,8 @@ from numpy.typing import NDArray
 from distreid.nearest.similarity import Features
 
 LEAST_ROWS = 4096  # for fewer it is not worth finding directions
-SAMPLED, PROBES = (
-    1024,
-    64,
-)  # rows the directions are learnt of, and rows whose neighbours are sought
+SAMPLED = 1024  # rows, of which the directions are learnt
+PROBES = 64  # rows whose neighbours are sought to estimate the time
 TRIED = (1 / 32, 1 / 16, 1 / 8)  # of D
 WORTH = 0.6  # of the time of whole products, at most
 # Of a core (AMD EPYC, Zen 3): an addition and a multiplication in a product, and a float of a row

@@ -135,6 +135,11 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["search", "g", "--row", "0", "--approximate"], "build one by distreid index g"),
         (["search", "g", "--row", "0", "--html", "no/page.html"], "no such folder no"),
         (["search", "g", "--row", "0", "--device", "tpu"], "--device: invalid choice: 'tpu'"),
+        (["search", "g", "--row", "0", "--approximate", "--device", "cuda"], "exact search, not"),
+        (
+            ["search", "milvus:x", "--feature-file", "short.npy", "--device", "cuda"],
+            "--device: of a gallery, not of a collection",
+        ),
         (["search", "milvus:x", "--row", "0"], "searched by --feature-file"),
         (["gallery", "create", "g", "--run", "run"], "there is a gallery already"),
         (["gallery", "create", "run", "--run", "run"], "not empty, and no gallery"),

@@ -38,6 +38,22 @@ class Doubles:
         return 2 * values[:, None].astype(np.float32), values > 0
 
 
+class Waits(Doubles):
+    """One of the batches, counted from 1, ends when it is told."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number, self.goes_on = number, threading.Event()
+
+    def features_of_pixels(
+        self, pixels: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        found = super().features_of_pixels(pixels)
+        if len(self.batches) == self.number:
+            assert self.goes_on.wait(60)
+        return found
+
+
 @contextlib.asynccontextmanager
 async def running(queue: FeatureQueue) -> AsyncIterator[None]:
     task = asyncio.ensure_future(queue.run())
@@ -72,28 +88,15 @@ def test_each_request_gets_its_own_features_in_order() -> None:
 
 
 def test_the_next_batch_is_computed_beside_one_that_is_under_way() -> None:
-    class Waits(Doubles):
-        """The first batch ends after the second one has begun."""
-
-        begun = threading.Event()
-
-        def features_of_pixels(
-            self, pixels: torch.Tensor
-        ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-            found = super().features_of_pixels(pixels)
-            if len(self.batches) == 1:
-                assert self.begun.wait(60)
-            self.begun.set()
-            return found
-
     async def ask() -> None:
-        model = Waits()
+        model = Waits(1)
         queue = FeatureQueue(model, Meters())
         async with running(queue):
             first = asyncio.ensure_future(queue.features(images(1)))
             while not model.batches:
                 await asyncio.sleep(0.001)
-            assert (await queue.features(images(2))).tolist() == [[4]]
+            assert (await asyncio.wait_for(queue.features(images(2)), 60)).tolist() == [[4]]
+            model.goes_on.set()
             assert (await first).tolist() == [[2]]
 
     asyncio.run(ask())
@@ -105,21 +108,8 @@ def test_while_a_batch_is_computed_the_next_one_waits_until_its_pass_is_full(
     """However long they take to come: `FILL_SHARE` is made so large that its time cannot end."""
     monkeypatch.setattr(feature_queue, "FILL_SHARE", 1e9)
 
-    class Waits(Doubles):
-        """The first batch ends at once, the second one when it is told."""
-
-        ends = threading.Event()
-
-        def features_of_pixels(
-            self, pixels: torch.Tensor
-        ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-            found = super().features_of_pixels(pixels)
-            if len(self.batches) == 2:
-                assert self.ends.wait(60)
-            return found
-
     async def ask() -> None:
-        model = Waits()
+        model = Waits(2)
         queue = FeatureQueue(model, Meters())
         async with running(queue):
             assert (await queue.features(images(1))).tolist() == [[2]]
@@ -131,7 +121,7 @@ def test_while_a_batch_is_computed_the_next_one_waits_until_its_pass_is_full(
                 one_by_one.append(asyncio.ensure_future(queue.features(images(value))))
                 await asyncio.sleep(0.02)
             assert len(await asyncio.wait_for(asyncio.gather(*one_by_one), 60)) == 8
-            model.ends.set()
+            model.goes_on.set()
             assert (await second).tolist() == [[4]]
         assert [sorted(batch) for batch in model.batches] == [[1], [2], [*range(3, 11)]]
 
