@@ -61,7 +61,8 @@ class FeatureQueue:
         self._computer = ThreadPoolExecutor(UNDER_WAY, "compute")
         self._at_once = CPU_ROWS * cores()
         self._waiting: deque[Waiting] = deque()
-        self._held = self._decoding = self._under_way = 0
+        self._held = self._decoding = 0
+        self._under_way: set[asyncio.Task[None]] = set()
         self._last_s = 0.0
         self._there = asyncio.Event()
 
@@ -142,7 +143,7 @@ class FeatureQueue:
 
     async def run(self) -> None:
         """Computes what waits."""
-        room, tasks = asyncio.Semaphore(UNDER_WAY), set[asyncio.Task[None]]()
+        room = asyncio.Semaphore(UNDER_WAY)
         try:
             while True:
                 await self._there.wait()
@@ -151,11 +152,11 @@ class FeatureQueue:
                     room.release()
                     continue
                 task = asyncio.ensure_future(self._compute(batch))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
                 task.add_done_callback(lambda _: room.release())
         finally:
-            for task in tasks:
+            for task in self._under_way:
                 task.cancel()
 
     def _patience_s(self) -> float:
@@ -184,7 +185,6 @@ class FeatureQueue:
 
     async def _compute(self, batch: Sequence[Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        self._under_way += 1
         began = loop.time()
         try:
             pixels = torch.cat([each for each, _ in batch])
@@ -199,7 +199,6 @@ class FeatureQueue:
                     found.set_exception(error)
             return
         finally:
-            self._under_way -= 1
             self._last_s = loop.time() - began
         first = 0
         for group, found in batch:
