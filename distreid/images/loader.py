@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,8 @@ from distreid.images.shared_memory import Slots, by_pipe
 from distreid.store.bad_images import OUT_OF_MEMORY
 
 T = TypeVar("T")
+SWITCH_S = 0.0001
+"""For how long the thread that decodes keeps Python from the one that has requests in flight."""
 Failed = dict[int, tuple[Status, str]]
 """Row → what is wrong with its image."""
 
@@ -177,6 +180,7 @@ def open_loader(
 def _begin_worker(worker: int) -> None:
     threading.Thread(target=_end_with_rank, daemon=True).start()
     keep_freed_memory()
+    sys.setswitchinterval(SWITCH_S)
     # Ctrl-C and SLURM's signals reach the workers too; the rank ends them.
     for number in (signal.SIGINT, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

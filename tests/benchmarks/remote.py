@@ -3,11 +3,12 @@
     python tests/benchmarks/remote.py                    2,000 JPEGs of 64×128, one worker
     python tests/benchmarks/remote.py --delay-ms 50 --workers 2
 
-A server on loopback, in a process of its own, sends the sample's images under other names. Both
-sides are read, decoded and resized by the workers of a loader, in turn. With 16 requests in flight
-a worker can have 16 / delay images a second: the rate is given as part of that or of the rate of
-files, whichever is less. `bare` is what sockets have that ask and do nothing else, with 16 requests
-at once: what the server and the machine can give. The last line is JSON.
+A server on loopback, in a process of its own, sends the sample's images under other names, over
+HTTP and as S3 does. All sides are read, decoded and resized by the workers of a loader, in turn.
+With 16 requests in flight a worker can have 16 / delay images a second: the rates are given as part
+of that or of the rate of files, whichever is less. `bare` is what sockets have that ask and do
+nothing else, with 16 requests at once: what the server and the machine can give. The last line is
+JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import select
 import socket
 import statistics
@@ -37,18 +39,28 @@ from distreid.images.sampler import ShardSampler
 from distreid.store.plan import Shard
 
 BATCH = 64
+BUCKET = "bucket"
 AWAKE_S = 0.0003  # before an answer the server does not sleep: it would wake too late
 
 
 def serve(folder: Path, delay_s: float, ready: Connection) -> None:
-    """Answers each request for a file of a folder so long after it came; `/` lists them. Tells its
-    port, and at the end the most requests that it had at once, and the mean delay as it was."""
-    bodies = {f"/{file.name}": ("image/jpeg", file.read_bytes()) for file in folder.iterdir()}
-    page = "".join(f'<a href="{name[1:]}">.</a>' for name in bodies).encode()
-    bodies["/"] = "text/html", page
+    """Answers each request for a file of a folder so long after it came; `/` lists them, and
+    `/bucket` as S3. Tells its port, and at the end the most requests that it had at once, and the
+    mean delay as it was."""
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    page = "".join(f'<a href="{name}">.</a>' for name in files)
+    listing = "".join(
+        f"<Contents><Key>{name}</Key><Size>{len(body)}</Size><ETag>{name}</ETag>"
+        "<LastModified>2026-01-01T00:00:00Z</LastModified></Contents>"
+        for name, body in files.items()
+    )
+    listing = f"<ListBucketResult>{listing}<IsTruncated>false</IsTruncated></ListBucketResult>"
+    bodies = {"/": ("text/html", page.encode()), f"/{BUCKET}": ("text/xml", listing.encode())}
+    for name, body in files.items():
+        bodies |= {f"/{name}": ("image/jpeg", body), f"/{BUCKET}/{name}": ("image/jpeg", body)}
     answers = {
         name.encode(): (
-            f'HTTP/1.1 200 OK\r\nETag: "{name}"\r\nContent-Type: {kind}\r\n'
+            f'HTTP/1.1 200 OK\r\nETag: "{name.rpartition("/")[2]}"\r\nContent-Type: {kind}\r\n'
             f"Content-Length: {len(body)}\r\n\r\n".encode(),
             body,
         )
@@ -75,7 +87,7 @@ def serve(folder: Path, delay_s: float, ready: Connection) -> None:
         while waiting and waiting[0][0] <= time.perf_counter():
             due, client, request = waiting.popleft()
             method, path, _ = request.split(b" ", 2)
-            head, body = answers[path]
+            head, body = answers[path.partition(b"?")[0]]
             client.sendall(head + body if method == b"GET" else head)
             delays.append(time.perf_counter() - due + delay_s)
     ready.send((most, statistics.mean(delays)))
@@ -149,8 +161,13 @@ def main() -> None:
         server.start()
         port = ours.recv()
         address = f"http://127.0.0.1:{port}"
+        os.environ |= {
+            "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none",
+        }  # fmt: skip
+        sources = {"files": name, "http": address, "s3": f"s3://{BUCKET}"}
         started = time.perf_counter()
-        manifests = {"files": open_data(name, "folder"), "remote": open_data(address, "folder")}
+        manifests = {kind: open_data(source, "folder") for kind, source in sources.items()}
         listing = time.perf_counter() - started
         names = sorted(file.name for file in folder.iterdir())
         turns = [
@@ -163,10 +180,10 @@ def main() -> None:
         server.join()
     rate = {kind: 1 / statistics.median(turn[kind] for turn in turns) for kind in turns[0]}
     bound = min(asked.workers * IN_FLIGHT / delay_s, rate["files"])
-    part = rate["remote"] / bound
+    part = {kind: each / bound for kind, each in rate.items()}
     for kind, per_second in rate.items():
-        print(f"{kind:7} {per_second:,.0f} images/s")
-    print(f"remote is {part:.3f} of {bound:,.0f} images/s; at most {most} requests at once")
+        print(f"{kind:7} {per_second:6,.0f} images/s, {part[kind]:.3f} of {bound:,.0f}")
+    print(f"at most {most} requests at once")
     print(f"answered after {1000 * delay_was_s:.1f} ms; listed in {listing:.1f} s")
     told = {"most": most, "delay_ms": 1000 * delay_was_s, "listing_s": listing}
     print(json.dumps({"rate": rate, "part": part} | told))
