@@ -77,7 +77,7 @@ def evaluate_run(
         times = max(n for n, each in zip(draws, countings, strict=True) if each.rerank == name)
         each_draw = f" for each of {times} draws" if times > 1 else ""
         log.print(
-            f"re-ranking ({name}): about {duration(reranking.seconds)} more{each_draw}, "
+            f"re-ranking ({name}): up to {duration(reranking.seconds)} more{each_draw}, "
             f"{decimal(reranking.bytes)} of memory beside the features"
         )
     if any(counting.expand != "none" for counting in countings):

@@ -181,6 +181,29 @@ def search(
     return _in_order(best)
 
 
+def best_among(
+    parts: Sequence[Part],
+    query_QD: NDArray[np.float64],
+    place_QC: NDArray[np.int64],
+    top: int,
+) -> Found:
+    """The `top` best of C rows that are given for each unit query, by their places among the rows
+    of all parts, none twice, `NO_ROW` where there are fewer. The answer has C rows if that is less;
+    `NO_ROW` with the score −∞ stands at the end where there were fewer."""
+    best = _empty_heaps(len(query_QD), min(top, place_QC.shape[1]))
+    asked = Asked(np.ascontiguousarray(query_QD), *NOT_CODED, *NOT_CODED)
+    ordered_QC = np.sort(place_QC)  # as they lie in the files
+    before = np.cumsum([0, *(len(part.ids) for part in parts)]).tolist()
+
+    def score(queries: Cut) -> None:
+        for part, base in zip(parts, before, strict=False):
+            loops.score_given(*queries, ordered_QC, len(part.ids), part.stored(base), asked, best)
+
+    for_each(score, cuts(len(query_QD)))
+    best.scored[:] = (place_QC != NO_ROW).sum(axis=1)
+    return _in_order(best)
+
+
 def _in_order(best: Heaps) -> Found:
     order = np.lexsort((best.rows, -best.scores), axis=1)
     return Found(

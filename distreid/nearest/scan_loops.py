@@ -497,10 +497,24 @@ def _score_rows(live: Any, stored: Any, asked: Any, heaps: Any, q: Any) -> None:
         _look_at(np.int64(live[i]), stored, asked, heaps, q)
 
 
+@_compiled
+def _score_given(
+    first: Any, last: Any, places: Any, count: Any, stored: Any, asked: Any, heaps: Any
+) -> None:
+    """The same for the queries from `first` to before `last` and the places (Q, C) that each gives,
+    of which it takes those of the `count` rows from `stored.base` on."""
+    for q in range(first, last):
+        for i in range(places.shape[1]):
+            row = places[q, i] - stored.base
+            if 0 <= row < count:
+                _look_at(row, stored, asked, heaps, q)
+
+
 loops = SimpleNamespace(
     block_bounds=_block_bounds,
     block_bounds_of=_block_bounds_of,
     merge=_merge,
     refine=_refine,
+    score_given=_score_given,
     score_rows=_score_rows,
 )

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distreid.errors import OptionError, StoreError
-from distreid.nearest.exact_search import Part, search
+from distreid.nearest.exact_search import Part, best_among, search
 from distreid.search.changes import Manner, changing
 from distreid.search.gallery import Filter, Gallery, Hits, checked_queries
 from distreid.search.generation import publish_generation
@@ -205,7 +205,8 @@ def _answered(
     place = np.where(found >= 0, place_of[found], -1)
     ids = np.where(found >= 0, reader.ids[found], np.iinfo(np.int64).max)
     if reader.kind == "ivfpq":
-        scores, ids, place = _rescored(gallery, parts, queries, place, top)
+        best = best_among(parts, queries, place, top)
+        scores, ids, place = best.scores, best.ids, best.place
     beside = [
         (part, base)
         for number, (part, base) in enumerate(gallery.based(parts))
@@ -227,30 +228,6 @@ def _answered(
         place=place[:, :full],
         scored=np.full(len(queries), found.shape[1]),
     )
-
-
-def _rescored(
-    gallery: Gallery,
-    parts: list[Part],
-    queries: NDArray[np.float64],
-    place: NDArray[np.int64],
-    top: int,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
-    """The best of the candidates by their true scores."""
-    shape = len(queries), min(top, place.shape[1])
-    scores = np.full(shape, -np.inf, np.float32)
-    ids, best = np.full(shape, np.iinfo(np.int64).max), np.full(shape, -1)
-    for query, candidates in enumerate(place):
-        candidates = np.sort(candidates[candidates >= 0])
-        chosen = []
-        for part, base in gallery.based(parts):
-            own = candidates[(candidates >= base) & (candidates < base + len(part.ids))] - base
-            chosen.append(replace(part, codes=None, live=own.astype(np.int32)))
-        found = search(chosen, queries[query : query + 1], shape[1])
-        count = found.ids.shape[1]
-        scores[query, :count], ids[query, :count] = found.scores[0], found.ids[0]
-        best[query, :count] = found.place[0]
-    return scores, ids, best
 
 
 def _made(faiss: Any, opened: Gallery, kind: str) -> Any:

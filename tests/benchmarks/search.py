@@ -3,9 +3,10 @@
 The rows are features of the sample's network over the sample's images with noise on every
 coordinate (`real`), or clusters in all directions (`isotropic`); the queries are rows with more
 noise. All sides answer the same queries in turns, with as many threads, and the answers are
-compared. `gallery` times opening, adding and hiding; `approximate` searches by a gallery's HNSW
-index, beside faiss by the same one. Times are medians in ms; `cpu` is the processor's time, which
-others on the machine disturb less. Needs faiss (pip install 'distreid[search]').
+compared. `gallery` times opening, adding and hiding; `hnsw` and `ivfpq` build such an index of a
+gallery and search by it, beside faiss by the same one and the exact search. Times are medians in
+ms; `cpu` is the processor's time, which others on the machine disturb less. Needs faiss
+(pip install 'distreid[search]').
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from distreid.data.manifest import build_manifest
 from distreid.nearest.codes import Codes, encode, learn
 from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
 from distreid.nearest.side_by_side import threads
+from distreid.search.approximate import KINDS as INDEX_KINDS
 from distreid.search.approximate import build, read_faiss_index
 from distreid.search.changes import Manner, add, create, remove
 from distreid.search.gallery import Gallery
@@ -211,36 +213,34 @@ def written(folder: Path, rows: Floats) -> Path:
     return folder
 
 
-def approximate(count: int, dim: int, rounds: int, many: int) -> None:
-    """Through a gallery's HNSW index, and by faiss alone with the same one."""
+def approximate(index_kind: str, count: int, dim: int, rounds: int, many: int) -> None:
+    """Through an index of a gallery, by faiss alone with the same one, and exactly."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = real_rows(count, dim, rng)
         create(folder / "g", [written(folder / "run", rows)], QUIET)
-        built = build(folder / "g", "hnsw", 0.99, QUIET)
-        say("real", count, dim, what="hnsw", recall=built.recall, effort=built.effort)
+        built = build(folder / "g", index_kind, 0.99, QUIET)
+        say("real", count, dim, what="index", built=vars(built))
         queries = rows[rng.integers(0, count, max(many, rounds))]
         queries = queries + 0.3 / np.sqrt(dim) * rng.standard_normal(queries.shape, np.float32)
         single = unit_queries(queries).astype(np.float32)
         with distreid.open_gallery(folder / "g") as opened:
             known = opened.reader.generation.approximate
             assert known
-            index = read_faiss_index(opened.reader.folder / known["folder"]).index
+            index = read_faiss_index(opened.reader.folder / known["folder"])
             faiss.omp_set_num_threads(threads())
-            kind: Any = faiss  # which has it, though its stubs do not
-            parameters = kind.SearchParametersHNSW(efSearch=built.effort)
             for asked, turn_count in ((1, rounds * 20), (many, 5)):
                 sides: dict[str, Callable[[int], Any]] = {
                     "distreid": searcher(
                         single, asked, lambda part: opened.search(part, 10, approximate=True)
                     ),
-                    "flat": searcher(
-                        single, asked, lambda part: index.search(part, 10, params=parameters)
-                    ),
+                    "flat": searcher(single, asked, lambda part: index.answer(part, 10, None)),
+                    "exact": searcher(single, asked, lambda part: opened.search(part, 10)),
                 }
                 found = turns(sides, turn_count)
-                report("real", count, dim, f"hnsw, {asked} at once (flat: faiss alone)", found)
+                what = f"{index_kind}, {asked} at once (flat: faiss alone)"
+                report("real", count, dim, what, found)
 
 
 def searcher(
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=1000)
     parser.add_argument("--no-panorama", action="store_true")
     parser.add_argument(
-        "--only", nargs="+", choices=(*KINDS, "gallery", "approximate"), default=[*KINDS]
+        "--only", nargs="+", choices=(*KINDS, "gallery", *INDEX_KINDS), default=[*KINDS]
     )
     parsed = parser.parse_args()
     print(
@@ -312,8 +312,8 @@ def main() -> None:
     for name in parsed.only:
         if name == "gallery":
             gallery(parsed.rows, parsed.dim)
-        elif name == "approximate":
-            approximate(parsed.rows, parsed.dim, parsed.rounds, parsed.many)
+        elif name in INDEX_KINDS:
+            approximate(name, parsed.rows, parsed.dim, parsed.rounds, parsed.many)
         else:
             panorama = not parsed.no_panorama
             compare(name, parsed.rows, parsed.dim, parsed.rounds, parsed.many, panorama)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from distreid.nearest import block_bounds, exact_search, gpu_bounds, side_by_side
 from distreid.nearest.block_bounds import has_exact_int8_products
 from distreid.nearest.codes import BLOCK, Codes, Directions, encode, learn, query_vectors
-from distreid.nearest.exact_search import Found, Part, StoredRows, search, unit_queries
+from distreid.nearest.exact_search import (
+    NO_ROW,
+    Found,
+    Part,
+    StoredRows,
+    best_among,
+    search,
+    unit_queries,
+)
 
 
 def brute_force(
@@ -257,3 +265,37 @@ def test_products_of_8_bits_that_are_wrong_or_not_there_are_not_taken(
     monkeypatch.setattr(block_bounds, "cpu_kind", lambda: "a CPU (avx2)")
     monkeypatch.setattr(torch, "_int_mm", right)
     assert before() is False
+
+
+@given(galleries(), st.data())
+def test_the_best_among_given_rows_are_brute_forces(
+    gallery: tuple[NDArray[np.floating], NDArray[np.float64], int, int], data: st.DataObject
+) -> None:
+    rows, queries, _, top = gallery
+    rng = np.random.default_rng(len(rows))
+    ids = rng.permutation(10 * len(rows))[: len(rows)].astype(np.int64)
+    cut = data.draw(st.integers(0, len(rows)), "rows of the first part")
+    count = data.draw(st.integers(0, min(50, len(rows))), "rows given")
+    parts = [
+        Part(
+            rows=StoredRows(pieces=[np.ascontiguousarray(rows)], source=own.astype(np.int64)),
+            ids=ids[own],
+            codes=None,
+        )
+        for own in (np.arange(0, cut), np.arange(cut, len(rows)))
+    ]
+    places = np.full((len(queries), 50), NO_ROW)
+    for of_query in places:
+        where = rng.choice(50, count, replace=False)
+        of_query[where] = rng.choice(len(rows), count, replace=False)
+    found = best_among(parts, queries, places, top)
+    assert found.ids.shape == (len(queries), min(top, 50))
+    for query, of_query in enumerate(places):
+        own = of_query[of_query != NO_ROW]
+        wanted, scores = brute_force(rows[own], ids[own], queries[query], top)
+        full = len(wanted)
+        assert found.ids[query, :full].tolist() == wanted.tolist()
+        np.testing.assert_allclose(found.scores[query, :full], scores, rtol=0, atol=2e-7)
+        assert ids[found.place[query, :full]].tolist() == wanted.tolist()
+        assert (found.place[query, full:] == NO_ROW).all()
+        assert found.scored[query] == count
