@@ -2,8 +2,8 @@
 
 One thread; nanoseconds a row, least of several rounds, of the sides in turns. Ours multiplies codes
 of 8 bits with a query of 16 bits, and keeps the largest of each block. The others take a query of 8
-bits, whose rounding would be part of the bound, and write every product; finding the largest of each
-block by numpy is timed apart. Those that are not installed are left out (pip install simsimd
+bits, whose rounding would be part of the bound, and write every product; finding the largest of
+each block by numpy is timed apart. Those that are not installed are left out (pip install simsimd
 numkong).
 """
 
