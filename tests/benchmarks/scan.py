@@ -10,6 +10,7 @@ numkong).
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import time
@@ -38,7 +39,7 @@ def sides(codes: Any, query: Any, blocks: int) -> dict[str, Callable[[], Any]]:
         except ImportError:
             continue
         # With the default number of threads, one.
-        found[name] = lambda library=library: library.cdist(narrow, codes, metric="dot")
+        found[name] = functools.partial(library.cdist, narrow, codes, metric="dot")
     products = np.zeros(blocks * BLOCK, np.int32)
     found["largest of each block, numpy"] = lambda: products.reshape(-1, BLOCK).max(axis=1)
     return found
