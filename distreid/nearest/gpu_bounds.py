@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distreid.errors import OptionError
 from distreid.nearest.codes import BLOCK, QueryVector, gamma
+from distreid.nearest.similarity import room_for
 
 HALF_U = 2.0**-11  # the unit roundoff of float16
 SMALLEST_HALF = 2.0**-24
@@ -26,13 +26,8 @@ VALUES_AT_ONCE = 1 << 27  # of one product
 
 def codes_on(device: str, code: NDArray[np.int8]) -> Tensor:
     """(N, W) float16 there; OptionError where it has no room for them."""
-    try:
+    with room_for(f"the gallery's codes, {2 * code.size / 1e9:.1f} GB", device):
         return torch.from_numpy(np.ascontiguousarray(code)).to(device).half()
-    except torch.OutOfMemoryError as error:
-        raise OptionError(
-            f"--device {device}: the gallery's codes, {2 * code.size / 1e9:.1f} GB, do not fit "
-            "into the GPU's memory; use --device cpu"
-        ) from error
 
 
 def multiplied_on_device(
@@ -59,7 +54,7 @@ def multiplied_on_device(
     bounds_QB = torch.empty(queries, blocks, dtype=torch.float16, device=code_NW.device)
     at_once = max(1, VALUES_AT_ONCE // (BLOCK * queries))
     places = None if live is None else torch.from_numpy(live).to(code_NW.device)
-    with _summed_in_float32():
+    with _summed_in_float32(), room_for("the products", code_NW.device.type):
         for first in range(0, blocks, at_once):
             rows = slice(first * BLOCK, min((first + at_once) * BLOCK, count))
             tile_RW = code_NW[rows] if places is None else code_NW[places[rows]]

@@ -156,6 +156,14 @@ def map_blocks(
     own = threading.local()  # a thread's block: fresh memory for each costs a fifth of the time
 
     def block(first: int) -> T:
+        scores_BG = scores(first)
+        if similarity.name == "euclidean":
+            assert query_norm_Q is not None and gallery_norm_G is not None
+            _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)
+        return work(first, scores_BG.numpy())
+
+    @room_for("the products", similarity.device)
+    def scores(first: int) -> Tensor:
         query_BD = _tensor(query_QD[first : first + size], similarity)
         queries = len(query_BD)
         query_BD = F.pad(query_BD, (0, 0, 0, size - queries))  # few rows would have other last bits
@@ -164,11 +172,8 @@ def map_blocks(
         for stop, tile_GD in zip(stops, tiles, strict=True):
             tile_DG = tile_GD.to(similarity.dtype).T
             torch.mm(query_BD, tile_DG, out=own.scores[:, stop - len(tile_GD) : stop])
-        scores_BG = own.scores[:queries].cpu()
-        if similarity.name == "euclidean":
-            assert query_norm_Q is not None and gallery_norm_G is not None
-            _to_distances(scores_BG, query_norm_Q[first : first + size], gallery_norm_G)
-        return work(first, scores_BG.numpy())
+        scored: Tensor = own.scores[:queries]
+        return scored.cpu()
 
     threads = threads_for(rows)
     # Each thread must be told: what `one_thread_each` sets does not reach the products of others.
@@ -209,12 +214,18 @@ def _tiles(pieces: Pieces) -> list[Tensor]:
 
 
 def _gallery_on_gpu(pieces: Pieces, similarity: Similarity) -> list[Tensor]:
-    try:
+    with room_for("the gallery", similarity.device):
         return [torch.cat([_tensor(piece, similarity) for piece in pieces])]
+
+
+@contextlib.contextmanager
+def room_for(what: str, device: str) -> Iterator[None]:
+    """OptionError where a GPU's memory is full."""
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise OptionError(
-            f"--device {similarity.device}: the gallery does not fit into the GPU's memory; "
-            "use --device cpu"
+            f"--device {device}: the GPU has no memory for {what}; use --device cpu"
         ) from error
 
 

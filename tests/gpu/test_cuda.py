@@ -27,7 +27,7 @@ from distreid.inference.extractor import Extractor, choose_device
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
 from distreid.nearest.codes import encode, learn
-from distreid.nearest.similarity import Similarity
+from distreid.nearest.similarity import Similarity, score_blocks
 from distreid.store import FeatureStore
 
 
@@ -375,3 +375,17 @@ def test_a_gallery_is_searched_on_the_gpu_with_the_same_answers(filtered: bool) 
         on_gpu, on_cpu = (search([part], some, 10, device) for device in ("cuda", "cpu"))
         np.testing.assert_array_equal(on_gpu.ids, on_cpu.ids)
         np.testing.assert_array_equal(on_gpu.scores, on_cpu.scores)
+
+
+def test_a_gpu_that_is_full_is_said_in_one_line() -> None:
+    rows = np.random.default_rng(0).standard_normal((100_000, 64)).astype(np.float32)
+    torch.cuda.empty_cache()
+    for room in (0, len(rows) * 64 * 5):  # not the gallery; not its products
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(room / total)
+        try:
+            with pytest.raises(OptionError, match="the GPU has no memory for .*; use --device cpu"):
+                list(score_blocks(rows[:500], rows, Similarity(device="cuda")))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            torch.cuda.empty_cache()
