@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import re
 import resource
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from distreid.errors import CheckpointError
 
 # What loading may take beside the tensors, which are at most the file and once more its pickle.
 SPARE_BYTES = 1 << 30
+_alone = threading.RLock()
 
 
 class Ignored:
@@ -99,8 +101,15 @@ def safe_load(source: Path | BinaryIO, name: str, size: int) -> Any:
 def memory_bounded(more: int) -> Iterator[None]:
     """Within it, this process gets a MemoryError once it takes that many bytes more.
 
-    What a pickle may build without running code can still be of any size.
+    What a pickle may build without running code can still be of any size. The limit, like torch's
+    list of what may be loaded, is the process's: other threads wait.
     """
+    with _alone, _limited(more):
+        yield
+
+
+@contextlib.contextmanager
+def _limited(more: int) -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + more

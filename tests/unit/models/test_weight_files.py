@@ -5,11 +5,13 @@ import io
 import json
 import os
 import pickle
+import resource
 import struct
 import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +385,11 @@ def test_a_module_that_was_pickled_whole_is_named(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"holds torch\.nn\.modules\.linear\.Linear"):
         read_checkpoint(tmp_path / "a.pth")
+
+
+def test_threads_may_load_side_by_side(osnet_file: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    with ThreadPoolExecutor(4) as pool:
+        states = list(pool.map(lambda _: read_checkpoint(osnet_file).state, range(16)))
+    assert all(same(states[0], other) for other in states)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limit
