@@ -64,7 +64,7 @@ class Network:
 
     def __call__(self, images: torch.Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return F.normalize(self.network(images)).numpy()  # type: ignore[no-any-return]
+            return F.normalize(self.network(images)).numpy()
 
 
 def by_daft(folder: str, checkpoint: str, out: str) -> None:
@@ -77,6 +77,7 @@ def by_daft(folder: str, checkpoint: str, out: str) -> None:
         def __init__(self) -> None:
             self.pixels, self.network = Pixels(checkpoint), Network(checkpoint)
 
+        # type: ignore[untyped-decorator]
         @daft.method.batch(return_dtype=kind, batch_size=BATCH)
         def of(self, data: Any) -> list[NDArray[np.float32]]:
             return list(self.network(torch.stack([self.pixels(each) for each in data.to_pylist()])))
