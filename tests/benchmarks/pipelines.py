@@ -77,8 +77,8 @@ def by_daft(folder: str, checkpoint: str, out: str) -> None:
         def __init__(self) -> None:
             self.pixels, self.network = Pixels(checkpoint), Network(checkpoint)
 
-        @daft.method.batch(return_dtype=kind, batch_size=BATCH)
-        def of(self, data: Any) -> Any:  # type: ignore[untyped-decorator]
+        @daft.method.batch(return_dtype=kind, batch_size=BATCH)  # type: ignore[untyped-decorator]
+        def of(self, data: Any) -> Any:
             return list(self.network(torch.stack([self.pixels(each) for each in data.to_pylist()])))
 
     files = daft.from_glob_path(f"{folder}/*.jpg")
