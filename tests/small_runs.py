@@ -42,6 +42,7 @@ def make_run(
     extra: dict[str, list[str]] | None = None,
     missing: Sequence[int] = (),
     identity: dict[str, Any] | None = None,
+    layout: str = "csv",
     dtype: str = "float32",
     shard_rows: int = 13,
 ) -> Path:
@@ -50,7 +51,7 @@ def make_run(
     count = len(rows)
     manifest = build_manifest(
         root=folder.parent,
-        layout="csv",
+        layout=layout,
         path=[path.encode() for path in paths or [path_of(number, row) for row in range(count)]],
         person_id=list(persons) if persons is not None else [i % 5 + 1 for i in range(count)],
         camera_id=list(cameras) if cameras is not None else [i % 3 + 1 for i in range(count)],

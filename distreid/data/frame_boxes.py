@@ -173,7 +173,7 @@ def chosen_boxes(found: FoundBoxes, asked: BoxRequest) -> tuple[list[int], list[
         rows = [i for i in kept if found.category[i] in asked.classes]
         kept = keep(rows, f"not of {', '.join(asked.classes)}")
         if not kept:
-            there = ", ".join(sorted(set(found.category))[:10])
+            there = ", ".join(sorted({*found.category} - {""})[:10]) or "no classes"
             raise OptionError(
                 f"--classes {','.join(asked.classes)}: no such box; there are {there}"
             )

@@ -140,8 +140,11 @@ def open_data(
     if len(manifest) == 0:
         kind = "archive" if archives_of(manifest) else "folder"
         what = "the table has no row" if manifest.layout == "csv" else f"no image in this {kind}"
+        option = "--data"
+        if asked.boxes.file is not None:
+            what, option = "no box is left", "--boxes"
         raise DataError(
-            f"{place}: {what}; check --data" + "".join(f"; {n}" for n in manifest.notes)
+            f"{place}: {what}; check {option}" + "".join(f"; {n}" for n in manifest.notes)
         )
     if layout == "auto" and taken in OTHER_WAYS:
         manifest = replace(manifest, notes=(*manifest.notes, OTHER_WAYS[taken]))

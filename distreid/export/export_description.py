@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from distreid.errors import StoreError
 from distreid.export.export_options import FORMATS, TENSORRT
+from distreid.host.digests import sha256
 
 FILE = "distreid.json"
 MAX_BYTES = 1 << 20
@@ -74,15 +74,6 @@ def _inside(name: str) -> bool:
 def is_export(folder: Path) -> bool:
     """Whether a folder holds an export."""
     return (folder / FILE).is_file()
-
-
-def sha256(file: Path) -> str:
-    """Of a file's bytes, hex."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def how_to_run(

@@ -22,7 +22,7 @@ from distreid.data.manifest import Manifest
 from distreid.data.source import open_data
 from distreid.errors import CheckpointError, OptionError, StoreError
 from distreid.export.exact_resize import ExactResize
-from distreid.export.export_description import ExportDescription, how_to_run, is_export, sha256
+from distreid.export.export_description import ExportDescription, how_to_run, is_export
 from distreid.export.export_options import TENSORRT, ExportOptions
 from distreid.export.first_difference import first_difference
 from distreid.export.formats import FILES, write
@@ -31,6 +31,7 @@ from distreid.export.probe import FILE as PROBE
 from distreid.export.probe import Probe, make_probe, pixels
 from distreid.export.whole_network import WholeNetwork
 from distreid.host.atomic_files import DISK_IS_FULL
+from distreid.host.digests import sha256
 from distreid.images.preprocess import Preprocess
 from distreid.inference.engines import INT8
 from distreid.inference.extractor import CPU_ROWS

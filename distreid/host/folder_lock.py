@@ -130,7 +130,7 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{run}: {error.strerror}; check --out") from error
+        raise StoreError(f"{run}: {error.strerror}; check the path") from error
     rivals: dict[Path, Holder] = {}
     while True:
         lock = Lock(run)

@@ -52,7 +52,8 @@ def add_gallery_commands(command: argparse.ArgumentParser) -> None:
     remove.add_argument(
         "--erase",
         action="store_true",
-        help="features and paths are gone from every file of the gallery, hidden rows' too",
+        help="these rows' features and paths are gone from every file of the gallery, also where "
+        "they were hidden before",
     )
     remove.add_argument(
         "--timeout",
@@ -263,12 +264,16 @@ def _which(parsed: argparse.Namespace) -> Filter | None:
 def _row_ids(file: Path) -> list[int]:
     try:
         lines = file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"--rows {file}: {error}; a file of row ids is wanted") from error
-    try:
-        return [int(line) for line in lines]
-    except ValueError as error:
-        raise OptionError(f"--rows {file}: {error}; row ids, one a line, are wanted") from error
+    except OSError as error:
+        raise OptionError(f"--rows {file}: {error.strerror}; give a file of row ids") from error
+    except UnicodeDecodeError as error:
+        raise OptionError(f"--rows {file}: no text; give row ids, one a line") from error
+    if not lines:
+        say(f"--rows {file}: empty, no row is named")
+    for line in lines:
+        if not line.isdecimal():
+            raise OptionError(f"--rows {file}: {line[:40]!r} is no row id; give one a line")
+    return [int(line) for line in lines]
 
 
 def _list(parsed: argparse.Namespace) -> None:
@@ -324,9 +329,8 @@ def _verify(parsed: argparse.Namespace) -> None:
         for line in problems:
             print(printable(line), file=sys.stderr)
     if problems:
-        raise StoreError(
-            f"{parsed.gallery}: {len(problems):,} things are wrong, the first: {problems[0]}"
-        )
+        wrong = "1 thing is" if len(problems) == 1 else f"{len(problems):,} things are"
+        raise StoreError(f"{parsed.gallery}: {wrong} wrong, named above")
     if not parsed.json:
         print(printable(f"{parsed.gallery}: every checksum fits"))
 

@@ -85,6 +85,7 @@ def _link(store: FeatureStore, method: str, threshold: float | None, eps: float)
     import numpy as np
 
     from distreid.data.manifest import TRACKLET, Status
+    from distreid.data.summary import known_persons
     from distreid.evaluation.cluster_agreement import agreement
     from distreid.evaluation.linking import link as link_features
     from distreid.evaluation.tracklets import owners, pool
@@ -104,7 +105,7 @@ def _link(store: FeatureStore, method: str, threshold: float | None, eps: float)
     group = np.full(len(manifest), NO_GROUP, np.int64)
     group[rows] = found[owner]
     persons = manifest.person_id[rows][first]
-    known = persons > 0
+    known = np.isin(persons, sorted(known_persons(manifest, persons)))
     how = (
         f"DBSCAN on the distances of re-ranking within {eps}"
         if method == "jaccard"

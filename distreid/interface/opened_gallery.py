@@ -89,8 +89,8 @@ class Gallery:
             cameras=_tuple(cameras),
             persons=_tuple(persons),
             not_persons=_tuple(not_persons),
-            since=since,
-            until=until,
+            since=_number("since", since),
+            until=_number("until", until),
         )
         if approximate:
             if fuse is not None:
@@ -204,6 +204,14 @@ class SearchResult:
         from distreid.report.search_results import search_html
 
         return search_html(f"{len(self):,} queries in {self._reader.folder}", self.answers())
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, (int, float, np.integer, np.floating)) or np.isnan(value):
+        raise OptionError(f"{name} = {value!r}: seconds since 1970 are wanted")
+    return float(value)
 
 
 def _tuple(values: Any) -> tuple[str | int, ...] | None:

@@ -41,7 +41,7 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE|sample",
         help="what the gallery's features were extracted with; for --image",
     )
-    command.add_argument("--model", default="auto", metavar="NAME", help="of the checkpoint")
+    command.add_argument("--model", metavar="NAME", help="of the checkpoint (default: auto)")
     command.add_argument("--top", type=int, default=10, metavar="K", help="(default: 10)")
     add_filters(command, "cameras", "persons", "not_persons")
     command.add_argument("--since", type=seconds, metavar="TIME", help="ISO 8601 or seconds")
@@ -67,8 +67,9 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         choices=("cpu", "cuda"),
         help="what multiplies the gallery's codes; the answers are the same (default: cpu)",
     )
-    command.add_argument("--json", action="store_true", help="print JSON instead")
-    command.add_argument("--csv", action="store_true", help="print CSV instead")
+    printed = command.add_mutually_exclusive_group()
+    printed.add_argument("--json", action="store_true", help="print JSON instead")
+    printed.add_argument("--csv", action="store_true", help="print CSV instead")
     command.add_argument("--html", type=given_path, metavar="FILE", help="write a page of pictures")
 
 
@@ -84,6 +85,11 @@ def search(parsed: argparse.Namespace) -> None:
         search_page,
     )
 
+    if parsed.threshold is not None and not -1 <= parsed.threshold <= 1:
+        raise OptionError(f"--threshold {parsed.threshold}: a cosine from -1 to 1 is wanted")
+    for option in ("checkpoint", "model"):
+        if getattr(parsed, option) is not None and parsed.image is None:
+            raise OptionError(f"--{option}: of --image, which is not given")
     if parsed.gallery.startswith("milvus:"):
         _search_milvus(parsed)
         return
@@ -170,7 +176,7 @@ def _search_milvus(parsed: argparse.Namespace) -> None:
             image=None,
             exact=False,
             threshold=parsed.threshold,
-            found=[FoundRow(**hit, camera=str(hit["camera_id"]), image=Path()) for hit in hits],
+            found=[FoundRow(**hit, image=Path()) for hit in hits],
         )
         for number, hits in enumerate(found)
     ]
@@ -201,14 +207,22 @@ def _queries(
     if parsed.image is not None:
         features = _of_images(parsed, gallery)
         return features, [str(file) for file in parsed.image], list(parsed.image)
+    from distreid.search.gallery import checked_queries
+
     features = _of_file(parsed.feature_file)
+    try:
+        checked_queries(features, gallery.dim)
+    except OptionError as error:
+        raise OptionError(f"--feature-file {parsed.feature_file}: {error}") from error
     return features, [f"feature {i}" for i in range(len(features))], [None] * len(features)
 
 
 def _of_images(parsed: argparse.Namespace, gallery: Gallery) -> NDArray[np.float32]:
     if parsed.checkpoint is None and "imported" not in gallery.reader.generation.space:
         raise OptionError("--image: give the --checkpoint that the gallery was extracted with")
-    model = model_of_gallery(gallery, parsed.checkpoint or "", parsed.model, said="--image")
+    model = model_of_gallery(
+        gallery, parsed.checkpoint or "", parsed.model or "auto", said="--image"
+    )
     return model.features(list(parsed.image))
 
 
@@ -245,28 +259,33 @@ def _of_file(file: Path) -> NDArray[Any]:
 
     try:
         features: NDArray[Any] = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise OptionError(f"--feature-file {file}: no .npy of features ({error})") from error
-    if not isinstance(features, np.ndarray):
+    except OSError as error:
+        raise OptionError(f"--feature-file {file}: {error.strerror or error}") from error
+    except (ValueError, EOFError) as error:
+        raise OptionError(f"--feature-file {file}: no .npy; numpy.save writes one") from error
+    if not isinstance(features, np.ndarray) or not features.size:
         raise OptionError(f"--feature-file {file}: an .npy is wanted, with a feature in each row")
     return features[None] if features.ndim == 1 else features
 
 
 def calibrated_threshold(gallery: Gallery) -> float | None:
     """The strictest threshold for 'not in the gallery' that `distreid calibrate` found for one of
-    the runs; said."""
+    the runs; said, and which file of a run is damaged."""
+    found: list[tuple[float, float, Path]] = []
     for run in gallery.reader.runs:
         file = run.run / "calibration.json"
         try:
             points = json.loads(file.read_text(encoding="utf-8"))["identification"]
-        except (OSError, ValueError, KeyError, TypeError):
+            known = [point for point in points if point["threshold"] is not None]
+            if known:
+                best = min(known, key=lambda point: float(point["false_rate"]))
+                found.append((float(best["threshold"]), float(best["false_rate"]), file))
+        except FileNotFoundError:
             continue
-        known = [point for point in points if point.get("threshold") is not None]
-        if known:
-            best = min(known, key=lambda point: point["false_rate"])
-            say(
-                f"{file}: in the gallery from {best['threshold']:.4f}, with "
-                f"{100 * best['false_rate']:.2g} % false alarms"
-            )
-            return float(best["threshold"])
-    return None
+        except (OSError, ValueError, KeyError, TypeError):
+            say(f"{file}: damaged, and passed over; write it anew: distreid calibrate {run.run}")
+    if not found:
+        return None
+    threshold, false_rate, file = max(found)
+    say(f"{file}: in the gallery from {threshold:.4f}, with {100 * false_rate:.2g} % false alarms")
+    return threshold

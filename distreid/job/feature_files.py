@@ -30,6 +30,7 @@ from distreid.data.table_files import READERS, read_table
 from distreid.data.table_text import Table
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.draws import has_paths
+from distreid.host.digests import sha256
 from distreid.models.safe_load import safe_load
 from distreid.store import FeatureStore
 from distreid.store.array_store import ArrayStore
@@ -141,7 +142,7 @@ def open_features(
             "model": {"name": "imported"},
             "dim": array.shape[1],
             "manifest": manifest.fingerprint(),
-            "file": _sha256(file, labels),
+            "file": sha256(*filter(None, (file, labels))),
             "dtype": "float32",
         },
         provenance={"file": str(file)},
@@ -551,16 +552,6 @@ LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".h5": _hdf5,
     ".hdf5": _hdf5,
 }
-
-
-def _sha256(*files: Path | None) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        if file is not None:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
 
 
 def _wanted() -> str:

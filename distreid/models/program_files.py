@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from distreid.errors import CheckpointError, OptionError
+from distreid.host.digests import sha256
 from distreid.images.preprocess import Preprocess
 from distreid.models.architecture import Architecture, Program, Size, resized
 from distreid.models.choices import Choices
@@ -25,7 +26,7 @@ from distreid.models.choices import Choices
 METADATA = "distreid"
 """Under which a file that we exported holds its identity, as JSON."""
 EXTRA_FILE = "distreid.json"
-"""The same in the archives of torch."""
+"""The same in the archives of torch, and the description of an export in its folder."""
 IMAGES, NORMALISED, CAMERAS, FEATURES = "images", "images_normalised", "cameras", "features"
 ENDINGS = {".onnx": "onnx", ".xml": "openvino"}
 MAX_BYTES = 2 << 30
@@ -106,8 +107,10 @@ def exported_architecture(
 ) -> Architecture:
     """The architecture that a file of ours says it has: its features lie in its checkpoint's space.
 
-    CheckpointError if the text is none of ours; OptionError for options that would change it.
+    CheckpointError if the text is none of ours, or the file another than was exported; OptionError
+    for options that would change it.
     """
+    _check_as_exported(file)
     try:
         about: Mapping[str, Any] = json.loads(metadata)
         model, input_name = dict(about["model"]), about["input"]
@@ -151,6 +154,21 @@ def exported_architecture(
             "take it away"
         )
     return architecture
+
+
+def _check_as_exported(file: Path) -> None:
+    """By the checksums beside it, where it lies in its export's folder."""
+    beside = file.with_name(EXTRA_FILE)
+    try:
+        digests = json.loads(beside.read_text(encoding="utf-8"))["files"]
+        own = [name for name in (file.name, f"{file.stem}.bin") if name in digests]
+        changed = [name for name in own if sha256(file.with_name(name)) != digests[name]]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{EXTRA_FILE} beside it is damaged; export again") from error
+    if changed:
+        raise CheckpointError(f"{changed[0]} is not the file that was exported; export again")
 
 
 def _named(ports: Sequence[Port], name: str | None, option: str) -> Port:

@@ -55,6 +55,7 @@ class RankedQuery:
 RANKS = 10
 PHOTO, FRAME, GAP, MARGIN, QUERY_GAP = (128, 256), 8, 16, 20, 44
 CELL = (PHOTO[0] + 2 * FRAME, PHOTO[1] + 2 * FRAME)
+WIDEST_ABOVE = CELL[0] + QUERY_GAP - FRAME  # so that it ends before the next cell
 ABOVE, BELOW, LEGEND = 36, 76, 56
 RED = "#cc3311"
 FRAMES = {True: GREEN, False: RED, None: "#999999"}
@@ -112,7 +113,8 @@ def _cell(
     left, top = corner[0], corner[1] + ABOVE
     right, bottom = left + CELL[0] - 1, top + CELL[1] - 1
     draw = ImageDraw.Draw(canvas)
-    draw.text((left, top - 8), above[0], fill=INK, font=font(26), anchor="ls")
+    size = next(n for n in range(26, 0, -1) if font(n).getlength(above[0]) <= WIDEST_ABOVE)
+    draw.text((left, top - 8), above[0], fill=INK, font=font(size), anchor="ls")
     for text in above[1:]:
         draw.text((right, top - 8), text, fill=INK, font=font(26), anchor="rs")
     draw.rectangle((left, top, right, bottom), fill=colour)

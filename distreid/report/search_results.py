@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import printable
 from distreid.report.frames_picture import frames_gallery
 from distreid.report.html import Picture, Table, render
@@ -20,6 +21,7 @@ from distreid.report.ranking_picture import RANKS, RankedImage, RankedQuery, ran
 
 COLUMNS = ("query", "rank", "row", "score", "person", "camera", "path", "in_gallery", "exact")
 NOT_THERE = "not in the gallery"
+NOTHING = "no row may be found"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,14 @@ class FoundRow:
     camera_id: int
     path: str
     image: Path
+
+    @property
+    def labels(self) -> tuple[str | None, str | None]:
+        """Person and camera by name or number; None where they are unknown."""
+        return (
+            None if self.person_id == NO_PERSON else self.person,
+            None if self.camera_id == NO_CAMERA else self.camera,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +77,9 @@ class Answer:
                     "row": each.row,
                     "score": each.score,
                     "person_id": each.person_id,
-                    "person": each.person,
+                    "person": each.labels[0],
                     "camera_id": each.camera_id,
-                    "camera": each.camera,
+                    "camera": each.labels[1],
                     "path": printable(each.path),
                 }
                 for each in self.found
@@ -84,17 +94,18 @@ def answers_json(answers: Sequence[Answer], facts: dict[str, Any]) -> str:
 
 
 def answers_csv(answers: Sequence[Answer]) -> str:
-    """A line for each row found."""
+    """A line for each row found, and one for a query for which none is. Unknown persons and cameras
+    are empty; `in_gallery` is of the query."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for answer in answers:
+        if not answer.found:
+            nothing = [None] * (len(COLUMNS) - 3)
+            writer.writerow([answer.query, *nothing, answer.in_gallery, answer.exact])
         for rank, each in enumerate(answer.found, start=1):
-            is_there = "" if answer.threshold is None else each.score >= answer.threshold
-            where = (each.person, each.camera, printable(each.path))
-            writer.writerow(
-                [answer.query, rank, each.row, f"{each.score:.7g}", *where, is_there, answer.exact]
-            )
+            row = (rank, each.row, f"{each.score:.7g}", *each.labels, printable(each.path))
+            writer.writerow([answer.query, *row, answer.in_gallery, answer.exact])
     return stream.getvalue()
 
 
@@ -104,8 +115,8 @@ def answers_table(answers: Sequence[Answer]) -> RichTable:
     for name in ("query", "rank", "row", "score", "person", "camera", "path"):
         table.add_column(name, justify="right" if name in ("rank", "row", "score") else "left")
     for answer in answers:
-        if answer.in_gallery is False or not answer.found:
-            table.add_row(printable(answer.query), "", "", "", NOT_THERE, "", "")
+        if said := _said(answer):
+            table.add_row(printable(answer.query), "", "", "", said, "", "")
         for rank, each in enumerate(answer.found, start=1):
             cells = (str(rank), str(each.row), f"{each.score:.4f}", each.person, each.camera)
             table.add_row(printable(answer.query), *cells, printable(each.path))
@@ -145,7 +156,7 @@ def _pictures(answers: Sequence[Answer]) -> list[Picture]:
             person_name=answer.query,
             camera_name=" ",
             ap=math.nan,
-            above={True: "in the gallery", False: NOT_THERE, None: " "}[answer.in_gallery],
+            above="in the gallery" if answer.in_gallery else _said(answer) or " ",
             ranked=[
                 RankedImage(
                     image=each.image,
@@ -169,6 +180,13 @@ def _pictures(answers: Sequence[Answer]) -> list[Picture]:
     return found
 
 
+def _said(answer: Answer) -> str:
+    """That the query's person is not there, or that no row could be found."""
+    if answer.in_gallery is False:
+        return NOT_THERE
+    return "" if answer.found else NOTHING
+
+
 def _html_table(answers: Sequence[Answer]) -> Table:
     rows = [
         [
@@ -179,10 +197,11 @@ def _html_table(answers: Sequence[Answer]) -> Table:
             each.person,
             each.camera,
             each.path,
-            NOT_THERE if answer.in_gallery is False else "",
+            _said(answer),
         ]
         for answer in answers
         for rank, each in enumerate(answer.found, start=1)
     ]
-    header = ["query", "rank", "row", "score", "person", "camera", "path", ""]
+    rows += [[answer.query, *[""] * 6, _said(answer)] for answer in answers if not answer.found]
+    header = ["query", "rank", "row", "score", "person", "camera", "path", "the query is"]
     return Table(title="What was found", header=header, rows=rows)

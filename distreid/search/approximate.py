@@ -35,7 +35,8 @@ TOP = 10  # recall is of the first ten
 DEPTH = 50  # of the rankings whose mAP is compared
 ASKED_ROWS = 200
 ADDED_AT_ONCE = 65_536
-TRAINED_ROWS = 100_000
+TRAINED_ROWS = 100_000  # at least
+TRAINED_FOR_EACH_LIST = 40  # of them: with fewer than 39, faiss warns that they are too few
 RESCORED = 20  # candidates of product quantisation for each row wanted, scored from the store
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100
 LARGEST_EFFORT = 4096
@@ -241,7 +242,7 @@ def _made(faiss: Any, opened: Gallery, kind: str) -> Any:
     bits = 8 if count >= 256 * 40 else 4
     quantizer = faiss.IndexFlatIP(dim)
     index = faiss.IndexIVFPQ(quantizer, dim, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
-    step = -(-count // TRAINED_ROWS)
+    step = max(1, count // max(TRAINED_ROWS, TRAINED_FOR_EACH_LIST * lists))
     index.train(np.concatenate([piece[::step] for piece in _pieces(opened.parts())]))
     return index
 

@@ -163,6 +163,8 @@ def remove(
                 known = {int(id_) for ids in gone for id_ in ids}
                 missing = next(row for row in rows if row not in known)
                 raise OptionError(f"row {missing}: the gallery {gallery} has no such row")
+            for word in opened.unmatched(which) if which is not None else ():
+                how.say(f"{gallery}: no row has {word}")
             ids = np.concatenate([*gone, np.empty(0, np.int64)])
             if not len(ids):
                 return Removed(rows=0, erased=erase)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distreid.data.locators import under
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
 from distreid.nearest.exact_search import Found, Part, search, unit_queries
 from distreid.search.generation import Generation, Segment
@@ -21,6 +22,7 @@ from distreid.search.index import read_codes, read_directions
 from distreid.search.kept_columns import Columns, read_array
 from distreid.search.readers import hold_current
 
+UNKNOWN = "unknown"  # a person or a camera
 FILTERS_KEPT = 16  # whose rows need not be found again
 
 
@@ -220,6 +222,18 @@ class Gallery:
                 chosen = _both(chosen, np.flatnonzero(fits).astype(np.int32), run.segment.count)
         return chosen
 
+    def unmatched(self, which: Filter) -> list[str]:
+        """What of a filter no row of the gallery has, for people."""
+        found = []
+        for wanted, what in ((which.cameras, "camera"), (which.persons, "person")):
+            for word in wanted or ():
+                if not any(len(self._places(run, what, (word,))) for run in self.runs):
+                    found.append(f"{what} {word}")
+        is_timed = which.since is not None or which.until is not None
+        if is_timed and all(np.isnan(run.columns.time).all() for run in self.runs):
+            found.append("a time")
+        return found
+
     def _places(self, run: OpenedRun, what: str, wanted: Sequence[str | int]) -> NDArray[np.int32]:
         """Where a run has one of these persons or cameras; a word is a name, or else a number."""
         texts = run.columns.texts(f"{what}_name")
@@ -241,7 +255,7 @@ class Gallery:
         """
         queries = checked_queries(features, self.dim)
         if top < 1:
-            raise OptionError(f"top {top}: at least 1 is wanted")
+            raise OptionError(f"top {top}: give 1 or more")
         self.check()
         found = search(self.parts(which), queries, top, self.device)
         self.check()
@@ -274,7 +288,7 @@ class Gallery:
         if not there.all():
             row = int(wanted[np.argmin(there)])
             self.find(row)
-            raise OptionError(f"row {row}: it was removed, or has no image")
+            raise OptionError(f"row {row}: it was removed, or has no image; choose another row")
         self.check()
         return result
 
@@ -284,7 +298,10 @@ class Gallery:
             place = int(np.searchsorted(run.columns.row, row))
             if place < run.segment.count and run.columns.row[place] == row:
                 return number, place
-        raise OptionError(f"row {row}: the gallery {self.folder} has no such row")
+        raise OptionError(
+            f"row {row}: the gallery {self.folder} has no such row; it has rows 0 to "
+            f"{self.generation.next_row - 1:,}"
+        )
 
     def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places of this generation of ids that it has."""
@@ -316,15 +333,16 @@ class Gallery:
         return result
 
     def names(self, what: str, place: NDArray[np.int64]) -> NDArray[np.str_]:
-        """Names of persons or cameras at places of this generation, else their numbers."""
-        number = self.part_of(place)
+        """Names of persons or cameras at places of this generation, else their numbers, or that
+        they are unknown."""
+        number, unknown = self.part_of(place), NO_PERSON if what == "person" else NO_CAMERA
         said = np.empty(place.shape, object)
         for i in np.ndindex(place.shape):
             run, at = self.runs[number[i]], int(place[i] - self._before[number[i]])
             texts = run.columns.texts(f"{what}_name")
             name = texts[at].decode() if texts is not None else ""
             value = (run.columns.person_id if what == "person" else run.columns.camera_id)[at]
-            said[i] = name or str(value)
+            said[i] = name or (UNKNOWN if value == unknown else str(value))
         return said.astype(str)
 
     def file(self, place: int) -> Path:

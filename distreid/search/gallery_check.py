@@ -38,10 +38,13 @@ def _problems(gallery: Path) -> Iterator[str]:
     seen: set[int] = set()
     for segment in current.segments:
         run = gallery / segment.run
+        if not run.exists():
+            yield f"{run}: a run of the gallery that is gone; put it back, or erase its rows"
+            continue
         try:
             store = FeatureStore.open(run)
             if store.plan.digest != segment.digest:
-                yield f"{run}: another run than was added; put that back, or remove its rows"
+                yield f"{run}: another run than was added; put that back, or erase its rows"
                 continue
             columns = Columns(gallery / segment.rows)
             columns.stored(run)

@@ -94,8 +94,11 @@ def read_generation(gallery: Path) -> Generation:
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
+        is_run = (gallery / "shards").is_dir()
+        made_by = f"GALLERY --run {gallery}" if is_run else f"{gallery} --run RUN"
+        what = "a run and no gallery" if is_run else "no gallery"
         raise StoreError(
-            f"{gallery}: no gallery; make one by distreid gallery create {gallery} --run RUN"
+            f"{gallery}: {what}; make one by distreid gallery create {made_by}"
         ) from None
     except OSError as error:
         raise StoreError(f"{file}: {error.strerror}; check the folder") from error

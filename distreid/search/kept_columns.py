@@ -8,6 +8,7 @@ N rows; S shards of the run.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import zlib
@@ -19,7 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distreid.data.manifest import CAMERA_NAME, PERSON_NAME, TIME, Manifest, Status, text_column
+from distreid.data.manifest import (
+    CAMERA_NAME,
+    DISTRACTOR,
+    PERSON_NAME,
+    TIME,
+    Manifest,
+    Status,
+    text_column,
+)
+from distreid.data.summary import has_distractors
 from distreid.errors import StoreError
 from distreid.host.atomic_files import CHECKSUM_BYTES, DISK_IS_FULL, check_bytes
 from distreid.nearest.exact_search import StoredRows
@@ -109,24 +119,29 @@ class Persons:
         the number is all that is known.
 
         A name that is known is that person. Without names and prefix a number is the person of
-        that number. Junk, distractors and the unknown stay what they are.
+        that number. Junk, distractors and the unknown stay what they are. The gallery's own 0 is
+        nobody: where a run's person 0 is somebody, the name is `0`.
         """
         given = manifest.names(PERSON_NAME)
         numbers, place_N = np.unique(manifest.person_id, return_inverse=True)
         known, taken = dict(self.names), set(self.numbers)
         by_name = set(known.values())
+        following = itertools.count(max(DISTRACTOR, *taken, *numbers.tolist()) + 1)
+        least = DISTRACTOR + 1 if has_distractors(manifest) else DISTRACTOR
         mapped, names = [], []
         for number in numbers.tolist():
-            name = given.get(number, "")
-            if number > 0 and (prefix or (not name and number in by_name)):
+            name = given.get(number, "") if number >= least else ""
+            taken_by_another = not name and (number == DISTRACTOR or number in by_name)
+            if number >= least and (prefix or taken_by_another):
                 name = prefix + (name or str(number))
-            if number <= 0 or not name:
+            if not name:
                 mapped.append(number)
                 names.append("")
                 taken.add(number)
                 continue
             if name not in known:
-                known[name] = number if number not in taken else max(taken, default=0) + 1
+                is_free = number > DISTRACTOR and number not in taken
+                known[name] = number if is_free else next(following)
                 taken.add(known[name])
             mapped.append(known[name])
             names.append(name)
@@ -299,15 +314,15 @@ def _check_unchanged(file: Path, size: int, checksum: int, modified: int) -> Non
         stat = file.stat()
     except OSError as error:
         raise StoreError(
-            f"{file}: {error.strerror}; the gallery refers to that run: put it back, or remove "
-            "its rows"
+            f"{file}: {error.strerror}; the gallery refers to that run: put it back, or erase "
+            "its rows (distreid gallery remove … --erase)"
         ) from error
     if stat.st_size == size and stat.st_mtime_ns == modified:
         return
     if stat.st_size != size or _line(file) != checksum:
         raise StoreError(
-            f"{file}: another file than when the run was added; put it back, or remove its rows "
-            "and add the run anew"
+            f"{file}: another file than when the run was added; put it back, or erase its rows "
+            "(distreid gallery remove … --erase) and add the run anew"
         )
     check_bytes(file)
 

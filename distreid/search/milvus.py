@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
-from distreid.search.gallery import Filter, Gallery, checked_queries
+from distreid.search.gallery import UNKNOWN, Filter, Gallery, checked_queries
 
 EXTRA = "pip install 'distreid[milvus]'"
 SCHEME = "milvus:"
@@ -84,7 +85,10 @@ def push(gallery: Path, uri: str, name: str) -> Pushed:
 def search_collection(
     uri: str, name: str, features: NDArray[Any], top: int, which: Filter | None = None
 ) -> list[list[dict[str, Any]]]:
-    """Of each query the rows found: `row`, `score`, `person_id`, `person`, `camera_id`, `path`."""
+    """Of each query the rows found: `row`, `score`, `person_id`, `person`, `camera_id`, `camera`,
+    `path`."""
+    if not uri.startswith("http:") and not Path(uri).exists():
+        raise StoreError(f"{uri}: no such file; push a gallery to it")
     with _client(uri) as client:
         if not client.has_collection(name):
             raise StoreError(f"{uri}: no collection {name}; push a gallery to it")
@@ -99,14 +103,19 @@ def search_collection(
                 "row": int(hit["id"]),
                 "score": float(hit["distance"]),
                 "person_id": int(hit["entity"]["person"]),
-                "person": hit["entity"]["person_name"] or str(hit["entity"]["person"]),
+                "person": hit["entity"]["person_name"] or _said(hit["entity"]["person"], NO_PERSON),
                 "camera_id": int(hit["entity"]["camera"]),
+                "camera": _said(hit["entity"]["camera"], NO_CAMERA),
                 "path": hit["entity"]["path"],
             }
             for hit in hits
         ]
         for hits in found
     ]
+
+
+def _said(number: int, unknown: int) -> str:
+    return UNKNOWN if number == unknown else str(number)
 
 
 def expression(which: Filter | None) -> str:
@@ -177,13 +186,14 @@ def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     features = opened.features(rows.tolist())
     columns = {name: opened.column(name, place) for name in ("person_id", "camera_id", "time")}
     names = opened.names("person", place)
+    unnamed = [(UNKNOWN, str(number)) for number in columns["person_id"].tolist()]
     paths = [os.fsdecode(path) for path in opened.column("path", place).tolist()]
     return [
         {
             "id": int(rows[i]),
             "feature": features[i].tolist(),
             "person": int(columns["person_id"][i]),
-            "person_name": "" if names[i] == str(columns["person_id"][i]) else str(names[i]),
+            "person_name": "" if names[i] in unnamed[i] else str(names[i]),
             "camera": int(columns["camera_id"][i]),
             "time": NO_TIME if np.isnan(columns["time"][i]) else float(columns["time"][i]),
             "path": paths[i].encode("utf-8", "backslashreplace").decode()[: PATH_BYTES // 4],
@@ -225,7 +235,7 @@ def _client(uri: str) -> Iterator[Any]:
         client = pymilvus.MilvusClient(uri)
         yield client
     except pymilvus.exceptions.MilvusException as error:
-        said = " ".join(str(error).split())
+        said = " ".join(str(getattr(error, "message", error)).split())
         raise StoreError(f"{uri}: Milvus says: {said[:300]}") from error
     finally:
         if client is not None:

@@ -53,7 +53,10 @@ class Hold:
         return old_file(self.gallery, self.generation.generation).exists()
 
     def check(self) -> None:
-        """StoreError if the generation was taken away since, as when rows of it were erased."""
+        """StoreError if it was given back, or the generation taken away since, as when rows of it
+        were erased."""
+        if not self.release.alive:
+            raise StoreError(f"{self.gallery}: was closed; open the gallery again")
         if not self.is_valid:
             raise StoreError(
                 f"{self.gallery}: generation {self.generation.generation} is gone, with rows that "

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request, Response
 from PIL import Image
 
 from distreid.data.locators import locate
+from distreid.data.manifest import NO_CAMERA
 from distreid.errors import ImageError
 from distreid.images.preprocess import pixels_of
 from distreid.interface.opened_gallery import Gallery
@@ -192,7 +193,7 @@ def _about(service: Service, held: Held, may_change: bool) -> AboutGallery:
     for run in reader.runs:
         names, numbers = run.columns.texts("camera_name"), run.columns.camera_id
         found = numbers if names is None else np.where(names != b"", names, numbers.astype("S"))
-        unique = np.unique(found).tolist()
+        unique = np.unique(found[numbers != NO_CAMERA]).tolist()
         cameras |= {each.decode() if isinstance(each, bytes) else str(each) for each in unique}
     in_order = sorted(cameras, key=lambda name: (not name.isdecimal(), len(name), name))
     return AboutGallery(

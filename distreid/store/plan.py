@@ -91,11 +91,13 @@ def differences(
     found = []
     for key in sorted(ours.keys() | theirs.keys()):
         a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.", words=words)
-        elif a != b:
-            said = words.format(ours=short(a), theirs=short(b))
-            found.append(f"{prefix}{key}: {said}")
+        if a == b:
+            continue
+        said = f"{prefix}{key}: {words.format(ours=short(a), theirs=short(b))}"
+        if all(isinstance(each or {}, dict) for each in (a, b)):
+            found += differences(a or {}, b or {}, f"{prefix}{key}.", words=words) or [said]
+        else:
+            found.append(said)
     return found
 
 

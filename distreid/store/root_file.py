@@ -52,7 +52,7 @@ def no_run(run: Path) -> StoreError:
     """For a folder that holds none, or several."""
     if inside := sorted({file.parent.name for name in ROOTS for file in run.glob(f"*/{name}")}):
         return StoreError(f"{run}: a folder of runs; give one of them: {', '.join(inside)}")
-    return StoreError(f"{run}: no run; --out of the extraction is wanted")
+    return StoreError(f"{run}: no run; give the folder that was --out of an extraction")
 
 
 def read_plan(root: Path) -> Plan:

@@ -26,7 +26,7 @@ def begin(run: Path, plan: Plan) -> list[Shard]:
     try:
         (run / "shards").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{run}: {error.strerror}; check --out") from error
+        raise StoreError(f"{run}: {error.strerror}; check the path") from error
     is_run = any((run / name).exists() for name in ROOTS)
     todo = remaining(run, plan)
     for left_over in (*run.glob("*.tmp"), *(run / "shards").glob("*.tmp")):

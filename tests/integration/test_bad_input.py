@@ -219,7 +219,7 @@ def test_no_readable_image(
 def test_no_run_to_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for command in ("evaluate", "verify", "status"):
         assert cli.main([command, str(tmp_path / "none")]) == 2
-        assert "no run; --out of the extraction is wanted" in error_line(capsys)
+        assert "no run; give the folder that was --out of an extraction" in error_line(capsys)
 
 
 def test_nothing_to_inspect(capsys: pytest.CaptureFixture[str]) -> None:

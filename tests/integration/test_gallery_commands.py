@@ -16,7 +16,9 @@ from small_runs import DIM, features_of, make_run
 
 import distreid
 from distreid.cli import main
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.data.source import SAMPLE_FOLDER
+from distreid.errors import OptionError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +128,17 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["search", "nowhere", "--row", "0"], "nowhere: no gallery; make one by"),
         (["search", "g", "--row", "99"], "row 99: the gallery g has no such row"),
-        (["search", "g", "--row", "0", "--top", "0"], "top 0: at least 1"),
+        (["search", "g", "--row", "0", "--top", "0"], "top 0: give 1 or more"),
         (["search", "g", "--feature-file", "short.npy"], "shape 2 × 9"),
         (["search", "g", "--feature-file", "nan.npy"], "holds NaN or infinity"),
         (["search", "g", "--feature-file", "zero.npy"], "is zero"),
-        (["search", "g", "--feature-file", "none.npy"], "no .npy of features"),
+        (["search", "g", "--feature-file", "none.npy"], "none.npy: No such file"),
+        (
+            ["search", "g", "--row", "0", "--threshold", "nan"],
+            "--threshold nan: a cosine from -1 to",
+        ),
+        (["search", "g", "--row", "0", "--model", "ft_net"], "--model: of --image, which is not"),
+        (["search", "milvus:no.db/g", "--feature-file", "nan.npy"], "no.db: no such file; push a"),
         (["search", "g", "--image", "a.jpg"], "--image: the gallery's features were made elsewh"),
         (["search", "g", "--row", "0", "--approximate"], "build one by distreid index g"),
         (["search", "g", "--row", "0", "--html", "no/page.html"], "no such folder no"),
@@ -145,9 +153,12 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["gallery", "create", "run", "--run", "run"], "not empty, and no gallery"),
         (["gallery", "add", "g", "--run", "run"], "has this run already"),
         (["gallery", "add", "g", "--run", "g"], "g: no run"),
-        (["gallery", "add", "run", "--run", "run"], "run: no gallery"),
+        (
+            ["gallery", "add", "run", "--run", "run"],
+            "run: a run and no gallery; make one by distreid gallery create GALLERY --run run",
+        ),
         (["gallery", "remove", "g"], "which rows?"),
-        (["gallery", "remove", "g", "--rows", "short.npy"], "a file of row ids"),
+        (["gallery", "remove", "g", "--rows", "short.npy"], "short.npy: no text; give row ids"),
         (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
         (["gallery", "remove", "g", "--before", "soon"], "'soon': ISO 8601"),
@@ -215,3 +226,69 @@ def test_python_has_the_same_answers(gallery: Path) -> None:
         with pytest.raises(distreid.errors.OptionError, match="not fused"):
             opened.search(np.ones(DIM), fuse="max", approximate=True)
     assert not list((gallery / "readers").iterdir())
+
+
+def test_the_strictest_threshold_of_the_runs_is_taken_and_damage_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run(tmp_path / name, number) for number, name in enumerate("abc")]
+    assert main(["gallery", "create", str(tmp_path / "g"), "--run", *map(str, runs)]) == 0
+    for run, points in zip(runs, ([0.6, 0.7], [0.9, 0.8], None), strict=True):
+        each = [{"threshold": t, "false_rate": 0.01 + n} for n, t in enumerate(points or [])]
+        text = json.dumps({"identification": each}) if points else "{"
+        (run / "calibration.json").write_text(text)
+    assert printed(capsys, "search", tmp_path / "g", "--row", "0", "--json")["threshold"] == 0.9
+    assert main(["search", str(tmp_path / "g"), "--row", "0", "--json"]) == 0
+    said = capsys.readouterr().err
+    assert "c/calibration.json: damaged, and passed over; write it anew: distreid calibrate" in said
+    assert "b/calibration.json: in the gallery from 0.9000, with 1 % false alarms" in said
+
+
+def test_unknown_labels_and_queries_without_a_hit_are_said_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", 1, 2, persons=[NO_PERSON, 0], cameras=[NO_CAMERA, 0])
+    gallery = str(tmp_path / "g")
+    assert main(["gallery", "create", gallery, "--run", str(run)]) == 0
+    found = printed(capsys, "search", gallery, "--row", "0", "--json")["answers"][0]["found"]
+    assert [(each["person"], each["camera"]) for each in found] == [(None, None), ("0", "0")]
+    rows = {}
+    for options in ([], ["--persons", "12"], ["--persons", "12", "--threshold", "0.5"]):
+        capsys.readouterr()
+        assert main(["search", gallery, "--row", "0", *options, "--csv"]) == 0
+        lines = csv.DictReader(capsys.readouterr().out.splitlines())
+        rows[len(options)] = [(r["person"], r["camera"], r["in_gallery"]) for r in lines]
+    assert rows == {0: [("", "", ""), ("0", "0", "")], 2: [("", "", "")], 4: [("", "", "False")]}
+    page = tmp_path / "page.html"
+    options = ["--persons", "12", "--html", str(page)]
+    assert main(["search", gallery, "--row", "0", *options]) == 0
+    assert "no row may be found" in capsys.readouterr().out + page.read_text()
+    # Of the best row's own: the second is below the threshold, the query is there all the same.
+    assert main(["search", gallery, "--row", "0", "--threshold", "0.99", "--csv"]) == 0
+    assert [line.split(",")[-2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        "True"
+    ] * 2
+
+
+def test_what_no_row_has_is_said_when_rows_are_removed(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--persons", "1", "bob", "--cameras", "1", "9", "--before", "2030-01-01"]
+    assert main(["gallery", "remove", str(gallery), *words]) == 0
+    said = capsys.readouterr().err
+    for word in ("person bob", "camera 9", "a time"):
+        assert f"no row has {word}" in said
+    assert "person 1" not in said and "camera 1" not in said
+    (tmp_path / "none.txt").write_text("\n")
+    assert main(["gallery", "remove", str(gallery), "--rows", str(tmp_path / "none.txt")]) == 0
+    assert "none.txt: empty, no row is named" in capsys.readouterr().err
+
+
+def test_a_closed_gallery_answers_no_more(gallery: Path) -> None:
+    opened = distreid.open_gallery(gallery)
+    wrong: Any = "2020-01-01"
+    with pytest.raises(OptionError, match="since = '2020-01-01': seconds since 1970 are wanted"):
+        opened.search(features_of(1, 1), since=wrong)
+    opened.close()
+    with pytest.raises(StoreError, match="was closed; open the gallery again"):
+        opened.search(features_of(1, 1))

@@ -85,7 +85,7 @@ def grow_until_done(
         if go() == 0:
             return full
         error = error_line(capsys)
-        assert error.endswith(("; make room", "; check --out")), error
+        assert error.endswith(("; make room", "; check the path")), error
         full.add(Path(error.partition(": ")[0]).name)
     raise AssertionError("never done")
 
@@ -157,7 +157,7 @@ def test_a_read_only_folder_is_one_line_and_can_still_be_looked_at(
     mounted("-o", "remount,ro,bind")
     capsys.readouterr()
     assert run(tmp_path / "mnt" / "new") == 2
-    assert error_line(capsys) == f"{tmp_path}/mnt/new: Read-only file system; check --out"
+    assert error_line(capsys) == f"{tmp_path}/mnt/new: Read-only file system; check the path"
     out = tmp_path / "mnt" / "run"
     assert run(out) == 2
     assert "Read-only file system; check the folder" in error_line(capsys)

@@ -24,7 +24,7 @@ from distreid.errors import CheckpointError, OptionError, StoreError
 from distreid.export import exporting
 from distreid.export.against import try_all
 from distreid.export.exact_resize import ExactResize
-from distreid.export.export_description import ExportDescription, how_to_run, sha256
+from distreid.export.export_description import ExportDescription, how_to_run
 from distreid.export.export_options import ExportOptions
 from distreid.export.exporting import export, verify_export
 from distreid.export.first_difference import first_difference
@@ -33,6 +33,7 @@ from distreid.export.gate import examine, other_neighbours
 from distreid.export.probe import Probe
 from distreid.export.run_probe import run_probe
 from distreid.export.whole_network import WholeNetwork
+from distreid.host.digests import sha256
 from distreid.images.resize import resize
 from distreid.inference.quiet_converters import quiet_converter
 from distreid.inference.views import Augmentation
@@ -312,8 +313,16 @@ def test_what_stands_there_is_replaced_only_when_asked(
 def test_a_changed_file_is_found(onnx_export: Path, tmp_path: Path) -> None:
     folder = tmp_path / "export"
     shutil.copytree(onnx_export, folder)
-    with (folder / "model.onnx").open("ab") as stream:
-        stream.write(b"\0")
+    network = onnx.load(str(folder / "model.onnx"))
+    weights = max(network.graph.initializer, key=lambda each: len(each.raw_data))
+    weights.raw_data = weights.raw_data[::-1]
+    onnx.save(network, str(folder / "model.onnx"))
+    # Nor is it taken for the checkpoint; alone, it can only say what it is.
+    with pytest.raises(CheckpointError, match="is not the file that was exported"):
+        load_model(str(folder / "model.onnx"))
+    (folder / "distreid.json").rename(tmp_path / "distreid.json")
+    load_model(str(folder / "model.onnx"))
+    (tmp_path / "distreid.json").rename(folder / "distreid.json")
     with pytest.raises(StoreError, match="not the file that was exported"):
         verify_export(folder, quiet)
 

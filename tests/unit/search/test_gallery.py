@@ -104,6 +104,30 @@ def test_names_decide_where_there_are_names(tmp_path: Path, how: Manner) -> None
     assert set(opened.search(np.ones(DIM), 9, Filter(persons=(1,))).rows[0].tolist()) == {4}
 
 
+def test_person_0_is_nobody_in_market_alone(tmp_path: Path, how: Manner) -> None:
+    gallery, two = tmp_path / "g", (0, 5)
+    named = {"person_name": ["ann", "bob"]}
+    runs = [
+        make_run(tmp_path / "named", 1, 2, persons=[0, 1], extra=named),
+        make_run(tmp_path / "numbers", 2, 3, persons=[0, 1, 5]),
+        make_run(tmp_path / "market", 3, 2, persons=two, layout="market1501"),
+    ]
+    create(gallery, runs, how)
+    add(gallery, make_run(tmp_path / "others", 4, 2, persons=two), how, prefix="x-")
+    opened = Gallery(gallery)
+    names = ["ann", "bob", "0", "1", "5", "0", "5", "x-0", "x-5"]
+    assert opened.names("person", np.arange(9)).tolist() == names
+    numbers = opened.column("person_id", np.arange(9)).tolist()
+    assert numbers[5] == 0 and numbers[4] == numbers[6]
+    assert len(set(numbers)) == 8 and numbers.count(0) == 1
+    for name, row in (("ann", 0), ("x-0", 7)):
+        found, others = Filter(persons=(name,)), Filter(not_persons=(name,))
+        assert opened.search(np.ones(DIM), 9, found).rows.tolist() == [[row]]
+        assert set(opened.search(np.ones(DIM), 9, others).rows[0].tolist()) == {*range(9)} - {row}
+    remove(gallery, how, which=Filter(persons=("ann",)), erase=True)
+    assert 0 not in Gallery(gallery).search(np.ones(DIM), 9).rows
+
+
 def test_rows_without_an_image_are_kept_and_never_found(tmp_path: Path, how: Manner) -> None:
     gallery = tmp_path / "g"
     create(gallery, [make_run(tmp_path / "a", 1, missing=[3, 4])], how)
@@ -226,7 +250,7 @@ def test_a_whole_run_can_be_erased_though_it_is_gone(tmp_path: Path, how: Manner
     shutil.rmtree(run)
     with pytest.raises(StoreError, match=r"000000\.h5: No such file"):
         Gallery(gallery)
-    assert any("b: no run" in line for line in verify_gallery(gallery))
+    assert any("b: a run of the gallery that is gone" in line for line in verify_gallery(gallery))
     remove(gallery, how, rows=range(30, 60), erase=True)
     assert ids_of(gallery) == set(range(30))
     remove(gallery, how, rows=range(30), erase=True)

@@ -51,6 +51,7 @@ def test_pushing_twice_changes_nothing_and_removal_follows(tmp_path: Path) -> No
         "score": 1,
         "person_id": named[0]["person_id"],
         "person": "who2",
+        "camera": "2",
         "camera_id": 2,
         "path": "run0002/image-00007.jpg",
     }

@@ -57,8 +57,20 @@ def test_requests_of_a_group_are_one_generation_with_their_pictures(gallery: Pat
     opened = Gallery(Path(moved))
     found = opened.search(features_of(9, 5), 1)
     assert found.rows[:, 0].tolist() == [*range(30, 35)]
-    assert opened.names("person", found.place)[:, 0].tolist() == ["Eve", "-2", "7", "Bob", "12"]
-    assert opened.names("camera", found.place)[:, 0].tolist() == ["yard", "3", "-1", "-1", "-1"]
+    assert opened.names("person", found.place)[:, 0].tolist() == [
+        "Eve",
+        "unknown",
+        "7",
+        "Bob",
+        "12",
+    ]
+    assert opened.names("camera", found.place)[:, 0].tolist() == [
+        "yard",
+        "3",
+        "unknown",
+        "unknown",
+        "unknown",
+    ]
     assert opened.column("time", found.place)[:, 0].tolist() == [0, 1, 2, 3, 4]
     # Persons that the gallery knew by name are who they were.
     for name, row in (("Eve", 30), ("7", 32)):
