@@ -37,9 +37,10 @@ ASKED_ROWS = 200
 ADDED_AT_ONCE = 65_536
 TRAINED_ROWS = 100_000  # at least
 TRAINED_FOR_EACH_LIST = 40  # of them: with fewer than 39, faiss warns that they are too few
-RESCORED = 20  # candidates of product quantisation for each row wanted, scored from the store
+# Candidates of product quantisation for each row wanted, scored from the store: at first, at most.
+RESCORED, LARGEST_RESCORED = 20, 1280
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100
-LARGEST_EFFORT = 4096
+LEAST_HNSW_EFFORT, LARGEST_EFFORT = 16, 4096
 FILTERS_KEPT = 8  # of a generation
 
 
@@ -51,6 +52,8 @@ class Built:
     rows: int
     effort: int
     """faiss' efSearch of hnsw, nprobe of ivfpq."""
+    rescored: int
+    """Candidates for each row wanted that are scored from the store; 1: hnsw's are scored."""
     recall: float
     """The share of the first ten exact answers that it finds."""
     map_lost: float | None
@@ -77,7 +80,8 @@ def build(gallery: Path, kind: str, recall: float, how: Manner) -> Built:
                 index.add(piece)
             seconds = time.perf_counter() - started
             ids = np.concatenate([part.ids[part.places] for part in opened.parts()])
-            effort, reached, lost = _tuned(opened, Reader(index, kind, ids, 1), recall)
+            least = (1, RESCORED) if kind == "ivfpq" else (LEAST_HNSW_EFFORT, 1)
+            tuned, reached, lost = _tuned(opened, Reader(index, kind, ids, *least), recall)
         finally:
             opened.close()
         after = current.following()
@@ -86,7 +90,8 @@ def build(gallery: Path, kind: str, recall: float, how: Manner) -> Built:
         built = Built(
             kind=kind,
             rows=len(ids),
-            effort=effort,
+            effort=tuned.effort,
+            rescored=tuned.rescored,
             recall=reached,
             map_lost=lost,
             seconds=round(seconds, 3),
@@ -105,6 +110,8 @@ class Reader:
     kind: str
     ids: NDArray[np.int64]
     effort: int
+    rescored: int
+    """As in `Built`."""
 
     def answer(
         self, queries: NDArray[np.float32], top: int, allowed: NDArray[np.uint8] | None
@@ -129,7 +136,9 @@ def read_faiss_index(folder: Path) -> Reader:
     """An index in its folder, kept for the next search."""
     facts = read_facts(folder)
     index = _faiss().deserialize_index(np.array(read_array(folder, "index")))
-    return Reader(index, facts["kind"], np.array(read_array(folder, "row")), facts["effort"])
+    rescored = facts.get("rescored", RESCORED if facts["kind"] == "ivfpq" else 1)
+    ids = np.array(read_array(folder, "row"))
+    return Reader(index, facts["kind"], ids, facts["effort"], rescored)
 
 
 class _Prepared:
@@ -200,8 +209,7 @@ def _answered(
 ) -> Hits:
     parts, prepared = gallery.parts(which), _prepare(gallery, reader.ids)
     place_of, allowed = prepared.place_of, prepared.allowed(gallery, which)
-    wanted = top * RESCORED if reader.kind == "ivfpq" else top
-    scores, found = reader.answer(queries.astype(np.float32), wanted, allowed)
+    scores, found = reader.answer(queries.astype(np.float32), top * reader.rescored, allowed)
     scores = np.where(found >= 0, scores, -np.inf).astype(np.float32)
     place = np.where(found >= 0, place_of[found], -1)
     ids = np.where(found >= 0, reader.ids[found], np.iinfo(np.int64).max)
@@ -254,22 +262,36 @@ def _pieces(parts: list[Part]) -> Iterator[NDArray[np.float32]]:
             yield part.rows.take(part.places[first : first + ADDED_AT_ONCE])
 
 
-def _tuned(opened: Gallery, reader: Reader, recall: float) -> tuple[int, float, float | None]:
-    """The least effort, by doubling, whose measured recall is enough; with it and the mAP lost."""
+def _tuned(opened: Gallery, reader: Reader, recall: float) -> tuple[Reader, float, float | None]:
+    """The index with the least effort whose measured recall is enough; with it and the mAP lost.
+
+    The effort is doubled; where that brings less than a tenth of what is missing, so are the
+    candidates that are scored, where the kind has them."""
     step = -(-opened.count // ASKED_ROWS)
     asked = reader.ids[::step]
     queries = checked_queries(opened.features(asked.tolist()), opened.dim)
     depth = min(DEPTH + 1, opened.count)
     exact = opened.search(queries, depth)
-    effort, reached = 16 if reader.kind == "hnsw" else 1, 0.0
-    while effort <= LARGEST_EFFORT:
-        found = _answered(opened, replace(reader, effort=effort), queries, depth, None)
+    before = best = 0.0
+    while True:
+        # As deep as it is of, since a search for more rows finds more of the first ten.
+        found = _answered(opened, reader, queries, min(TOP + 1, depth), None)
         reached = _recall(asked, exact.rows, found.rows)
         if reached >= recall:
-            return effort, reached, _map_lost(opened, asked, exact, found)
-        effort *= 2
+            found = _answered(opened, reader, queries, depth, None)
+            return reader, reached, _map_lost(opened, asked, exact, found)
+        best = max(best, reached)
+        is_slow = reached - before < (recall - before) / 10
+        may_score_more = reader.kind == "ivfpq" and reader.rescored < LARGEST_RESCORED
+        if may_score_more and (is_slow or reader.effort >= LARGEST_EFFORT):
+            reader = replace(reader, rescored=2 * reader.rescored)
+        elif reader.effort < LARGEST_EFFORT:
+            reader = replace(reader, effort=2 * reader.effort)
+        else:
+            break
+        before = reached
     raise OptionError(
-        f"--recall {recall}: {reader.kind} reaches {reached:.4f} at most here; ask for less, or "
+        f"--recall {recall}: {reader.kind} reaches {best:.4f} at most here; ask for less, or "
         f"take another of {', '.join(KINDS)}"
     )
 
