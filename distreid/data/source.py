@@ -22,7 +22,15 @@ from distreid.data.found_boxes import ID_COLUMN
 from distreid.data.image_files import LayoutRequest, has, images, subfolders
 from distreid.data.labelled_members import is_table, recognise_members
 from distreid.data.layouts import LAYOUTS, OTHER_WAYS
-from distreid.data.locators import COMPRESSED_TAR, OBJECTS, kind_of, locate, member_of, path_of
+from distreid.data.locators import (
+    COMPRESSED_TAR,
+    OBJECTS,
+    SCHEMES,
+    kind_of,
+    locate,
+    member_of,
+    path_of,
+)
 from distreid.data.manifest import GALLERY, QUERY, Manifest
 from distreid.data.split_folders import parts_below
 from distreid.data.video_frames import chosen
@@ -112,6 +120,8 @@ def open_data(
         if layout != "csv" and (layout == "image_column" or not is_table(place)):
             place = archive_place(data) or place
         if not place.exists():
+            if "://" in data:
+                raise DataError(f"{data}: an address of {', '.join(SCHEMES)} is wanted")
             raise DataError(f"{place}: no such file or folder; check --data")
         taken = layout
         if layout == "auto":

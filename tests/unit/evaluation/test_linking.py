@@ -202,6 +202,19 @@ def test_tracklets_of_a_run_are_linked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "The same in their frames" not in page.read_text()
 
 
+def test_person_0_counts_among_the_known_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = np.tile(np.eye(1, 8, dtype=np.float32), (3, 1))
+    names = {"person_name": ["alice", "bob", "carol"]}
+    run = make_run(tmp_path / "run", 1, features=same, persons=[0, 1, 2], extra=names)
+    assert main(["link", str(run), "--threshold", "0.5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["groups"] == [[0, 1, 2]]
+    assert found["agreement"]["persons"] == 3
+    assert found["agreement"]["purity"] == pytest.approx(1 / 3)
+
+
 def test_linked_boxes_are_also_shown_in_their_frames(tmp_path: Path) -> None:
     draw(tmp_path / "frame.jpg", 1)
     paths = [f"frame.jpg#xyxy=0,0,{32 + row},64" for row in range(8)]
