@@ -299,8 +299,8 @@ class Gallery:
             if place < run.segment.count and run.columns.row[place] == row:
                 return number, place
         raise OptionError(
-            f"row {row}: the gallery {self.folder} has no such row; it has rows 0 to "
-            f"{self.generation.next_row - 1:,}"
+            f"row {row}: the gallery {self.folder} has no such row; rows have numbers from 0 to "
+            f"{self.generation.next_row - 1:,}, without those that were erased"
         )
 
     def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
