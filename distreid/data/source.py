@@ -120,7 +120,8 @@ def open_data(
         if layout != "csv" and (layout == "image_column" or not is_table(place)):
             place = archive_place(data) or place
         if not place.exists():
-            if "://" in data:
+            scheme, is_address, _ = data.partition("://")
+            if is_address and scheme not in SCHEMES:
                 raise DataError(f"{data}: an address of {', '.join(SCHEMES)} is wanted")
             raise DataError(f"{place}: no such file or folder; check --data")
         taken = layout

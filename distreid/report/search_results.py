@@ -203,5 +203,5 @@ def _html_table(answers: Sequence[Answer]) -> Table:
         for rank, each in enumerate(answer.found, start=1)
     ]
     rows += [[answer.query, *[""] * 6, _said(answer)] for answer in answers if not answer.found]
-    header = ["query", "rank", "row", "score", "person", "camera", "path", "the query is"]
+    header = ["query", "rank", "row", "score", "person", "camera", "path", "answer"]
     return Table(title="What was found", header=header, rows=rows)

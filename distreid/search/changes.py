@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.locators import is_address
-from distreid.errors import OptionError, StoreError
+from distreid.errors import StoreError
 from distreid.host.atomic_files import make_folder
 from distreid.host.folder_lock import Busy, hold
 from distreid.nearest.codes import Directions
@@ -158,11 +158,12 @@ def remove(
     with changing(gallery, how) as current:
         opened = Gallery(gallery, with_features=False)
         try:
-            gone = [_matching(opened, number, which, rows) for number in range(len(opened.runs))]
+            asked = None if rows is None else np.unique(opened.as_ids(rows))
+            gone = [_matching(opened, number, which, asked) for number in range(len(opened.runs))]
             if rows is not None and sum(map(len, gone)) < len({*rows}):
                 known = {int(id_) for ids in gone for id_ in ids}
                 missing = next(row for row in rows if row not in known)
-                raise OptionError(f"row {missing}: the gallery {gallery} has no such row")
+                raise opened.no_row(missing)
             for word in opened.unmatched(which) if which is not None else ():
                 how.say(f"{gallery}: no row has {word}")
             ids = np.concatenate([*gone, np.empty(0, np.int64)])
@@ -218,7 +219,7 @@ def mark_hits(gallery: Path, marks: Marks, how: Manner) -> int:
     with changing(gallery, how) as current:
         opened = Gallery(gallery)
         try:
-            rows = np.array([*marks.right, *marks.wrong], np.int64)
+            rows = opened.as_ids([*marks.right, *marks.wrong])
             features = opened.features(rows.tolist())
             persons = opened.column("person_id", opened.place_of(rows))
         finally:
@@ -374,12 +375,11 @@ def _indexed(gallery: Path, generation: Generation, how: Manner) -> Generation:
 
 
 def _matching(
-    opened: Gallery, number: int, which: Filter | None, rows: Sequence[int] | None
+    opened: Gallery, number: int, which: Filter | None, asked: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """Ids of a run's rows that are meant, whether they can be found or not."""
+    """Ids of a run's rows that are meant, whether they can be found or not; `asked` ascend."""
     row = opened.runs[number].columns.row
-    if rows is not None:
-        asked = np.unique(np.array(rows, np.int64))
+    if asked is not None:
         place = np.minimum(np.searchsorted(row, asked), len(row) - 1)
         there: NDArray[np.int64] = asked[row[place] == asked]
         return there

@@ -222,12 +222,26 @@ class Gallery:
                 chosen = _both(chosen, np.flatnonzero(fits).astype(np.int32), run.segment.count)
         return chosen
 
+    def words(self, what: str) -> set[str]:
+        """The names of all persons or cameras, and the numbers of those without one."""
+        found: set[str] = set()
+        for run in self.runs:
+            columns, texts = run.columns, run.columns.texts(f"{what}_name")
+            numbers = columns.person_id if what == "person" else columns.camera_id
+            unnamed = numbers if texts is None else numbers[texts == b""]
+            found.update(map(str, np.unique(unnamed).tolist()))
+            if texts is not None:
+                found.update(name.decode() for name in np.unique(texts).tolist() if name)
+        return found
+
     def unmatched(self, which: Filter) -> list[str]:
         """What of a filter no row of the gallery has, for people."""
         found = []
         for wanted, what in ((which.cameras, "camera"), (which.persons, "person")):
-            for word in wanted or ():
-                if not any(len(self._places(run, what, (word,))) for run in self.runs):
+            known = self.words(what) if wanted else set()
+            for word in map(str, wanted or ()):
+                number = str(int(word)) if word.lstrip("-").isdecimal() else word
+                if not {word, number} & known:
                     found.append(f"{what} {word}")
         is_timed = which.since is not None or which.until is not None
         if is_timed and all(np.isnan(run.columns.time).all() for run in self.runs):
@@ -272,7 +286,7 @@ class Gallery:
 
     def features(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """(n, D) of rows by their ids; OptionError for one that is not there."""
-        wanted = np.array(rows, np.int64)
+        wanted = self.as_ids(rows)
         place = self.place_of(wanted)
         result = np.empty((len(wanted), self.dim), np.float32)
         there = np.zeros(len(wanted), bool)
@@ -298,10 +312,20 @@ class Gallery:
             place = int(np.searchsorted(run.columns.row, row))
             if place < run.segment.count and run.columns.row[place] == row:
                 return number, place
-        raise OptionError(
+        raise self.no_row(row)
+
+    def no_row(self, row: int) -> OptionError:
+        """For an id that no row has."""
+        return OptionError(
             f"row {row}: the gallery {self.folder} has no such row; rows have numbers from 0 to "
             f"{self.generation.next_row - 1:,}, without those that were erased"
         )
+
+    def as_ids(self, rows: Sequence[int]) -> NDArray[np.int64]:
+        """The same as an array; OptionError for one that is larger than any id can be."""
+        if too_large := [row for row in rows if abs(row) > np.iinfo(np.int64).max]:
+            raise self.no_row(too_large[0])
+        return np.array(rows, np.int64)
 
     def place_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Places of this generation of ids that it has."""

@@ -189,12 +189,7 @@ def _listed(gallery: Gallery, first: int, top: int, which: Filter) -> ListedRows
 
 def _about(service: Service, held: Held, may_change: bool) -> AboutGallery:
     reader = held.gallery.reader
-    cameras: set[str] = set()
-    for run in reader.runs:
-        names, numbers = run.columns.texts("camera_name"), run.columns.camera_id
-        found = numbers if names is None else np.where(names != b"", names, numbers.astype("S"))
-        unique = np.unique(found[numbers != NO_CAMERA]).tolist()
-        cameras |= {each.decode() if isinstance(each, bytes) else str(each) for each in unique}
+    cameras = reader.words("camera") - {str(NO_CAMERA)}
     in_order = sorted(cameras, key=lambda name: (not name.isdecimal(), len(name), name))
     return AboutGallery(
         generation=held.gallery.generation,

@@ -159,6 +159,8 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         ),
         (["gallery", "remove", "g"], "which rows?"),
         (["gallery", "remove", "g", "--rows", "short.npy"], "short.npy: no text; give row ids"),
+        (["search", "g", "--row", str(10**25)], f"row {10**25}: the gallery g has no such row"),
+        (["gallery", "remove", "g", "--rows", "huge.txt"], f"row {10**25}: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
         (["gallery", "remove", "g", "--before", "soon"], "'soon': ISO 8601"),
@@ -177,6 +179,7 @@ def test_a_mistake_is_one_line(
     np.save("nan.npy", np.full((1, DIM), np.nan))
     np.save("zero.npy", np.zeros((1, DIM)))
     Path("rows.txt").write_text("3\n1234\n")
+    Path("huge.txt").write_text(f"3\n{10**25}\n")
     before = (gallery / "gallery.json").read_bytes()
     capsys.readouterr()
     try:
@@ -273,12 +276,12 @@ def test_unknown_labels_and_queries_without_a_hit_are_said_as_such(
 def test_what_no_row_has_is_said_when_rows_are_removed(
     gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--persons", "1", "bob", "--cameras", "1", "9", "--before", "2030-01-01"]
+    words = ["--persons", "01", "bob", "--cameras", "1", "9", "--before", "2030-01-01"]
     assert main(["gallery", "remove", str(gallery), *words]) == 0
     said = capsys.readouterr().err
     for word in ("person bob", "camera 9", "a time"):
         assert f"no row has {word}" in said
-    assert "person 1" not in said and "camera 1" not in said
+    assert "person 01" not in said and "camera 1" not in said
     (tmp_path / "none.txt").write_text("\n")
     assert main(["gallery", "remove", str(gallery), "--rows", str(tmp_path / "none.txt")]) == 0
     assert "none.txt: empty, no row is named" in capsys.readouterr().err

@@ -134,6 +134,8 @@ def test_a_folder_without_usable_images_says_why(
 
 
 def test_a_folder_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match=r"ftp://x/y: an address of s3, .*, https is wanted"):
+        open_data("ftp://x/y")
     with pytest.raises(DataError, match="/no/such: no such file or folder"):
         open_data("/no/such")
 
