@@ -24,7 +24,7 @@ from distreid.images.loader import Batch, ImageRows, open_loader
 from distreid.images.preprocess import decode, read
 from distreid.images.sampler import ShardSampler
 from distreid.images.worker_count import ImageSeconds
-from distreid.inference.compilation import EAGER, MODES
+from distreid.inference.compilation import EAGER, LIMIT_S, MODES
 from distreid.inference.engines import ENGINES, INT8, TORCH, choose_engine, installed
 from distreid.inference.extractor import (
     CPU_ROWS,
@@ -123,7 +123,7 @@ class _Setting:
         elif self.options.compile != EAGER:
             mode = MODES[self.options.compile]
             try:
-                extractor.compile(mode, size, *self.batch(size))
+                extractor.compile(mode, size, *self.batch(size), limit_s=LIMIT_S[mode])
                 self.compiled = mode
             except CompileError as error:
                 self.compiled = str(error)

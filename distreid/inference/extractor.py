@@ -206,16 +206,22 @@ class Extractor:
         return Pending(result, lambda: None)
 
     def compile(
-        self, mode: str, rows: int, images_BCHW: Tensor, cameras_B: Tensor | None = None
+        self,
+        mode: str,
+        rows: int,
+        images_BCHW: Tensor,
+        cameras_B: Tensor | None = None,
+        *,
+        limit_s: float | None = None,
     ) -> Drift:
         """Compiles the network for batches of at most `rows`; gives its drift on some images.
 
-        `mode` is torch's name of one. CompileError if that fails, or gives other features
-        than eager's; then the extractor stays as it was.
+        `mode` is torch's name of one. CompileError if that fails, is not ready after so many
+        seconds, or gives other features than eager's; then the extractor stays as it was.
         """
         first = slice(0, CPU_ROWS if self.threads else rows)
         try:
-            with compiling():
+            with compiling(limit_s):
                 exact_BD, _ = self(images_BCHW, cameras_B)
                 self.captured = None
                 self.forward, self.compiled_rows = compiled(self.network, mode), first.stop

@@ -16,7 +16,7 @@ from torch import Tensor
 from distreid.data.manifest import Manifest
 from distreid.errors import CompileError, EngineError, OptionError, printable
 from distreid.images.loader import ImageRows
-from distreid.inference.compilation import EAGER, MODES, why_eager
+from distreid.inference.compilation import EAGER, LIMIT_S, MODES, why_eager
 from distreid.inference.drift import LEAST_COSINE
 from distreid.inference.engines import ENGINES, INT8, TORCH, choose_engine, find_engine
 from distreid.inference.extractor import CPU_ROWS, Extractor, choose_precision
@@ -148,7 +148,7 @@ def _compilation(
     mode = MODES[options.compile]
     job.log.print("       compiling …")
     try:
-        drift = _compile(job, model, extractor, manifest, mode)
+        drift = _compile(job, model, extractor, manifest, mode, LIMIT_S[mode])
     except CompileError as error:
         job.log.print(f"       not compiled: {escape(printable(str(error)))}")
         return EAGER, str(error)
@@ -218,12 +218,18 @@ def _capture(job: Job, model: Model, extractor: Extractor, manifest: Manifest) -
 
 
 def _compile(
-    job: Job, model: Model, extractor: Extractor, manifest: Manifest, mode: str
+    job: Job,
+    model: Model,
+    extractor: Extractor,
+    manifest: Manifest,
+    mode: str,
+    limit_s: float | None = None,
 ) -> dict[str, Any]:
     """Compiles the network, and tries it on the first rows; gives its drift."""
     batch_size = job.options.batch_size
+    first = _first(job, model, manifest, batch_size)
     with job.phases("compiling"):
-        drift = extractor.compile(mode, batch_size, *_first(job, model, manifest, batch_size))
+        drift = extractor.compile(mode, batch_size, *first, limit_s=limit_s)
     job.log.print(f"       compiled; {drift.describe('eager')}")
     return asdict(drift)
 

@@ -36,7 +36,7 @@ def soon():
 class Broken(torch.nn.Sequential):
     def forward(self, x):
         torch._dynamo.graph_break()
-        return super().forward(x)
+        return super().forward(x if x.shape[1] == 3 else x[:, :3])
 
 def broken():
     network = Broken(*build())

@@ -1,5 +1,6 @@
 import logging
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from distreid.errors import CompileError
 from distreid.images.preprocess import Preprocess
-from distreid.inference.compilation import check_drift, why_eager
+from distreid.inference.compilation import check_drift, folded, why_eager
 from distreid.inference.drift import Drift, drift
 from distreid.inference.extractor import Extractor
 from distreid.inference.views import Augmentation
@@ -38,7 +39,27 @@ class Small(nn.Module):
         return self.last(self.norm(self.first(x)).relu().mean((2, 3)))  # type: ignore[no-any-return]
 
 
-class Printing(Small):
+class Shared(Small):
+    """One convolution before two batch norms, which can be folded into neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.BatchNorm2d(32)
+        self.second.running_mean = torch.randn(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        second: Tensor = self.last(self.second(self.first(x)).mean((2, 3)))
+        return super().forward(x) + second
+
+
+class Branching(Small):
+    """What depends on the input in a way that tracing does not follow, and compiling does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[1] == 3 else x[:, :3])
+
+
+class Printing(Branching):
     """What torch cannot compile as a whole."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,6 +141,32 @@ def test_the_weights_are_frozen_into_the_compiled_network(small: Small) -> None:
     with torch.no_grad():
         small.first.weight.zero_()
     assert torch.equal(extract(images())[0], before)
+
+
+@needs_compiler
+@pytest.mark.parametrize("network", [Small, Shared, Branching])
+def test_batch_norms_are_folded_before_where_they_can_be(network: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    built = network().eval()
+    found = folded(built)
+    if network is Small:
+        assert not any(node.target == "norm" for node in found.graph.nodes)  # type: ignore[union-attr]
+    else:
+        assert found is built
+    assert extractor(built).compile("default", 64, images()).cosine >= 0.99999
+    torch._dynamo.reset()
+
+
+@needs_compiler
+def test_what_takes_longer_than_it_may_is_given_up_and_can_be_compiled_later(small: Small) -> None:
+    extract = extractor(small)
+    before, handler = extract(images())[0], signal.getsignal(signal.SIGALRM)
+    with pytest.raises(CompileError, match=r"not ready in 0\.01 s"):
+        extract.compile("default", 64, images(), limit_s=0.01)
+    assert signal.getsignal(signal.SIGALRM) == handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert torch.equal(extract(images())[0], before)
+    assert extract.compile("default", 64, images(), limit_s=600).cosine >= 0.99999
 
 
 def test_what_cannot_be_compiled_leaves_the_extractor_eager_and_the_terminal_quiet(
