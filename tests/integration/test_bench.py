@@ -7,8 +7,9 @@ import json
 
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, error_line
 
+from distreid import cli
 from distreid.errors import OptionError
 from distreid.inference.engines import ENGINES, choose_engine
 from distreid.inference.extractor import PRECISIONS, check_precision
@@ -73,10 +74,9 @@ def test_the_table_ends_in_words(run_command: Run) -> None:
     assert "beside" not in done.stdout
 
 
-def test_the_plain_loop_is_not_compared_with_what_peers_do_not_do(run_command: Run) -> None:
-    done = run_command(
-        "distreid", "bench", "--data", "sample", "--checkpoint", "sample", "--peer", "--scales",
-        "1,1.1",
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "distreid: error: --peer: the plain loop has no --scales\n"
+def test_the_plain_loop_is_not_compared_with_what_peers_do_not_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = ["bench", "--data", "sample", "--checkpoint", "sample", "--peer", "--scales", "1,1.1"]
+    assert cli.main(line) == 2
+    assert error_line(capsys) == "--peer: the plain loop has no --scales"

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Run, draw
+from conftest import draw
 from torch import nn
 
+from distreid import extract as command
 from distreid.models.vit import ClassToken
 from distreid.store import FeatureStore
 
@@ -33,16 +34,14 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_each_image_takes_its_cameras_embedding_or_all_take_the_mean(
-    run_command: Run, data: Path, tmp_path: Path
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three, two = save_deit(tmp_path / "three.pth", 3), save_deit(tmp_path / "two.pth", 2)
 
     def extract(file: Path, out: Path, *more: str) -> "tuple[int, str]":
-        done = run_command(
-            "distreid", "extract", "--data", data, "--checkpoint", file, "--out", out,
-            "--no-evaluate", *more,
-        )  # fmt: skip
-        return done.returncode, " ".join(done.stderr.split())
+        line = ["--data", data, "--checkpoint", file, "--out", out, "--no-evaluate", *more]
+        status = command.main([*map(str, line), "--num-workers", "0"])
+        return status, " ".join(capsys.readouterr().err.split())
 
     status, said = extract(three, tmp_path / "own")
     assert status == 0, said

@@ -86,7 +86,8 @@ def test_a_golden_pack_through_the_command(
                 [
                     *("--data", str(images), "--pattern", r"(?P<person>\d+)_c(?P<camera>\d+)s"),
                     *("--checkpoint", str(checkpoint), "--out", str(out)),
-                    *("--device", "cpu", "--no-evaluate", *options, *chosen),
+                    *("--device", "cpu", "--num-workers", "0", "--no-evaluate"),
+                    *(*options, *chosen),
                 ]
             )
         assert status == 0, said.getvalue()

@@ -180,9 +180,14 @@ class Job:
     def stall(self, shards: int = 1) -> None:
         """Stops every rank as a host that hangs would, once so many more shards are done."""
         wanted = self.shards + shards
-        # The job takes a few seconds: no command in this loop.
+
+        def done() -> bool:
+            # The job takes a few seconds: no command in this loop.
+            assert not list(self.logs.glob(f"{self.id}_*_result.pkl")), "it has ended already"
+            return self.shards >= wanted
+
         try:
-            wait_for(lambda: self.shards >= wanted, f"a shard of job {self.id}", pause_s=0.02)
+            wait_for(done, f"a shard of job {self.id}", pause_s=0.02)
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.show('JobState')}\n{self.log}") from None
         for rank in self.ranks():

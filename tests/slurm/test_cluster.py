@@ -208,8 +208,8 @@ def test_the_same_output_folder_submitted_twice_is_computed_once(
     cluster: Cluster, job: Options, tmp_path: Path
 ) -> None:
     first = cluster.submit(tmp_path / "run", job=job)
-    second = cluster.submit(tmp_path / "run", job=job)
     first.stall()
+    second = cluster.submit(tmp_path / "run", job=job)
     assert (second.show("JobState"), second.show("Reason")) == ("PENDING", "Dependency")
     first.wake()
     assert (first.ends(), second.ends()) == ("COMPLETED", "COMPLETED")
