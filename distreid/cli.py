@@ -19,6 +19,7 @@ from distreid.evaluation.protocols.choice import chosen_protocol, chosen_protoco
 from distreid.evaluation.protocols.rule import Benchmark
 from distreid.export.export_options import ExportOptions, add_export_options
 from distreid.extract import DESCRIPTION, extract
+from distreid.host.ending import end_without_collecting
 from distreid.interface.gallery_commands import (
     add_gallery_commands,
     add_index_options,
@@ -71,6 +72,8 @@ FILE_OPTIONS = ("labels", "columns", "split_names", "test_ids")  # of features m
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and gives the exit status: 0 done, 2 the user's mistake."""
+    if arguments is None:  # the process is the command's
+        end_without_collecting()
 
     def run() -> None:
         parsed = command_parser().parse_args(arguments)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distreid.errors import FailedElsewhere, OptionError, exit_status
+from distreid.host.ending import end_without_collecting
 from distreid.host.signals import signals_wait
 from distreid.job.options import CommandParser, add_extract_options, parse_extract_options
 from distreid.ranks.launcher import is_first_rank, let_first_rank_speak, say_last
@@ -24,6 +25,8 @@ DESCRIPTION = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the command line, runs the job, and gives the exit status."""
+    if arguments is None:  # the process is the job's
+        end_without_collecting()
     parser = CommandParser(prog="python -m distreid.extract", description=DESCRIPTION)
     add_extract_options(parser)
     return exit_status(lambda: extract(parser.parse_args(arguments)), say_last)
