@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import scipy.sparse as sp
+import scipy  # whose parts come when they are first used: a start need not wait for scipy.sparse
 from numpy.typing import NDArray
 
 from distreid.errors import OptionError
@@ -294,7 +294,7 @@ def _encoded(rows_ND: Features, near: Neighbours, how: Reranking, progress: Prog
         weights_BN.data = (weight_P / np.bincount(row_P, weight_P)[row_P]).astype(np.float32)
         parts.append(weights_BN)
         progress("encoding", start + len(own_BN.indptr) - 1, count)
-    return sp.vstack(parts, format="csr")
+    return scipy.sparse.vstack(parts, format="csr")
 
 
 def _reciprocal(rank_NK: Rows) -> Sparse:
@@ -316,7 +316,7 @@ def _marked(rank_NK: Rows, dtype: type) -> Sparse:
     count, k = rank_NK.shape
     start_N = np.arange(0, rank_NK.size + 1, k)
     marks: Any = (np.ones(rank_NK.size, dtype), rank_NK.ravel(), start_N)
-    return sp.csr_matrix(marks, shape=(count, count))
+    return scipy.sparse.csr_matrix(marks, shape=(count, count))
 
 
 def _distance(squared: Floats, farthest: Floats | np.float32, how: Reranking) -> Floats:
