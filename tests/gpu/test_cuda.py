@@ -124,7 +124,29 @@ def test_the_job_runs_on_the_gpu_and_agrees_with_the_cpu(run_command: Run, tmp_p
     assert (stores["cuda"] * stores["cpu"]).sum(axis=1).min() >= 0.99999
 
 
-@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="needs a machine with one GPU")
+def test_every_gpu_has_a_process_of_its_own_and_more_of_them_are_asked_for_by_name(
+    run_command: Run, tmp_path: Path
+) -> None:
+    gpus = torch.cuda.device_count()
+    features = []
+    for processes, options in ((1, ()), (gpus, ()), (gpus + 1, ()), (gpus + 1, ("--share-gpu",))):
+        out = tmp_path / f"{processes}{'-'.join(options)}"
+        done = run_command(
+            "torchrun", f"--nproc_per_node={processes}", "-m", "distreid.extract", "--data",
+            "sample", "--checkpoint", "sample", "--out", out, "--shard-rows", "8",
+            "--no-evaluate", *options, timeout=300,
+        )  # fmt: skip
+        if processes > gpus and not options:
+            assert done.returncode != 0
+            assert done.stderr.count("--share-gpu puts several on one GPU") == 1, done.stderr
+            continue
+        assert done.returncode == 0, done.stderr
+        store = FeatureStore.open(out)
+        features.append(store.features(np.arange(len(store.manifest))))
+    for other in features[1:]:
+        assert (features[0] * other).sum(axis=1).min() >= 0.99999
+
+
 def test_the_gpu_resizes_to_the_pixels_of_the_cpu() -> None:
     generator = np.random.default_rng(0)
     sizes = [(128, 64), (100, 40), (13, 170), (300, 60)]
@@ -137,6 +159,7 @@ def test_the_gpu_resizes_to_the_pixels_of_the_cpu() -> None:
         assert torch.equal(resized.cpu(), preprocess.resize(originals))
 
 
+@pytest.mark.skipif(torch.cuda.device_count() > 1, reason="needs a machine with one GPU")
 def test_a_process_that_is_shown_one_gpu_alone_takes_it() -> None:
     assert choose_device("auto", local_rank=1, bound=True) == torch.device("cuda", 0)
     with pytest.raises(OptionError, match=r"2 processes on .*, and torch sees 1 GPU; start 1 here"):
