@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import distreid
 from distreid.cluster.cluster_options import add_cluster_options
-from distreid.errors import CheckpointError, OptionError, StoreError, exit_status, printable
+from distreid.errors import (
+    CheckpointError,
+    OptionError,
+    StoreError,
+    exit_status,
+    printable,
+    say_on_stderr,
+)
 from distreid.evaluation.protocol import CHOICES, PRESETS, Protocol
 from distreid.evaluation.protocols.choice import chosen_protocol, chosen_protocols
 from distreid.evaluation.protocols.rule import Benchmark
@@ -770,7 +777,7 @@ def _bench(parsed: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         parsed.out = Path(folder, "run")
-        found = bench(parse_extract_options(parsed), parsed.seconds, parsed.peer)
+        found = bench(parse_extract_options(parsed), parsed.seconds, parsed.peer, say_on_stderr)
     if parsed.json:
         print(json.dumps(found.to_json(), indent=2))
     else:

@@ -48,6 +48,8 @@ PASSES = 10_000  # over the images, of which as many are done as there is time f
 BATCH_FACTORS = (0.5, 1, 2, 4)
 # Of what is compared: a machine's speed changes with its load and its heat.
 ROUNDS = 3
+SLOW = 2
+"""How many times the time of a figure the first time may take before it counts itself."""
 PEER_ROUNDS = 7  # each of half the time
 
 
@@ -82,8 +84,12 @@ class _Setting:
         ]
 
     def rate(self, work: Callable[[], int]) -> float:
-        """Images/s of work that gives how many it did; the first time warms up."""
-        work()
+        """Images/s of work that gives how many it did; the first time warms up, but counts where
+        it takes so long that another would change little."""
+        started = time.perf_counter()
+        done = work()
+        if (took := time.perf_counter() - started) > SLOW * self.seconds:
+            return done / took
         done, started = 0, time.perf_counter()
         while not done or time.perf_counter() - started < self.seconds:
             done += work()
@@ -165,8 +171,9 @@ class _Setting:
         )
 
 
-def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
-    """Measures every step for so many seconds; `options.out` is where shards are tried.
+def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[str], None]) -> Bench:
+    """Measures every step for so many seconds; `options.out` is where shards are tried. `say` gets
+    a line for what is measured next, or was.
 
     OptionError if the peers' loop is wanted of what peers do not do.
     """
@@ -181,24 +188,30 @@ def bench(options: ExtractOptions, seconds: float, peer: bool) -> Bench:
     extractor = _asked(setting)
     compiled = setting.compiled
     (options.out / "shards").mkdir(parents=True)
+    say("each step alone …")
     steps = _steps(setting, extractor)
     if options.num_workers is None:
         image = sum(1 / steps[name] for name in ("read", "decode", "resize"))
         pace = ImageSeconds(input=image, model=1 / steps["forward"])
         setting.workers = pace.workers(setting.cores)
     images = setting.batch(options.batch_size)
+    say("everything together …")
     steps["forward"], together = setting.rates(
         lambda: len(extractor(*images)[0]), _together(setting, extractor)
     )
+    found_input = _input(setting)
+    if peer:
+        say("beside the plain loop …")
+    beside = _beside_the_peer(setting, extractor) if peer else None
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
         cores=setting.cores,
         steps=steps,
-        input=_input(setting),
+        input=found_input,
         together=together,
-        peer=_beside_the_peer(setting, extractor) if peer else None,
-        trials=_trials(setting, extractor.engine, steps["forward"]),
+        peer=beside,
+        trials=_trials(setting, extractor.engine, steps["forward"], say),
         compiled=compiled,
         load=meter.read(),
     )
@@ -304,7 +317,9 @@ def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
     return work
 
 
-def _trials(setting: _Setting, engine: str, rate: float) -> tuple[Trial, ...]:
+def _trials(
+    setting: _Setting, engine: str, rate: float, say: Callable[[str], None]
+) -> tuple[Trial, ...]:
     """The forward pass by every engine in every precision that it has here, and in other batch
     sizes; first as it was asked for, which has its rate already."""
     size, precision = setting.options.batch_size, setting.precision
@@ -328,6 +343,7 @@ def _trials(setting: _Setting, engine: str, rate: float) -> tuple[Trial, ...]:
             found = rate if not trials else setting.rate(lambda: len(extractor(*batch)[0]))  # noqa: B023
         except (OptionError, EngineError, torch.OutOfMemoryError):
             continue  # the device has no such precision, the engine no such network; no memory
+        say(f"forward by {engine}, {precision}, {rows} at once: {found:,.1f} images/s")
         trials.append(
             Trial(
                 engine=engine,

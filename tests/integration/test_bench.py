@@ -31,7 +31,9 @@ def test_every_step_is_measured_and_the_peers_features_agree(run_command: Run) -
         "--batch-size", "16", "--seconds", "0.01", "--flip", "--peer", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    said = done.stderr.splitlines()
+    assert said[:3] == ["each step alone …", "everything together …", "beside the plain loop …"]
+    assert all(line.startswith("forward by ") for line in said[3:])
     found = json.loads(done.stdout)
     assert list(found["steps"])[:5] == ["read", "decode", "resize", "forward", "write"]
     rates = [*found["steps"].values(), found["input"], found["together"], found["share"]]
@@ -49,7 +51,7 @@ def test_every_step_is_measured_and_the_peers_features_agree(run_command: Run) -
     on_a_cpu = [each for each in ENGINES.values() if each.device == "cpu"]
     by_engines = {(e.name, each, 16) for e in on_a_cpu for each in e.precisions()}
     assert set(tried) == sizes | by_torch | by_engines | {("openvino", "int8", 16)}
-    assert len(tried) == len(set(tried))
+    assert len(tried) == len(set(tried)) == len(said[3:])
     least = {trial["precision"]: 0.9 if trial["precision"] == "int8" else 0.99 for trial in others}
     assert all(t["rate"] > 0 and t["cosine"] > least[t["precision"]] for t in others)
     assert found["peer"]["cosine"] >= 0.99999
