@@ -48,8 +48,8 @@ PASSES = 10_000  # over the images, of which as many are done as there is time f
 BATCH_FACTORS = (0.5, 1, 2, 4)
 # Of what is compared: a machine's speed changes with its load and its heat.
 ROUNDS = 3
-SLOW = 2
-"""How many times the time of a figure the first time may take before it counts itself."""
+SLOW_S = 10.0
+"""Seconds of a batch from which on it is timed once, and no other size of a batch is tried."""
 PEER_ROUNDS = 7  # each of half the time
 
 
@@ -83,12 +83,12 @@ class _Setting:
             range(min(len(self.manifest), options.batch_size))
         ]
 
-    def rate(self, work: Callable[[], int]) -> float:
+    def rate(self, work: Callable[[], int], *, goes_on: bool = False) -> float:
         """Images/s of work that gives how many it did; the first time warms up, but counts where
-        it takes so long that another would change little."""
+        it takes so long that another would change little, unless the work `goes_on` meanwhile."""
         started = time.perf_counter()
         done = work()
-        if (took := time.perf_counter() - started) > SLOW * self.seconds:
+        if (took := time.perf_counter() - started) > SLOW_S and not goes_on:
             return done / took
         done, started = 0, time.perf_counter()
         while not done or time.perf_counter() - started < self.seconds:
@@ -196,13 +196,18 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         setting.workers = pace.workers(setting.cores)
     images = setting.batch(options.batch_size)
     say("everything together …")
-    steps["forward"], together = setting.rates(
-        lambda: len(extractor(*images)[0]), _together(setting, extractor)
-    )
+    is_slow = options.batch_size / steps["forward"] > SLOW_S
+    if is_slow:
+        together = setting.rate(_together(setting, extractor), goes_on=True)
+    else:
+        steps["forward"], together = setting.rates(
+            lambda: len(extractor(*images)[0]), _together(setting, extractor)
+        )
     found_input = _input(setting)
     if peer:
         say("beside the plain loop …")
-    beside = _beside_the_peer(setting, extractor) if peer else None
+    rounds = ROUNDS if is_slow else PEER_ROUNDS
+    beside = _beside_the_peer(setting, extractor, rounds) if peer else None
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
@@ -324,7 +329,8 @@ def _trials(
     sizes; first as it was asked for, which has its rate already."""
     size, precision = setting.options.batch_size, setting.precision
     exact, _ = setting.extractor(TORCH, "fp32", size)(*setting.batch(size))
-    sizes = [max(1, int(size * factor)) for factor in BATCH_FACTORS]
+    is_slow = size / rate > SLOW_S
+    sizes = [] if is_slow else [max(1, int(size * factor)) for factor in BATCH_FACTORS]
     asked = engine, precision, size
     tried = [asked, *((TORCH, other, size) for other in PRECISIONS)]
     kind = setting.device.type
@@ -334,13 +340,22 @@ def _trials(
         tried.append((OpenVINO.name, INT8, size))
     tried += [(engine, precision, other) for other in sizes]
     trials: list[Trial] = []
+    features_BD = exact
+
+    def forward(extractor: Extractor, batch: tuple[Tensor, Tensor | None]) -> int:
+        nonlocal features_BD
+        features_BD, _ = extractor(*batch)
+        return len(features_BD)
+
     for engine, precision, rows in dict.fromkeys(tried):
         try:
             int8 = precision == INT8
             extractor = setting.int8() if int8 else setting.extractor(engine, precision, rows)
-            batch = setting.batch(rows)
-            cosine = (exact[:rows] * extractor(*batch)[0][:size]).sum(dim=1).min()
-            found = rate if not trials else setting.rate(lambda: len(extractor(*batch)[0]))  # noqa: B023
+            work = partial(forward, extractor, setting.batch(rows))
+            found = setting.rate(work) if trials else rate
+            if not trials:
+                work()
+            cosine = (exact[:rows] * features_BD[:size]).sum(dim=1).min()
         except (OptionError, EngineError, torch.OutOfMemoryError):
             continue  # the device has no such precision, the engine no such network; no memory
         say(f"forward by {engine}, {precision}, {rows} at once: {found:,.1f} images/s")
@@ -356,7 +371,7 @@ def _trials(
     return tuple(trials)
 
 
-def _beside_the_peer(setting: _Setting, extractor: Extractor) -> BesideThePeer:
+def _beside_the_peer(setting: _Setting, extractor: Extractor, rounds: int) -> BesideThePeer:
     """Both in short turns, on the same images and weights; the peers' in this process, which keeps
     freed memory for them too."""
     options = setting.options
@@ -384,7 +399,7 @@ def _beside_the_peer(setting: _Setting, extractor: Extractor) -> BesideThePeer:
     )
     sides = [Side(start, setting.seconds / 2) for start in starts]
     try:
-        our_rates, peer_rates = in_turn([side.rate for side in sides], PEER_ROUNDS)
+        our_rates, peer_rates = in_turn([side.rate for side in sides], rounds)
     finally:
         for side in sides:
             side.release()

@@ -23,13 +23,14 @@ class Side:
         self._processes: set[int | None] = set()
 
     def rate(self) -> float:
-        """How many a second in one turn; the first turn warms up before."""
+        """How many a second in one turn. A piece of work before warms up, and ends what was begun
+        in the last turn, and what the other side has begun in its own."""
         others = {child.pid for child in active_children()} - self._processes
         self._signal(signal.SIGCONT)
         try:
             if self._work is None:
                 self._work = self._start()
-                self._work()
+            self._work()
             done, started = 0, time.perf_counter()
             while not done or time.perf_counter() - started < self.seconds:
                 done += self._work()

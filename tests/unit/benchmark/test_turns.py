@@ -82,3 +82,10 @@ def test_the_time_of_our_own_threads_is_counted() -> None:
     while os.times().user - cpu.user < 0.05:
         pass
     assert own_seconds() - before >= 0.04
+
+
+def test_a_turn_does_not_count_what_was_computed_in_another() -> None:
+    pieces = iter([10**18, 1] * 3)  # the first of each turn comes at once
+    side = Side(lambda: lambda: next(pieces), seconds=0)
+    assert all(side.rate() < 10**15 for _ in range(3))
+    assert list(pieces) == []
