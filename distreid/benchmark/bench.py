@@ -83,6 +83,10 @@ class _Setting:
             range(min(len(self.manifest), options.batch_size))
         ]
 
+    def is_slow(self, rate: float) -> bool:
+        """Whether a batch takes so long at this rate that it is timed once."""
+        return self.options.batch_size / rate > SLOW_S
+
     def rate(self, work: Callable[[], int], *, goes_on: bool = False) -> float:
         """Images/s of work that gives how many it did; the first time warms up, but counts where
         it takes so long that another would change little, unless the work `goes_on` meanwhile."""
@@ -196,8 +200,7 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         setting.workers = pace.workers(setting.cores)
     images = setting.batch(options.batch_size)
     say("everything together …")
-    is_slow = options.batch_size / steps["forward"] > SLOW_S
-    if is_slow:
+    if is_slow := setting.is_slow(steps["forward"]):
         together = setting.rate(_together(setting, extractor), goes_on=True)
     else:
         steps["forward"], together = setting.rates(
@@ -329,8 +332,8 @@ def _trials(
     sizes; first as it was asked for, which has its rate already."""
     size, precision = setting.options.batch_size, setting.precision
     exact, _ = setting.extractor(TORCH, "fp32", size)(*setting.batch(size))
-    is_slow = size / rate > SLOW_S
-    sizes = [] if is_slow else [max(1, int(size * factor)) for factor in BATCH_FACTORS]
+    factors = () if setting.is_slow(rate) else BATCH_FACTORS
+    sizes = [max(1, int(size * factor)) for factor in factors]
     asked = engine, precision, size
     tried = [asked, *((TORCH, other, size) for other in PRECISIONS)]
     kind = setting.device.type

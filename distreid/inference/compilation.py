@@ -4,10 +4,9 @@ Compiled, a network has its batch norms folded into its convolutions and its wei
 for the machine ("freezing"). It takes inputs of the shapes that it was compiled with, and
 refuses others rather than be compiled anew in the middle of a run.
 
-Most of the time is torch's tracing and lowering in Python, and grows with the number of operations,
-of which a batch norm has eight: folded beforehand, they leave OSNet x1.0 32 of 56 seconds, and
-ResNet-50 16 of 29. OSNet x1.0, which has four times ResNet-50's layers, keeps 66 kernels to compile
-where that keeps 4.
+Most of the time is torch's tracing and lowering in Python, and grows with the number of operations.
+OSNet x1.0 calls 187 convolutions and 79 batch norms, ResNet-50 53 of each: on a CPU they took 56
+and 29 seconds of a core, and with the batch norms folded beforehand 32 and 16.
 """
 
 from __future__ import annotations
@@ -85,8 +84,9 @@ def folded(network: nn.Module) -> nn.Module:
 
     try:
         traced = torch.fx.symbolic_trace(copy.deepcopy(network))
-        calls = Counter(node.target for node in traced.graph.nodes)
-        for node in traced.graph.find_nodes(op="call_module"):
+        layers = traced.graph.find_nodes(op="call_module")
+        calls = Counter(node.target for node in layers)
+        for node in layers:
             is_norm = isinstance(traced.get_submodule(node.target), NORMS)
             if is_norm and max(calls[node.target], calls[node.args[0].target]) > 1:
                 return network

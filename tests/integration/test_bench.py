@@ -10,6 +10,7 @@ import torch
 from conftest import Run, error_line
 
 from distreid import cli
+from distreid.benchmark import bench
 from distreid.errors import OptionError
 from distreid.inference.engines import ENGINES, choose_engine
 from distreid.inference.extractor import PRECISIONS, check_precision
@@ -74,6 +75,19 @@ def test_the_table_ends_in_words(run_command: Run) -> None:
     for word in ("read", "0 workers", "all together", "cosine to fp32", "bottleneck: ", "fastest"):
         assert word in done.stdout
     assert "beside" not in done.stdout
+
+
+def test_slow_networks_are_timed_once_in_one_size_of_batch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "SLOW_S", 0)
+    line = ["--data", "sample", "--checkpoint", "sample", "--num-workers", "0", "--batch-size", "8"]
+    assert cli.main(["bench", *line, "--seconds", "0.01", "--peer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {trial["batch_size"] for trial in found["trials"]} == {8}
+    assert all(trial["rate"] > 0 for trial in found["trials"])
+    assert found["steps"]["forward"] > 0 and found["together"] > 0
+    assert found["peer"]["rounds"] == 3 and found["peer"]["cosine"] >= 0.99999
 
 
 def test_the_plain_loop_is_not_compared_with_what_peers_do_not_do(

@@ -52,6 +52,18 @@ class Shared(Small):
         return super().forward(x) + second
 
 
+class Joined(Small):
+    """Two batch norms after joins, which are no layers, beside one that can be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined = nn.ModuleList(nn.BatchNorm2d(6) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (norm(torch.cat([x, x], dim=1)) for norm in self.joined)
+        return super().forward(x + first[:, :3] + second[:, 3:])
+
+
 class Branching(Small):
     """What depends on the input in a way that tracing does not follow, and compiling does."""
 
@@ -144,12 +156,12 @@ def test_the_weights_are_frozen_into_the_compiled_network(small: Small) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("network", [Small, Shared, Branching])
+@pytest.mark.parametrize("network", [Small, Joined, Shared, Branching])
 def test_batch_norms_are_folded_before_where_they_can_be(network: type[nn.Module]) -> None:
     torch.manual_seed(0)
     built = network().eval()
     found = folded(built)
-    if network is Small:
+    if network in (Small, Joined):
         assert not any(node.target == "norm" for node in found.graph.nodes)  # type: ignore[union-attr]
     else:
         assert found is built
