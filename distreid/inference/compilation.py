@@ -16,6 +16,7 @@ import copy
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +41,17 @@ LIMIT_S = {"default": 120.0, "max-autotune": 600.0}
 # Of a precision below fp32, which is rounded anew: the least cosine to eager in that precision.
 LEAST_COSINE_OTHERWISE = 0.99
 REASON_LENGTH = 200
+# Functions of torch, by module, that are called for each operation of a network and may fail: in
+# tracing, rewriting, lowering and the writing of code. Those that are called too while patterns are
+# prepared, once for the process, are not among them. What follows is the C++ compiler's work.
+STEPS = {
+    ("torch._dynamo.symbolic_convert", "step"),
+    ("torch.fx.experimental.symbolic_shapes", "run_node"),
+    ("torch.fx.passes.fake_tensor_prop", "run_node"),
+    ("torch._inductor.constant_folding", "run_node"),
+    ("torch._inductor.graph", "run_node"),
+    ("torch._inductor.loop_body", "run_node"),
+}
 NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 
 
@@ -101,23 +113,30 @@ class _TooLongError(BaseException):
 
 @contextlib.contextmanager
 def _at_most(seconds: float | None) -> Iterator[None]:
-    """Ends what takes longer, by an alarm of the system, which only a program's main thread has: in
-    another, it takes as long as it takes."""
+    """Ends a compilation that takes longer, at the next of its `STEPS`; by an alarm of the system,
+    which only a program's main thread has: in another, it takes as long as it takes."""
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def give_up(number: int, frame: FrameType | None) -> None:
-        raise _TooLongError
+    def at_step(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and (frame.f_globals.get("__name__"), frame.f_code.co_name) in STEPS:
+            raise _TooLongError
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    def too_late(number: int, frame: FrameType | None) -> None:
+        # Not an exception at once: torch may be putting back what it had changed for the time of
+        # the compilation, and would be left with half of it.
+        sys.setprofile(at_step)
+
+    profile, handler = sys.getprofile(), signal.signal(signal.SIGALRM, too_late)
     try:
-        # And again each second: where Python cannot be interrupted, an exception is lost.
+        # And again each second: an exception that torch drops has ended the profile.
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        sys.setprofile(profile)
 
 
 @contextlib.contextmanager

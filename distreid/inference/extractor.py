@@ -114,8 +114,8 @@ class Extractor:
         self.forward: Callable[..., Tensor] = self.network
         if engine != TORCH and (program := model.architecture.program):
             self.engine, self.forward = engine, open_program(program, engine, threads)
-        self.compiled_rows: int | None = None
-        """How many rows at once the compiled network takes; None while it is not compiled."""
+        self.compiled_for: torch.Size | None = None
+        """The shape of the images that a compiled pass takes; None while it is not compiled."""
         self.captured: CapturedPass | None = None
         """A pass on a GPU as one CUDA graph."""
         self.threads = threads if device.type == "cpu" else 0
@@ -140,7 +140,7 @@ class Extractor:
     def as_compiled(self) -> contextlib.AbstractContextManager[None]:
         """Within it, a call that would have to be compiled anew raises RuntimeError, in every
         thread of the process."""
-        return as_compiled() if self.compiled_rows else contextlib.nullcontext()
+        return as_compiled() if self.compiled_for else contextlib.nullcontext()
 
     def begin(
         self, images_BCHW: Tensor, cameras_B: Tensor | None = None, sizes: Sizes | None = None
@@ -224,7 +224,8 @@ class Extractor:
             with compiling(limit_s):
                 exact_BD, _ = self(images_BCHW, cameras_B)
                 self.captured = None
-                self.forward, self.compiled_rows = compiled(self.network, mode), first.stop
+                self.forward = compiled(self.network, mode)
+                self.compiled_for = torch.Size((first.stop, *images_BCHW.shape[1:]))
                 # In this thread alone; afterwards nothing is compiled any more.
                 self._padded(
                     images_BCHW[first].to(self.device),
@@ -233,7 +234,7 @@ class Extractor:
                 found = drift(exact_BD, self(images_BCHW, cameras_B)[0])
             check_drift(found, self.precision)
         except CompileError:
-            self.forward, self.compiled_rows = self.network, None
+            self.forward, self.compiled_for = self.network, None
             raise
         return found
 
@@ -359,8 +360,16 @@ class Extractor:
         rows = len(images_BCHW)
         if self.captured and rows <= self.captured.rows:
             return self.captured(images_BCHW, cameras_B)
-        on_cpu = CPU_ROWS if self.threads and self.fills_passes else rows
-        if more := (self.compiled_rows or on_cpu) - rows:
+        filled = CPU_ROWS if self.threads and self.fills_passes else rows
+        if self.compiled_for:
+            filled = self.compiled_for[0]
+            # torch refuses others too, but for two threads at once it may crash or run eager.
+            if rows > filled or images_BCHW.shape[1:] != self.compiled_for[1:]:
+                raise RuntimeError(
+                    f"images {tuple(images_BCHW.shape)}, and the network is compiled for at most "
+                    f"{tuple(self.compiled_for)}"
+                )
+        if more := filled - rows:
             images_BCHW = F.pad(images_BCHW, (0, 0) * 3 + (0, more))
             cameras_B = None if cameras_B is None else F.pad(cameras_B, (0, more))
         features_BD, norm_B = self._features(images_BCHW, cameras_B)

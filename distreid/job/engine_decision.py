@@ -167,7 +167,7 @@ def compute_as_planned(job: Job, run: Run, extractor: Extractor) -> None:
         if engine != TORCH and not extractor.runtime:
             computed = Computed.as_begun(run.plan, job.options)
             _load(job, run.folder, run.model, extractor, manifest, computed)
-        elif mode != EAGER and not extractor.compiled_rows:
+        elif mode != EAGER and not extractor.compiled_for:
             _compile(job, run.model, extractor, manifest, mode)
         elif engine == TORCH and mode == EAGER and job.device.type == "cuda":
             _capture(job, run.model, extractor, manifest)

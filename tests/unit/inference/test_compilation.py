@@ -1,17 +1,20 @@
 import logging
 import shutil
 import signal
+import sys
+import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import wait_until
 from torch import Tensor, nn
 
 from distreid.errors import CompileError
 from distreid.images.preprocess import Preprocess
-from distreid.inference.compilation import check_drift, folded, why_eager
+from distreid.inference.compilation import check_drift, compiling, folded, why_eager
 from distreid.inference.drift import Drift, drift
 from distreid.inference.extractor import Extractor
 from distreid.inference.views import Augmentation
@@ -141,8 +144,15 @@ def test_compiled_features_are_eagers_on_any_number_of_threads_and_in_any_batche
 def test_a_compiled_extractor_is_never_compiled_anew(small: Small) -> None:
     extract = extractor(small)
     extract.compile("default", 64, images())
-    with pytest.raises(RuntimeError, match="recompile"):
-        extract(images()[:, :, :30])
+    for others in (images()[:, :, :30], images()[:, :, :, :15], images()[:, :2]):
+        with pytest.raises(RuntimeError, match=r"compiled for at most \(8, 3, 32, 16\)"):
+            extract(others)
+    with pytest.raises(RuntimeError, match="at most"):
+        extract._padded(images()[:9], None)
+    # And by torch, whatever else has changed.
+    with extract.as_compiled(), pytest.raises(RuntimeError, match="recompile"):
+        extract.forward(torch.zeros(8, 3, 30, 16))
+    assert drift(extract(images())[0], extractor(small)(images())[0]).largest <= 1e-5
 
 
 @needs_compiler
@@ -173,12 +183,27 @@ def test_batch_norms_are_folded_before_where_they_can_be(network: type[nn.Module
 def test_what_takes_longer_than_it_may_is_given_up_and_can_be_compiled_later(small: Small) -> None:
     extract = extractor(small)
     before, handler = extract(images())[0], signal.getsignal(signal.SIGALRM)
+    call = nn.Module.__call__
     with pytest.raises(CompileError, match=r"not ready in 0\.01 s"):
         extract.compile("default", 64, images(), limit_s=0.01)
     assert signal.getsignal(signal.SIGALRM) == handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert sys.getprofile() is None
+    # What torch had replaced while it traced the network is put back.
+    assert nn.Module.__call__ is call
     assert torch.equal(extract(images())[0], before)
     assert extract.compile("default", 64, images(), limit_s=600).cosine >= 0.99999
+
+
+def test_what_is_too_late_ends_at_a_step_of_torchs_and_nowhere_else() -> None:
+    with compiling(limit_s=0.01):
+        wait_until(lambda: sys.getprofile() is not None)
+        nn.Linear(2, 2)(torch.zeros(1, 2))
+    assert sys.getprofile() is None
+    step = types.FunctionType((lambda: None).__code__.replace(co_name="run_node"), {})
+    step.__globals__["__name__"] = "torch._inductor.graph"
+    with pytest.raises(CompileError, match=r"not ready in 0\.01 s"), compiling(limit_s=0.01):
+        wait_until(lambda: step() or False)
 
 
 def test_what_cannot_be_compiled_leaves_the_extractor_eager_and_the_terminal_quiet(
