@@ -198,6 +198,15 @@ def test_no_block_slips_through(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_no_section_is_empty(page: Path) -> None:
+    text = BLOCK.sub("a block\n", page.read_text(encoding="utf-8"))
+    headings = list(re.finditer(r"^(#+) (.*)$", text, flags=re.MULTILINE))
+    for one, after in zip(headings, [*headings[1:], None], strict=False):
+        is_parent = after and len(after[1]) > len(one[1])
+        assert is_parent or text[one.end() : after.start() if after else None].strip(), one[2]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_the_files_that_a_page_names_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"(?:tests|launch|slurm|docs)/[\w./*-]+", text)
