@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable
 
 EXIT_USER = 2
+NAME_SHOWN = 60  # characters of a name that is too long for any file
 # As a shell says of what SIGPIPE ended: nobody reads the output any more, as after `| head`.
 EXIT_UNREAD = 128 + signal.SIGPIPE
 # Of what is printed: files that cannot be written are a StoreError.
@@ -151,6 +152,13 @@ def _status(command: Callable[[], None], say: Callable[[str], None]) -> int:
         return EXIT_USER
     except UserError as error:
         say(f"distreid: error: {printable(str(error))}")
+        return EXIT_USER
+    except OSError as error:
+        # Of a path that was given: wherever one is looked for first, this is what is wrong with it.
+        if error.errno != errno.ENAMETOOLONG or error.filename is None:
+            raise
+        name = printable(os.fsdecode(error.filename))
+        say(f"distreid: error: {name[:NAME_SHOWN]}…: {error.strerror}; give a shorter name")
         return EXIT_USER
     return 0
 

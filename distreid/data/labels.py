@@ -100,6 +100,9 @@ def labels_of(
             f"{where(row)}: {kind.what}_id is {clean[texts[row]]!r}; it must be a whole number "
             f"from {kind.least} of 18 digits at most, or empty; --ids text takes numbers for names"
         )
+    if not as_text:  # a number among names is written without its point, too
+        clean = {text: _without_point(value) for text, value in clean.items()}
+        known = set(map(_without_point, known))
     junk = {str(JUNK)} & known if kind is PERSON else set()
     names = sorted(known - junk, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)
@@ -156,6 +159,12 @@ def _whole(text: str, kind: Kind) -> int | None:
     match = WHOLE.fullmatch(text)
     number = int(match[1]) if match else None
     return number if number is not None and number >= kind.least else None
+
+
+def _without_point(text: str) -> str:
+    """12 of 12.0, and any other text as it is."""
+    match = WHOLE.fullmatch(text)
+    return match[1] if match else text
 
 
 def _written_twice(numbers: Mapping[str, int], kind: Kind) -> list[str]:

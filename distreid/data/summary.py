@@ -15,6 +15,7 @@ from distreid.data.manifest import (
     Manifest,
 )
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 JUNK_RULE = (
     "junk is in no ranking, as in all projects; in re-ranking's graph it is with "
@@ -32,16 +33,16 @@ def describe(manifest: Manifest) -> list[str]:
         persons, cameras = manifest.person_id[rows], manifest.camera_id[rows]
         line = f"{split.decode('utf-8', 'replace') or 'images'}: {int(rows.sum()):,}"
         if TRACKLET in manifest.extra:
-            line += f" in {len(set(manifest.extra[TRACKLET][rows].tolist())):,} tracklets"
+            line += f" in {counted(len(set(manifest.extra[TRACKLET][rows].tolist())), 'tracklet')}"
         if (persons != NO_PERSON).any():
-            line += f", {len(known_persons(manifest, persons)):,} persons"
+            line += f", {counted(len(known_persons(manifest, persons)), 'person')}"
         if (cameras != NO_CAMERA).any():
-            line += f", {len(set(cameras.tolist()) - {NO_CAMERA})} cameras"
+            line += f", {counted(len(set(cameras.tolist()) - {NO_CAMERA}), 'camera')}"
         if junk := int((persons == JUNK).sum()):
             line += f", {junk:,} junk (-1)"
         distractors = int((persons == DISTRACTOR).sum())
         if distractors and has_distractors(manifest):
-            line += f", {distractors:,} distractors (0000)"
+            line += f", {counted(distractors, 'distractor')} (0000)"
         lines.append(line)
     if (manifest.person_id == JUNK).any():
         lines.append(JUNK_RULE)

@@ -33,6 +33,7 @@ from distreid.evaluation.protocols.known import of_layout
 from distreid.evaluation.protocols.rule import Benchmark
 from distreid.evaluation.ranking import FILE, LabelledFeatures, Ranker
 from distreid.evaluation.rerank import RERANKINGS, estimate, expansion_bytes
+from distreid.host.counts import counted
 from distreid.host.progress import Steps, duration
 from distreid.nearest.similarity import (
     COSINE,
@@ -65,8 +66,8 @@ def evaluate_run(
     need = memory_needed(queries, rows, similarity)
     seconds = seconds_needed(queries, rows, store.plan.dim)
     log.print(
-        f"scoring {queries:,} queries × {rows:,} images: about {duration(seconds)} for each way "
-        f"to rank, {decimal(need)} of memory beside the features"
+        f"scoring {counted(queries, 'query', 'queries')} × {counted(rows, 'image')}: about "
+        f"{duration(seconds)} for each way to rank, {decimal(need)} of memory beside the features"
     )
     countings = [each.counting if isinstance(each, Benchmark) else each for each in protocols]
     draws = [
@@ -122,7 +123,7 @@ def compare_runs(
         raise StoreError(
             f"{a.run} ({len(a.manifest):,} rows of {a.manifest.root}) and {b.run} "
             f"({len(b.manifest):,} rows of {b.manifest.root}) are not of the same images: "
-            "manifest differs"
+            "their rows differ; compare runs of the same --data"
         )
     for ours, theirs in zip(_rows(a, protocol), _rows(b, protocol), strict=True):
         if not np.array_equal(ours, theirs):

@@ -127,6 +127,27 @@ class Extractor:
         if self.threads:
             torch.set_num_threads(1)
             keep_freed_memory()
+        if augmentation.scales != (1.0,):
+            self._try_views()
+
+    @torch.inference_mode()
+    def _try_views(self) -> None:
+        """OptionError for scales at which the network cannot take an image."""
+        height, width = self.preprocess.height, self.preprocess.width
+        self.augmentation.check(height, width)
+        images = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
+        cameras = None if self.model.architecture.cameras is None else images.new_zeros(1).long()
+        try:
+            self._of_views(images, cameras)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            given = ",".join(f"{scale:g}" for scale in self.augmentation.scales)
+            why = next(iter(str(error).splitlines()), "")
+            raise OptionError(
+                f"--scales {given}: {self.model.architecture.name} cannot take images of "
+                f"{height}x{width} scaled so ({why}); choose others"
+            ) from error
 
     def __call__(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Features:
         """(B, 3, H, W) uint8 → (B, dim) float32 of norm 1, and (B,) the norms before; on the CPU.

@@ -10,6 +10,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from distreid.errors import OptionError
+from distreid.models.architecture import MOST_PIXELS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -26,6 +29,19 @@ class Augmentation:
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""
         return asdict(self)
+
+    def check(self, height: int, width: int) -> None:
+        """OptionError where a view of an input of that size has no pixel, or more than any network
+        for crops of persons takes and than memory may hold."""
+        scaled = 1.0
+        for scale in self.scales:
+            scaled = scale * (scaled if self.scale_mode == "compound" else 1.0)
+            sides = [side * math.sqrt(scaled) for side in (height, width)]
+            said = f"--scales {scale:g}: {sides[0]:,.0f}x{sides[1]:,.0f} pixels of {height}x{width}"
+            if min(sides) < 1:
+                raise OptionError(f"{said}; give a larger one")
+            if math.prod(sides) > MOST_PIXELS:
+                raise OptionError(f"{said}; at most {MOST_PIXELS:,} are taken, give a smaller one")
 
     def views(self, images_BCHW: Tensor, fixed_size: bool) -> Iterator[Tensor]:
         """The inputs whose features are summed, in the peer's order.

@@ -307,7 +307,7 @@ def _list(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return
-    how = "searched by codes" if content["coded"] else "multiplied"
+    how = "searched by codes" if content["coded"] else "few rows, searched without codes"
     print(
         printable(
             f"{parsed.gallery}: generation {generation.generation}, {content['rows']:,} rows × "

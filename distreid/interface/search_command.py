@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from distreid.interface.loaded_model import Model
     from distreid.interface.opened_gallery import Gallery
+    from distreid.search.gallery import Filter
 
 FUSIONS = ("mean", "max", "rank")  # as search.fusion has them, which imports torch
 
@@ -110,6 +111,8 @@ def search(parsed: argparse.Namespace) -> None:
             fuse=parsed.fuse,
             approximate=parsed.approximate,
         )
+        for word in gallery.reader.unmatched(_filter(parsed)):
+            say(f"{parsed.gallery}: no row has {word}")
         built = gallery.reader.generation.approximate if parsed.approximate else None
         if built:
             say(
@@ -144,6 +147,17 @@ def search(parsed: argparse.Namespace) -> None:
         say(f"wrote {parsed.html}")
 
 
+def _filter(parsed: argparse.Namespace) -> Filter:
+    """Which rows may be found."""
+    from distreid.search.gallery import Filter
+
+    words = {
+        name: None if getattr(parsed, name) is None else tuple(getattr(parsed, name))
+        for name in ("cameras", "persons", "not_persons")
+    }
+    return Filter(**words, since=parsed.since, until=parsed.until)
+
+
 def _search_milvus(parsed: argparse.Namespace) -> None:
     from distreid.host.terminal import print_whole
     from distreid.report.search_results import (
@@ -153,7 +167,6 @@ def _search_milvus(parsed: argparse.Namespace) -> None:
         answers_json,
         answers_table,
     )
-    from distreid.search.gallery import Filter
     from distreid.search.milvus import search_collection, target
 
     if parsed.feature_file is None:
@@ -164,12 +177,7 @@ def _search_milvus(parsed: argparse.Namespace) -> None:
     if parsed.device != "cpu":
         raise OptionError("--device: of a gallery, not of a collection")
     features = _of_file(parsed.feature_file)
-    words = {
-        name: None if getattr(parsed, name) is None else tuple(getattr(parsed, name))
-        for name in ("cameras", "persons", "not_persons")
-    }
-    which = Filter(**words, since=parsed.since, until=parsed.until)
-    found = search_collection(*target(parsed.gallery), features, parsed.top, which)
+    found = search_collection(*target(parsed.gallery), features, parsed.top, _filter(parsed))
     answers = [
         Answer(
             query=f"feature {number}",

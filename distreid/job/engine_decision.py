@@ -58,10 +58,11 @@ def computed_by(
         engine = before.engine
         if engine != TORCH:
             find_engine(engine, device)
-    elif options.compile != EAGER:
+    elif options.compile != EAGER and (options.compile, options.engine) != ("auto", "auto"):
         if options.engine not in ("auto", TORCH):
             raise OptionError(
-                f"--compile {options.compile}: torch compiles, not --engine {options.engine}"
+                f"--compile {options.compile}: torch compiles, not --engine {options.engine}; "
+                "leave one of them out"
             )
         engine = TORCH
     else:
@@ -76,7 +77,9 @@ def _computed_by_program(
     """What computes a file that is a program: its own runtime, in the precision that it has."""
     for name, has in (("compile", EAGER), ("precision", program.precision)):
         if (asked := getattr(options, name)) not in ("auto", has):
-            raise OptionError(f"--{name} {asked}: {program.file} is computed as it is, in {has}")
+            raise OptionError(
+                f"--{name} {asked}: {program.file} is computed as it is, in {has}; leave it out"
+            )
     asked = options.engine
     if begun is not None and asked == "auto":
         asked = Computed.as_begun(begun, options).engine
@@ -106,9 +109,10 @@ def decide(
                 quantised, said = quantised_network(job, model, extractor)
                 quantised.save(folder)
                 computed = replace(computed, int8=said)
-            return Decision(
-                computed, None, _load(job, folder, model, extractor, manifest, computed)
-            )
+            drift = _load(job, folder, model, extractor, manifest, computed)
+            if job.options.compile == "auto":
+                job.log.print(f"       not compiled: {engine} computes; --engine torch compiles")
+            return Decision(computed, None, drift)
         except EngineError as error:
             job.log.print(f"       not by {engine}, by torch: {escape(printable(str(error)))}")
     if job.options.precision == "auto" and precision != "fp32" and begun is None:

@@ -25,6 +25,7 @@ from distreid.errors import DataError, StoreError, printable
 from distreid.evaluation.evaluate import Evaluation, cannot_evaluate
 from distreid.evaluation.with_progress import evaluate_run
 from distreid.host.atomic_files import make_folder
+from distreid.host.counts import counted
 from distreid.host.folder_lock import hold
 from distreid.host.machine import cpu_kind
 from distreid.host.phases import Phases
@@ -339,7 +340,8 @@ def _complete(options: ExtractOptions, run: Run, log: Console) -> FeatureStore:
     rows = len(run.plan.manifest)
     log.print(f"[bold]store[/]  {rows:,} rows, each exactly once, verified in {took}")
     if bad := int((store.status != Status.OK).sum()):
-        log.print(f"       {bad:,} images could not be read: their status says so, features NaN")
+        images = counted(bad, "image")
+        log.print(f"       {images} could not be read: the status says so, features NaN")
     return store
 
 

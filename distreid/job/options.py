@@ -416,10 +416,11 @@ def add_how_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     how.add_argument(
         "--compile", default="off", choices=COMPILE, help="of the network, by torch.compile. auto: "
-        "where the number of images is worth the minute that it takes; a run is continued as it "
-        "was begun. max: always, with the kernels that are fastest when tried, so that last bits "
-        "may differ between two processes. Compiled features are another identity than eager "
-        "ones; if torch cannot compile, the job says so and goes on without (default: off)"
+        "where no other engine computes and the number of images is worth the minute that it "
+        "takes; a run is continued as it was begun. max: always, with the kernels that are fastest "
+        "when tried, so that last bits may differ between two processes. Compiled features are "
+        "another identity than eager ones; if torch cannot compile, the job says so and goes on "
+        "without (default: off)"
     )  # fmt: skip
     how.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored features")
 

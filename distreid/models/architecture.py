@@ -13,6 +13,7 @@ from distreid.images.preprocess import Preprocess
 
 StateDict = Mapping[str, Tensor]
 Size = tuple[int, int]
+MOST_PIXELS = 2**22  # of an input: 2048x2048, more than any network for crops of persons takes
 """Height and width."""
 
 # Instead of a camera's embedding: the mean of all cameras', and no embedding.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distreid.errors import CheckpointError
-from distreid.models.architecture import Architecture, Size
+from distreid.errors import CheckpointError, OptionError
+from distreid.models.architecture import MOST_PIXELS, Architecture, Size
 from distreid.models.choices import Choices
 from distreid.models.clip_names import OPENAI, in_timms_names
 from distreid.models.program_files import ENDINGS, open_graph
@@ -66,9 +67,12 @@ def load_model(
 
     Every tensor of the network must be in the file with its shape, and everything in
     the file must be the network's, apart from classifiers; else CheckpointError lists them.
-    `size` is the input's, None for what the architecture says; `choices` what the user says
-    beside it.
+    `size` is the input's, None for what the architecture says; OptionError if the network cannot
+    take it. `choices` are what the user says beside it.
     """
+    if size and math.prod(size) > MOST_PIXELS:
+        given = "x".join(map(str, size))
+        raise OptionError(f"--input-size {given}: at most {MOST_PIXELS:,} pixels are taken")
     file = file_of(checkpoint)
     if name in MARKS or (name == "auto" and file.suffix.lower() in ENDINGS):
         return _load_program(file, name, size, choices)
@@ -83,6 +87,8 @@ def load_model(
         loaded, dropped = _fit(network, content.state, architecture)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error
+    if size:
+        _try_size(network, architecture)
     return Model(
         network=network,
         architecture=architecture,
@@ -90,6 +96,23 @@ def load_model(
         loaded=loaded,
         dropped=dropped,
     )
+
+
+@torch.inference_mode()
+def _try_size(network: nn.Module, architecture: Architecture) -> None:
+    """OptionError if the network cannot take the size of input that was asked for."""
+    height, width = architecture.preprocess.height, architecture.preprocess.width
+    given = [torch.zeros(1, 3, height, width)]
+    if architecture.cameras is not None:
+        given.append(torch.zeros(1, dtype=torch.int64))
+    try:
+        network(*given)
+    except RuntimeError as error:
+        why = next(iter(str(error).splitlines()), "")
+        raise OptionError(
+            f"--input-size {height}x{width}: {architecture.name} cannot take it ({why}); give the "
+            "size that it was trained with"
+        ) from error
 
 
 def file_of(checkpoint: str) -> Path:

@@ -14,6 +14,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "opencv")
 CHANNELS = ("rgb", "bgr")
 RANGES = ("0-1", "0-255")
 ASPECTS = ("no", "pad", "crop")
+LEAST_STD = 1e-6  # smaller ones make infinite features
 Triple = tuple[float, float, float]
 KEY = "--"
 """Under which readers of checkpoints find the choices among the options."""
@@ -62,8 +63,9 @@ class Choices:
                 raise OptionError(f"{flag(name)} {value}: choose one of {listed}")
         _check_numbered("pooling", self.pooling, POOLINGS, "gem", float)
         _check_numbered("keep_aspect", self.keep_aspect, ASPECTS, "crop", int)
-        if self.std is not None and 0 in self.std:
-            raise OptionError("--std: nothing can be divided by 0")
+        if self.std is not None and min(map(abs, self.std)) < LEAST_STD:
+            given = ",".join(map(str, self.std))
+            raise OptionError(f"--std {given}: pixels cannot be divided by less than {LEAST_STD:g}")
         if self.semantic_weight is not None and not 0 <= self.semantic_weight <= 1:
             raise OptionError(f"--semantic-weight {self.semantic_weight}: from 0 to 1")
         if self.viewpoints is not None and self.viewpoints < 1:

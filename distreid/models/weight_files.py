@@ -74,7 +74,8 @@ def files_of(path: Path) -> list[Path]:
             return sorted(file for file in path.iterdir() if file.is_file())
         return files_of(file_in(path))
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; check --checkpoint")
+        what = "no regular file" if path.exists() else "no such file"
+        raise CheckpointError(f"{path}: {what}; check --checkpoint")
     if path.suffix.lower() == ".xml":  # OpenVINO's
         weights = path.with_suffix(".bin")
         if not weights.is_file():

@@ -26,6 +26,7 @@ from distreid.evaluation.evaluate import (
 )
 from distreid.evaluation.protocol import Protocol
 from distreid.host.atomic_files import publish_text
+from distreid.host.counts import counted
 from distreid.store import FeatureStore
 
 RANKS_SHOWN = (1, 5, 10)
@@ -138,17 +139,20 @@ def count_lines(evaluation: Evaluation) -> list[str]:
     counts = evaluation.counts
     lines = [
         f"95 %: of {RESAMPLES:,} draws of the persons searched for",
-        f"{counts['queries']:,} queries, {counts['queries_without_match']:,} without a match; "
-        f"gallery {counts['gallery']:,}, {counts['junk']:,} junk, "
-        f"{counts['distractors']:,} distractors",
+        f"{counted(counts['queries'], 'query', 'queries')}, "
+        f"{counts['queries_without_match']:,} without a match; gallery "
+        f"{counts['gallery']:,}, {counts['junk']:,} junk, "
+        f"{counted(counts['distractors'], 'distractor')}",
     ]
     usual = [scores for scores in evaluation.scores if scores.benchmark is None]
     if usual and all(scores.protocol.camera_rule == "none" for scores in usual):
         lines.append("no camera rule: matches of the query's own camera count too")
     if bad := counts["bad_queries"] + counts["bad_gallery"]:
-        lines.append(f"{bad:,} images could not be read and are left out")
+        are = "is" if bad == 1 else "are"
+        lines.append(f"{counted(bad, 'image')} could not be read and {are} left out")
     if unlabelled := counts["unlabelled_queries"]:
-        lines.append(f"{unlabelled:,} queries have no person and are left out")
+        left = counted(unlabelled, "query", "queries")
+        lines.append(f"left out: {left} without a person")
     return lines
 
 

@@ -118,7 +118,8 @@ def answers_table(answers: Sequence[Answer]) -> RichTable:
         if said := _said(answer):
             table.add_row(printable(answer.query), "", "", "", said, "", "")
         for rank, each in enumerate(answer.found, start=1):
-            cells = (str(rank), str(each.row), f"{each.score:.4f}", each.person, each.camera)
+            labels = map(printable, (each.person, each.camera))
+            cells = (str(rank), str(each.row), f"{each.score:.4f}", *labels)
             table.add_row(printable(answer.query), *cells, printable(each.path))
     return table
 

@@ -237,7 +237,8 @@ class Gallery:
     def unmatched(self, which: Filter) -> list[str]:
         """What of a filter no row of the gallery has, for people."""
         found = []
-        for wanted, what in ((which.cameras, "camera"), (which.persons, "person")):
+        persons = (*(which.persons or ()), *(which.not_persons or ()))
+        for wanted, what in ((which.cameras, "camera"), (persons, "person")):
             known = self.words(what) if wanted else set()
             for word in map(str, wanted or ()):
                 number = str(int(word)) if word.lstrip("-").isdecimal() else word

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distreid.data.objects import CHANGED
 from distreid.errors import DataError, ImageError
+from distreid.host.counts import counted
 from distreid.store.plan import Plan
 from distreid.store.shards import bad_images_in, done_shards, shard_file
 
@@ -52,8 +53,8 @@ class BadImages:
         if most is not None and (bad := self.count()) > most:
             allowed = "--on-bad-image fail allows none" if fails else f"--max-bad allows {most:,}"
             raise ImageError(
-                f"{self.run}: {bad:,} images could not be read, {allowed}; allow more and run "
-                "again to continue, or mend them and give another --out"
+                f"{self.run}: {counted(bad, 'image')} could not be read, {allowed}; allow more and "
+                "run again to continue, or mend them and give another --out"
             )
 
     def count(self) -> int:

@@ -48,6 +48,9 @@ HOW_COMPUTED = (
 )
 """What else the bytes depend on: with another value they differ in their last bits, or rows."""
 
+ABSENT = {"engine": "torch", "compile": "off"}
+"""What the absence of a key says, where it has a name."""
+
 
 def feature_space(identity: Mapping[str, Any]) -> dict[str, Any]:
     """The part of an identity that two stores must share to be searched together.

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from distreid.data.manifest import Manifest
+from distreid.store.identity import ABSENT
 
 SHARDS_WANTED = 64  # enough to keep 8 processes within a few percent of one another
 SHARD_UNIT = 64  # a shard is a multiple of this, so that usual batches fit whole
@@ -90,7 +91,8 @@ def differences(
     `words`."""
     found = []
     for key in sorted(ours.keys() | theirs.keys()):
-        a, b = ours.get(key), theirs.get(key)
+        absent = None if prefix else ABSENT.get(key)
+        a, b = ours.get(key, absent), theirs.get(key, absent)
         if a == b:
             continue
         said = f"{prefix}{key}: {words.format(ours=short(a), theirs=short(b))}"

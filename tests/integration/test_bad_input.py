@@ -113,10 +113,44 @@ def test_logs_that_are_no_folder(
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--scales 1000", "--scales 1000: 8,095x4,048 pixels of 256x128; at most 4,194,304 are"),
+        ("--scales 2,1e-9", "--scales 1e-09: 0x0 pixels of 256x128; give a larger one"),
+        ("--scales 1e4,1e-4 --scale-mode compound", "--scales 10000: 25,600x12,800 pixels"),
+        ("--scales 1e-4", "--scales 0.0001: osnet_x0_25 cannot take images of 256x128 scaled so"),
+        ("--input-size 1x1", "--input-size 1x1: osnet_x0_25 cannot take it (Given input size"),
+        ("--input-size 100000x100000", "--input-size 100000x100000: at most 4,194,304 pixels"),
+        ("--std 1e-300,1,1", "--std 1e-300,1.0,1.0: pixels cannot be divided by less than 1e-06"),
+    ],
+)
+def test_views_that_no_network_takes(
+    run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str, said: str
+) -> None:
+    assert run(*option.split()) == 2
+    assert said in error_line(capsys)
+    assert not (tmp_path / "run" / "store.h5").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "inspect --checkpoint", "export"])
+def test_a_name_that_is_longer_than_any_files(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    line = command.split()
+    if line[0] == "export":
+        line = ["export", "--checkpoint", "sample", "--format", "torchscript", "--out"]
+    assert cli.main([*line, "a" * 300]) == 2
+    assert error_line(capsys).endswith("aaa…: File name too long; give a shorter name")
+
+
+@pytest.mark.usefixtures("images")
 def test_no_checkpoint(run: Extract, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("not weights")
     assert run("--checkpoint", tmp_path / "a.pth") == 2
     assert "a.pth: not a checkpoint" in error_line(capsys)
+    assert run("--checkpoint", Path("/dev/null")) == 2
+    assert "/dev/null: no regular file" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")

@@ -97,6 +97,8 @@ def test_a_large_run_is_compiled_with_the_same_bytes_from_any_number_of_processe
         "own_code:soon",
         "--compile",
         "auto",
+        "--engine",
+        "torch",
         "--batch-size",
         "8",
         "--shard-rows",
@@ -115,7 +117,7 @@ def test_a_large_run_is_compiled_with_the_same_bytes_from_any_number_of_processe
     again = job("1", *options)
     assert again.returncode == 0 and "compiling" not in again.stderr
     refused = job("1", *options, "--compile", "off")
-    assert "holds another run (compile: it has default, asked for is None)" in refused.stderr
+    assert "holds another run (compile: it has default, asked for is off)" in refused.stderr
 
 
 def test_what_cannot_be_compiled_is_said_in_one_line_and_computed_without(
@@ -128,9 +130,12 @@ def test_what_cannot_be_compiled_is_said_in_one_line_and_computed_without(
     plan = read_plan(tmp_path / "broken" / "store.h5")
     assert "compile" not in plan.identity
     assert "Unsupported" in plan.provenance["compilation"]
-    few = job("few", "--compile", "auto")
+    few = job("few", "--compile", "auto", "--engine", "torch")
     assert "not compiled: compiling pays from 20,000 images on this device" in few.stderr
     assert np.array_equal(job.features("broken"), job.features("few"))
+    by_engine = job("engine", "--compile", "auto")
+    assert "not compiled: openvino computes; --engine torch compiles" in by_engine.stderr
+    assert read_plan(tmp_path / "engine" / "store.h5").identity["engine"] == "openvino"
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler (g++)")

@@ -287,6 +287,17 @@ def test_what_no_row_has_is_said_when_rows_are_removed(
     assert "none.txt: empty, no row is named" in capsys.readouterr().err
 
 
+def test_what_no_row_has_is_said_when_they_are_searched(
+    gallery: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["search", str(gallery), "--row", "0", "--csv"]
+    assert main([*line, "--not-persons", "bob", "1", "--cameras", "1", "9"]) == 0
+    words = [f"distreid: {gallery}: no row has {word}\n" for word in ("camera 9", "person bob")]
+    assert capsys.readouterr().err == "".join(words)
+    assert main([*line, "--not-persons", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_closed_gallery_answers_no_more(gallery: Path) -> None:
     opened = distreid.open_gallery(gallery)
     wrong: Any = "2020-01-01"

@@ -174,8 +174,8 @@ def test_max_bad_counts_the_whole_run_also_what_former_attempts_found(
         "run again to continue, or mend them and give another --out"
     )
     assert [file.name for file in (out / "shards").iterdir()] == ["000000.h5"]
-    assert "1 images could not be read, --max-bad allows 0" in here(*record, "0")
-    assert "1 images could not be read, --on-bad-image fail allows none" in here()
+    assert "1 image could not be read, --max-bad allows 0" in here(*record, "0")
+    assert "1 image could not be read, --on-bad-image fail allows none" in here()
     assert here(*record, "3") == ""
     assert int((FeatureStore.open(out).status == Status.UNREADABLE).sum()) == 3
     assert "3 images could not be read, --max-bad allows 2" in here(*record, "2")

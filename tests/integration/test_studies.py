@@ -119,7 +119,7 @@ def test_runs_that_do_not_belong_together_are_refused(
     line = ["--data", tmp_path / "data", "--checkpoint", osnet_file, "--out", tmp_path / "run"]
     assert extract.main([*map(str, line), "--num-workers", "0"]) == 0
     error = output_of("compare", runs / "plain", tmp_path / "run", status=2)
-    assert "are not of the same images: manifest differs" in error
+    assert "are not of the same images: their rows differ" in error
 
 
 def test_thresholds_are_calibrated_and_saved(runs: Path, output_of: OutputOf) -> None:

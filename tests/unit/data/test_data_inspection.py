@@ -41,7 +41,7 @@ def test_inspection_says_what_would_hurt_a_score(root: Path) -> None:
     assert pairs == [[NAMES[2], NAMES[6]]]
     assert found.lines() == [
         "query: 4, 3 persons, 2 cameras",
-        "gallery: 5, 2 persons, 3 cameras, 1 junk (-1), 1 distractors (0000)",
+        "gallery: 5, 2 persons, 3 cameras, 1 junk (-1), 1 distractor (0000)",
         "junk is in no ranking, as in all projects; in re-ranking's graph it is with "
         "Person_reID_baseline_pytorch alone, whose data sets keep it",
         "query images by camera: 1: 3, 2: 1",

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreid.data import table_files
-from distreid.data.manifest import NO_CAMERA, NO_PERSON, Manifest, build_manifest
+from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, Manifest, build_manifest
 from distreid.data.source import open_data
 from distreid.errors import DataError
 
@@ -103,6 +103,15 @@ def test_12_0_is_12_and_nan_is_nobody(tmp_path: Path) -> None:
     assert manifest.camera_id.tolist() == [1, NO_CAMERA, 3]
     assert manifest.extra == {}
     assert manifest.notes == ("person: nan is taken for unknown (1 rows)",)
+
+
+def test_a_whole_number_with_a_point_is_one_name_with_that_without(tmp_path: Path) -> None:
+    rows = "path,person_id\na.jpg,12.0\nb.jpg,12\nc.jpg,anna\nd.jpg,-1.0\ne.jpg,1.5\n"
+    manifest = read(tmp_path, rows)
+    assert manifest.person_id.tolist() == [1, 1, 2, JUNK, 0]
+    assert "person: 3 names, numbered in sorted order: '1.5', '12', 'anna'" in manifest.notes
+    apart = read(tmp_path, rows, ids="text")
+    assert len(set(apart.person_id.tolist())) == 5
 
 
 def test_012_and_12_are_one_number_or_two_names(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_market1501_reads_person_and_camera_from_the_names_and_sorts_them(tmp_pa
     assert manifest.split.tolist() == [b"query"] * 2 + [b"gallery"] * 3
     assert describe(manifest) == [
         "query: 2, 2 persons, 2 cameras",
-        "gallery: 3, 1 persons, 3 cameras, 1 junk (-1), 1 distractors (0000)",
+        "gallery: 3, 1 person, 3 cameras, 1 junk (-1), 1 distractor (0000)",
         "junk is in no ranking, as in all projects; in re-ranking's graph it is with "
         "Person_reID_baseline_pytorch alone, whose data sets keep it",
         "bounding_box_test: 2 files ignored that are no images "

@@ -67,7 +67,7 @@ def test_the_500k_distractors_are_nobody_whatever_they_are_called(tmp_path: Path
     assert more.person_id.tolist() == [1, 1, 0, 0, 0]
     assert more.camera_id.tolist() == [1, 2, 5, 5, -1]
     assert more.split.tolist() == [b"query"] + [b"gallery"] * 4
-    assert describe(more)[1] == "gallery: 4, 1 persons, 2 cameras, 3 distractors (0000)"
+    assert describe(more)[1] == "gallery: 4, 1 person, 2 cameras, 3 distractors (0000)"
 
 
 def test_a_missing_part_of_market1501_is_named(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_and_a_name_that_tell_different_persons_are_refused(tmp_path: P
 def test_person_0_of_a_query_is_no_distractor(tmp_path: Path) -> None:
     name = "0000/0000_000_01_0303morning_0008_0.jpg"
     manifest = open_data(str(touch(tmp_path, f"query/{name}", f"gallery/{name}")))
-    assert describe(manifest)[1] == "gallery: 1, 1 persons, 1 cameras"
+    assert describe(manifest)[1] == "gallery: 1, 1 person, 1 camera"
 
 
 def test_what_a_layout_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def test_mars_is_read_by_tracklets(root: Path) -> None:
     assert manifest.extra["tracklet"].tolist() == [b"4", b"4", b"4", b"2", b"3", b"3"]
     assert counts(manifest) == {"query": 1, "gallery": 2}
     assert describe(manifest) == [
-        "query: 3 in 1 tracklets, 1 persons, 1 cameras",
-        "gallery: 3 in 2 tracklets, 1 persons, 2 cameras, 1 distractors (0000)",
+        "query: 3 in 1 tracklet, 1 person, 1 camera",
+        "gallery: 3 in 2 tracklets, 1 person, 2 cameras, 1 distractor (0000)",
         "1 junk tracklets (-1) left out, as torchreid does",
     ]
     assert all(manifest.file(row).exists() for row in range(len(manifest)))

@@ -40,7 +40,7 @@ def test_msmt17_is_read_by_its_lists(tmp_path: Path, folder: str, version: str) 
     # Its person 0 is a person.
     assert describe(manifest)[:2] == [
         "query: 2, 2 persons, 2 cameras",
-        "gallery: 2, 1 persons, 2 cameras",
+        "gallery: 2, 1 person, 2 cameras",
     ]
 
 

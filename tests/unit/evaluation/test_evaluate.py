@@ -288,7 +288,7 @@ def test_the_table_shows_what_people_look_for(tmp_path: Path) -> None:
     for expected in ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP", "100.00 %", "trapezoid AP"):
         assert expected in text
     assert "2 queries, 0 without a match; gallery 3, 0 junk, 0 distractors" in text
-    assert "1 images could not be read and are left out" in text
+    assert "1 image could not be read and is left out" in text
 
 
 def test_the_mat_file_is_as_the_origin_system_reads_it(tmp_path: Path) -> None:

@@ -127,5 +127,5 @@ def test_runs_are_compared_by_the_columns_that_both_have(
     renumbered = stored(tmp_path / "renumbered", other)
     assert compare_runs(store, renumbered, PRESETS["fastreid"], CONSOLE).queries == 2
     stranger = rows(person_name=["x", *WHO[1:]], camera_name=WHERE)
-    with pytest.raises(StoreError, match="are not of the same images: manifest differs"):
+    with pytest.raises(StoreError, match="are not of the same images: their rows differ"):
         compare_runs(store, stored(tmp_path / "x", stranger), PRESETS["fastreid"], CONSOLE)

@@ -174,7 +174,7 @@ def test_another_engine_is_taken_and_said(tmp_path: Path, how: Manner, said: lis
     create(gallery, [make_run(tmp_path / "a", 1)], how)
     add(gallery, make_run(tmp_path / "b", 2, identity={"engine": "openvino"}), how)
     assert said == [
-        "computed in another way, and taken: engine: the gallery's first run has None, "
+        "computed in another way, and taken: engine: the gallery's first run has torch, "
         "this openvino"
     ]
     with pytest.raises(StoreError, match="has this run already"):
