@@ -1,4 +1,4 @@
-"""Counts in words."""
+"""Counts of things in words, of which one is not many."""
 
 from __future__ import annotations
 
