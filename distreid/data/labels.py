@@ -102,7 +102,7 @@ def labels_of(
         )
     if not as_text:  # a number among names is written without its point, too
         clean = {text: _without_point(value) for text, value in clean.items()}
-        known = set(map(_without_point, known))
+        known = set(map(_without_point, known)) - missing
     junk = {str(JUNK)} & known if kind is PERSON else set()
     names = sorted(known - junk, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)

@@ -130,7 +130,6 @@ class Extractor:
         if augmentation.scales != (1.0,):
             self._try_views()
 
-    @torch.inference_mode()
     def _try_views(self) -> None:
         """OptionError for scales at which the network cannot take an image."""
         height, width = self.preprocess.height, self.preprocess.width
@@ -138,7 +137,7 @@ class Extractor:
         images = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=self.device)
         cameras = None if self.model.architecture.cameras is None else images.new_zeros(1).long()
         try:
-            self._of_views(images, cameras)
+            self._padded(images, cameras)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

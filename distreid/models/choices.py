@@ -14,7 +14,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "opencv")
 CHANNELS = ("rgb", "bgr")
 RANGES = ("0-1", "0-255")
 ASPECTS = ("no", "pad", "crop")
-LEAST_STD = 1e-6  # smaller ones make infinite features
+LEAST_STD = 1e-6  # what is divided by less soon overflows
 Triple = tuple[float, float, float]
 KEY = "--"
 """Under which readers of checkpoints find the choices among the options."""

@@ -222,12 +222,16 @@ class Gallery:
                 chosen = _both(chosen, np.flatnonzero(fits).astype(np.int32), run.segment.count)
         return chosen
 
-    def words(self, what: str) -> set[str]:
-        """The names of all persons or cameras, and the numbers of those without one."""
+    def words(self, what: str, wanted: Sequence[str | int] | None = None) -> set[str]:
+        """The names of all persons or cameras, and the numbers of those without one; with
+        `wanted`, of these alone, without looking at the others."""
         found: set[str] = set()
         for run in self.runs:
             columns, texts = run.columns, run.columns.texts(f"{what}_name")
             numbers = columns.person_id if what == "person" else columns.camera_id
+            if wanted is not None:
+                places = self._places(run, what, wanted)
+                numbers, texts = numbers[places], None if texts is None else texts[places]
             unnamed = numbers if texts is None else numbers[texts == b""]
             found.update(map(str, np.unique(unnamed).tolist()))
             if texts is not None:
@@ -239,7 +243,7 @@ class Gallery:
         found = []
         persons = (*(which.persons or ()), *(which.not_persons or ()))
         for wanted, what in ((which.cameras, "camera"), (persons, "person")):
-            known = self.words(what) if wanted else set()
+            known = self.words(what, wanted) if wanted else set()
             for word in map(str, wanted or ()):
                 number = str(int(word)) if word.lstrip("-").isdecimal() else word
                 if not {word, number} & known:

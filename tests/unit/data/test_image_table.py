@@ -112,6 +112,8 @@ def test_a_whole_number_with_a_point_is_one_name_with_that_without(tmp_path: Pat
     assert "person: 3 names, numbered in sorted order: '1.5', '12', 'anna'" in manifest.notes
     apart = read(tmp_path, rows, ids="text")
     assert len(set(apart.person_id.tolist())) == 5
+    cameras = read(tmp_path, "path,camera_id\na.jpg,-1\nb.jpg,-1.0\nc.jpg,door\n")
+    assert cameras.camera_id.tolist() == [NO_CAMERA, NO_CAMERA, 0]
 
 
 def test_012_and_12_are_one_number_or_two_names(tmp_path: Path) -> None:
