@@ -25,16 +25,17 @@ from distreid.images.preprocess import decode, read
 from distreid.images.sampler import ShardSampler
 from distreid.images.worker_count import ImageSeconds
 from distreid.inference.compilation import EAGER, LIMIT_S, MODES
-from distreid.inference.engines import ENGINES, INT8, TORCH, choose_engine, installed
+from distreid.inference.engines import ENGINES, INT8, TORCH, installed
 from distreid.inference.extractor import (
     CPU_ROWS,
     PRECISIONS,
     Extractor,
     Pending,
     choose_device,
-    choose_precision,
 )
 from distreid.inference.openvino_engine import OpenVINO
+from distreid.inference.program_runtime import OF_KIND
+from distreid.job.engine_decision import computed_by
 from distreid.job.int8 import calibrated
 from distreid.job.options import ExtractOptions
 from distreid.job.runs import augmentation, read_manifest
@@ -59,10 +60,11 @@ class _Setting:
     def __init__(self, options: ExtractOptions, seconds: float) -> None:
         self.options, self.seconds = options, seconds
         self.device = choose_device(options.device, local_rank=0)
-        self.precision = choose_precision(options.precision, self.device, options.engine)
         self.model = load_model(
             options.checkpoints[0], options.model, options.input_size, options.choices()
         )
+        computed = computed_by(options, self.device, None, self.model)
+        self.engine, self.precision = computed.engine, computed.precision
         self.manifest = read_manifest(options)
         architecture = self.model.architecture
         self.preprocess = architecture.preprocess
@@ -128,6 +130,8 @@ class _Setting:
             threads=self.cores,
             engine=engine,
         )
+        if self.model.architecture.program:
+            return extractor  # has its engine
         if engine != TORCH:
             extractor.load_engine(engine, *self.batch(CPU_ROWS), gpu_rows=size)
         elif self.options.compile != EAGER:
@@ -141,6 +145,17 @@ class _Setting:
             with contextlib.suppress(EngineError):  # as a job does
                 extractor.capture(size, *self.batch(size))
         return extractor
+
+    def others(self) -> list[tuple[str, str, int]]:
+        """Every engine that there is for this network here, and precision, with the batch size."""
+        size, kind = self.options.batch_size, self.device.type
+        if program := self.model.architecture.program:
+            able = [name for name in OF_KIND[program.kind] if name == TORCH or installed(name)]
+            return [(name, program.precision, size) for name in able]
+        there = [each for each in ENGINES.values() if each.device == kind and installed(each.name)]
+        found = [(TORCH, precision, size) for precision in PRECISIONS]
+        found += [(each.name, precision, size) for each in there for precision in each.precisions()]
+        return found + [(OpenVINO.name, INT8, size)] * (kind == "cpu")
 
     def int8(self) -> Extractor:
         """OpenVINO in int8, calibrated on the first images, for its rate alone; EngineError or
@@ -189,6 +204,8 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         raise OptionError("--peer: the plain loop has no --scales")
     meter = LoadMeter()
     setting = _Setting(options, seconds)
+    if peer and (program := setting.model.architecture.program):
+        raise OptionError(f"--peer: the plain loop has no programs such as {program.file}")
     extractor = _asked(setting)
     compiled = setting.compiled
     (options.out / "shards").mkdir(parents=True)
@@ -211,6 +228,8 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         say("beside the plain loop …")
     rounds = ROUNDS if is_slow else PEER_ROUNDS
     beside = _beside_the_peer(setting, extractor, rounds) if peer else None
+    is_program = setting.model.architecture.program is not None
+    exact = extractor if is_program else setting.extractor(TORCH, "fp32", options.batch_size)
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
@@ -219,7 +238,8 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         input=found_input,
         together=together,
         peer=beside,
-        trials=_trials(setting, extractor.engine, steps["forward"], say),
+        exact="torch in fp32" if exact is not extractor else f"{extractor.engine} as the file is",
+        trials=_trials(setting, extractor, exact, steps["forward"], say),
         compiled=compiled,
         load=meter.read(),
     )
@@ -227,16 +247,18 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
 
 def _asked(setting: _Setting) -> Extractor:
     """As the job would compute."""
-    options = setting.options
-    precision = setting.precision
-    engine = TORCH if options.compile != EAGER else options.engine
-    engine = choose_engine(engine, precision, setting.device)
+    options, engine = setting.options, setting.engine
     try:
-        return setting.extractor(engine, precision, options.batch_size)
+        extractor = setting.extractor(engine, setting.precision, options.batch_size)
     except EngineError as error:
         if options.engine != "auto":
             raise OptionError(f"--engine {engine}: {error}; use torch") from error
-        return setting.extractor(TORCH, precision, options.batch_size)
+        return setting.extractor(TORCH, setting.precision, options.batch_size)
+    if setting.model.architecture.program:
+        setting.compiled = f"{engine} computes the program as it is"
+    elif engine != TORCH and options.compile != EAGER:
+        setting.compiled = f"{engine} computes; --engine torch compiles"
+    return extractor
 
 
 def _write(setting: _Setting, extracted: tuple[Tensor, Tensor]) -> Callable[[], Sized]:
@@ -326,24 +348,22 @@ def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
 
 
 def _trials(
-    setting: _Setting, engine: str, rate: float, say: Callable[[str], None]
+    setting: _Setting,
+    asked: Extractor,
+    exact: Extractor,
+    rate: float,
+    say: Callable[[str], None],
 ) -> tuple[Trial, ...]:
     """The forward pass by every engine in every precision that it has here, and in other batch
-    sizes; first as it was asked for, which has its rate already."""
-    size, precision = setting.options.batch_size, setting.precision
-    exact, _ = setting.extractor(TORCH, "fp32", size)(*setting.batch(size))
+    sizes; first as it was `asked` for, which has its rate already."""
+    size, engine, precision = setting.options.batch_size, asked.engine, setting.precision
+    exact_BD, _ = exact(*setting.batch(size))
     factors = () if setting.is_slow(rate) else BATCH_FACTORS
     sizes = [max(1, int(size * factor)) for factor in factors]
-    asked = engine, precision, size
-    tried = [asked, *((TORCH, other, size) for other in PRECISIONS)]
-    kind = setting.device.type
-    there = [each for each in ENGINES.values() if each.device == kind and installed(each.name)]
-    tried += [(found.name, other, size) for found in there for other in found.precisions()]
-    if kind == "cpu":
-        tried.append((OpenVINO.name, INT8, size))
+    tried = [(engine, precision, size), *setting.others()]
     tried += [(engine, precision, other) for other in sizes]
     trials: list[Trial] = []
-    features_BD = exact
+    features_BD = exact_BD
 
     def forward(extractor: Extractor, batch: tuple[Tensor, Tensor | None]) -> int:
         nonlocal features_BD
@@ -352,13 +372,13 @@ def _trials(
 
     for engine, precision, rows in dict.fromkeys(tried):
         try:
-            int8 = precision == INT8
+            int8 = precision == INT8 and not setting.model.architecture.program
             extractor = setting.int8() if int8 else setting.extractor(engine, precision, rows)
             work = partial(forward, extractor, setting.batch(rows))
             found = setting.rate(work) if trials else rate
             if not trials:
                 work()
-            cosine = (exact[:rows] * features_BD[:size]).sum(dim=1).min()
+            cosine = (exact_BD[:rows] * features_BD[:size]).sum(dim=1).min()
         except (OptionError, EngineError, torch.OutOfMemoryError):
             continue  # the device has no such precision, the engine no such network; no memory
         say(f"forward by {engine}, {precision}, {rows} at once: {found:,.1f} images/s")

@@ -26,7 +26,7 @@ class Trial:
     rate: float
     """Images/s."""
     cosine: float
-    """To fp32, the least of a batch."""
+    """To the features of `Bench.exact`, the least of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,15 @@ class Bench:
     workers: int
     cores: int
     compiled: str
-    """Torch's mode, `off`, or why it could not be done."""
+    """Torch's mode, `off`, or why it is not."""
     steps: dict[str, float]
     """Each alone: the input's and the writing's on one core, the others' on the device."""
     input: float
     """By all workers."""
     together: float
     """From files to shards."""
+    exact: str
+    """What the trials' features are compared with: torch in fp32, or a program as it is."""
     trials: tuple[Trial, ...]
     """The precision and batch size that were asked for come first."""
     peer: BesideThePeer | None
@@ -122,7 +124,7 @@ class Bench:
             f"--engine {best.engine} --precision {best.precision}{data} "
             f"--batch-size {best.batch_size}, "
             f"{best.rate / first.rate:.2f} times the forward rate of {first.engine} in "
-            f"{first.precision} with {first.batch_size}, cosine to torch in fp32 {best.cosine:.6f}"
+            f"{first.precision} with {first.batch_size}, cosine to {self.exact} {best.cosine:.6f}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def bench_table(found: Bench) -> Group:
     table.add_row(
         "all together", f"{found.share:.0%} of the forward alone", f"{found.together:,.1f}"
     )
-    trials = Table("engine", "precision", "batch", "images/s", "cosine to fp32")
+    trials = Table("engine", "precision", "batch", "images/s", f"cosine to {found.exact}")
     for trial in found.trials:
         trials.add_row(
             trial.engine,

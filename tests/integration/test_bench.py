@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+from typing import Any
 
 import pytest
 import torch
 from conftest import Run, error_line
+from torch import nn
 
 from distreid import cli
 from distreid.benchmark import bench
@@ -72,7 +74,7 @@ def test_the_table_ends_in_words(run_command: Run) -> None:
         "--batch-size", "8", "--seconds", "0.01",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for word in ("read", "0 workers", "all together", "cosine to fp32", "bottleneck: ", "fastest"):
+    for word in ("read", "0 workers", "all together", "cosine to", "bottleneck: ", "fastest"):
         assert word in done.stdout
     assert "beside" not in done.stdout
 
@@ -96,3 +98,60 @@ def test_the_plain_loop_is_not_compared_with_what_peers_do_not_do(
     line = ["bench", "--data", "sample", "--checkpoint", "sample", "--peer", "--scales", "1,1.1"]
     assert cli.main(line) == 2
     assert error_line(capsys) == "--peer: the plain loop has no --scales"
+
+
+SMALL = ["--data", "sample", "--num-workers", "0", "--batch-size", "8", "--seconds", "0.01"]
+
+
+def measured(capsys: pytest.CaptureFixture[str], *line: str) -> Any:
+    assert cli.main(["bench", *SMALL, "--json", *line]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_compile_auto_leaves_the_engine_that_a_job_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench._Setting, "others", lambda _: [])
+    found = measured(capsys, "--checkpoint", "sample", "--compile", "auto")
+    engine = choose_engine("auto", "fp32", torch.device("cpu"))
+    assert {trial["engine"] for trial in found["trials"]} == {engine}
+    assert found["compiled"] == f"{engine} computes; --engine torch compiles"
+
+
+class Means(nn.Module):
+    """A quick network: the means of 16 stripes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.reshape(-1, 3, 16, 16, 128).mean(dim=(1, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An ONNX file by others, for any number of images."""
+    file = tmp_path_factory.mktemp("program") / "means.onnx"
+    rows = {"images": {0: torch.export.Dim("rows")}}
+    images = (torch.zeros(2, 3, 256, 128),)
+    torch.onnx.export(
+        Means().eval(), images, str(file), dynamo=True, dynamic_shapes=rows, verbose=False
+    )
+    return str(file)
+
+
+def test_a_program_is_measured_by_all_that_can_compute_it(
+    program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured(capsys, "--checkpoint", program)
+    tried = {(trial["engine"], trial["precision"]) for trial in found["trials"]}
+    assert tried == {("openvino", "fp32"), ("onnxruntime", "fp32")}
+    assert {trial["batch_size"] for trial in found["trials"]} == {4, 8, 16, 32}
+    assert all(trial["cosine"] >= 0.99999 for trial in found["trials"])
+    engine = found["trials"][0]["engine"]
+    assert found["exact"] == f"{engine} as the file is"
+    assert found["compiled"] == f"{engine} computes the program as it is"
+
+
+def test_a_program_is_not_beside_the_plain_loop(
+    program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench", *SMALL, "--checkpoint", program, "--peer"]) == 2
+    assert error_line(capsys) == f"--peer: the plain loop has no programs such as {program}"

@@ -16,6 +16,7 @@ FIGURES = Bench(
     steps={"read": 9e4, "decode": 2e4, "resize": 9e3, "forward": 100.0, "write": 1e6},
     input=6e3,
     together=97.0,
+    exact="torch in fp32",
     trials=(
         Trial(engine="openvino", precision="fp32", batch_size=64, rate=100.0, cosine=1.0),
         Trial(engine="openvino", precision="bf16", batch_size=64, rate=180.0, cosine=0.9999),
