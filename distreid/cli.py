@@ -26,6 +26,7 @@ from distreid.evaluation.protocols.choice import chosen_protocol, chosen_protoco
 from distreid.evaluation.protocols.rule import Benchmark
 from distreid.export.export_options import ExportOptions, add_export_options
 from distreid.extract import DESCRIPTION, extract
+from distreid.host.counts import counted
 from distreid.host.ending import end_without_collecting
 from distreid.interface.gallery_commands import (
     add_gallery_commands,
@@ -715,8 +716,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
         else:
             lines = [*found.lines(), *_alike_lines(manifest, alike)]
             lines += [
-                f"{each.protocol}: {each.with_match:,} of {each.queries:,} queries have a match "
-                f"among {each.gallery:,}"
+                f"{each.protocol}: {each.with_match:,} of "
+                f"{counted(each.queries, 'query', 'queries')} with a match among {each.gallery:,}"
                 for each in left
             ]
             _print_lines(f"{manifest.root}: {manifest.layout}", lines)
@@ -733,9 +734,10 @@ def _alike_lines(manifest: Manifest, alike: list[tuple[int, int]] | None) -> lis
     if not alike:
         return []
     query, other = (os.fsdecode(manifest.path[row]) for row in alike[0])
+    images = counted(len(alike), "query image has", "query images have")
     return [
-        f"{len(alike):,} query images have the pixels of a gallery image of other bytes: {query!r} "
-        f"those of {other!r}" + (", …" if len(alike) > 1 else "")
+        f"{images} the pixels of a gallery image of other bytes: {query!r} those of {other!r}"
+        + (", …" if len(alike) > 1 else "")
     ]
 
 

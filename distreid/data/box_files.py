@@ -28,6 +28,7 @@ from distreid.data.image_table import SYNONYMS, plain_name
 from distreid.data.table_files import read_table
 from distreid.data.yolo_files import read_yolo
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 # The columns of a table, compared as those of `image_table`.
 FIRST = {"x": ("x", "left", "bbleft", "bboxleft"), "y": ("y", "top", "bbtop", "bboxtop")}
@@ -109,7 +110,8 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
             )
         if ignored:
             found.notes.append(
-                f"{folder.name}: {ignored:,} boxes left out that {file.name} ignores"
+                f"{folder.name}: {counted(ignored, 'box', 'boxes')} left out that {file.name} "
+                "ignores"
             )
         found.notes.append(f"{folder.name}: boxes of {names[0]}")
     return found
@@ -227,7 +229,7 @@ def _table(file: Path) -> FoundBoxes:
             categories[row].strip() if categories else "",
         )
     if whole := found.corners.count(None):
-        found.notes.append(f"{whole:,} rows without a box are whole images")
+        found.notes.append(f"without a box, and so whole: {counted(whole, 'image')}")
     found.columns = columns | ({FRAME_COLUMN: numbers} if numbers else {})
     return found
 

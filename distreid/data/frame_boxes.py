@@ -26,6 +26,7 @@ from distreid.data.manifest import Manifest
 from distreid.data.table_text import Table
 from distreid.data.video_frames import numbers_of
 from distreid.errors import DataError, OptionError
+from distreid.host.counts import counted
 
 BOX, SCORE, CLASS = "box", "score", "class"  # extra columns
 LARGEST = 999_999_999  # pixels, of a corner
@@ -153,7 +154,7 @@ def manifest_of_boxes(found: FoundBoxes, root: Path, layout: str, asked: LayoutR
     )
     manifest = manifest_of(table, asked, twice=True)
     frames_read = len(dict.fromkeys(found.frame[i] for i in kept))
-    said = f"{len(kept):,} boxes in {frames_read:,} frames"
+    said = f"{counted(len(kept), 'box', 'boxes')} in {counted(frames_read, 'frame')}"
     return replace(manifest, root=root, layout=layout, notes=(said, *manifest.notes))
 
 
@@ -163,7 +164,7 @@ def chosen_boxes(found: FoundBoxes, asked: BoxRequest) -> tuple[list[int], list[
 
     def keep(rows: list[int], why: str) -> list[int]:
         if len(rows) < len(kept):
-            notes.append(f"{len(kept) - len(rows):,} boxes left out: {why}")
+            notes.append(f"{counted(len(kept) - len(rows), 'box', 'boxes')} left out: {why}")
         return rows
 
     if asked.min_score is not None:

@@ -18,6 +18,7 @@ from distreid.data.box_request import BoxRequest
 from distreid.data.manifest import NO_CAMERA, Manifest, build_manifest
 from distreid.data.mat_arrays import read_mat
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 # torchvision's IMG_EXTENSIONS, so that a folder holds the same images for both.
 IMAGE_SUFFIXES = (
@@ -122,8 +123,8 @@ def named_images(
         found.add_all(named, split)
         if unnamed:
             found.notes.append(
-                f"{folder_name}: {len(unnamed):,} images ignored, whose names are not like "
-                f"{example} (first: {os.fsdecode(unnamed[0])!r})"
+                f"{folder_name}: {counted(len(unnamed), 'image')} ignored, whose names are not "
+                f"like {example} (first: {os.fsdecode(unnamed[0])!r})"
             )
         if len(unnamed) == len(paths):
             raise DataError(f"{root / folder_name}: no image named like {example}; check --layout")
@@ -233,7 +234,8 @@ def _ignored_note(ignored: list[bytes]) -> tuple[str, ...]:
     if not ignored:
         return ()
     first = os.fsdecode(min(ignored))
-    return (f"{len(ignored):,} files ignored that are no images (first: {first!r})",)
+    files = counted(len(ignored), "file that is no image", "files that are no images")
+    return (f"{files}, ignored (first: {first!r})",)
 
 
 def _members(root: ArchiveTree | ShardFolder) -> tuple[list[bytes], list[bytes]]:

@@ -28,6 +28,7 @@ from distreid.data.manifest import (
 from distreid.data.mat_images import in_mat
 from distreid.data.summary import counts, describe, different_counts, known_persons
 from distreid.errors import ImageError
+from distreid.host.counts import counted
 
 SHOWN = 3
 READ_LIMIT = 1 << 30  # bytes of an archive's member
@@ -53,19 +54,18 @@ class Inspection:
         lines += _published(self.manifest)
         lacking = [split for split in (QUERY, GALLERY) if not len(self.manifest.rows(split))]
         for why, rows in self.without_match.items():
-            lines.append(f"{len(rows):,} queries {why}: {self._some(rows)}")
+            lines.append(f"queries that {why}: {len(rows):,}, {self._some(rows)}")
         if lacking:
             lines.append(f"no {' and no '.join(lacking)} images, so no score")
         elif not self.without_match:
             lines.append("every query has a match")
         if self.missing:
-            lines.append(f"{len(self.missing):,} files are not there: {self._some(self.missing)}")
+            files = counted(len(self.missing), "file is", "files are")
+            lines.append(f"{files} not there: {self._some(self.missing)}")
         if self.duplicates:
             queries = [query for query, _ in self.duplicates]
-            lines.append(
-                f"{len(queries):,} query images are in the gallery, byte for byte: "
-                f"{self._some(queries)}"
-            )
+            images = counted(len(queries), "query image is", "query images are")
+            lines.append(f"{images} in the gallery, byte for byte: {self._some(queries)}")
         elif not lacking:
             lines.append("no query image is in the gallery, byte for byte")
         return lines

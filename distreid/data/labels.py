@@ -20,6 +20,7 @@ from distreid.data.manifest import (
     QUERY,
 )
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 # What programs write where a value is missing.
 MISSING = frozenset({"", "nan", "NaN", "None", "null", "<NA>"})
@@ -86,7 +87,9 @@ def labels_of(
     notes = []
     if written := sorted({text for text in clean.values() if text in missing and text}):
         rows = sum(counts[text] for text, value in clean.items() if value in written)
-        notes.append(f"{kind.what}: {', '.join(written)} is taken for unknown ({rows:,} rows)")
+        notes.append(
+            f"{kind.what}: {', '.join(written)} is taken for unknown ({counted(rows, 'row')})"
+        )
     number_of = {text: _whole(text, kind) for text in known}
     if not as_text and None not in number_of.values():
         numbers = {text: number for text, number in number_of.items() if number is not None}
@@ -130,7 +133,7 @@ def split_rows(
     taken = {word: split_of(word, split_names) for word in counts}
     if unknown := {word: counts[word] for word, split in taken.items() if split is None}:
         first = next(iter(unknown))
-        said = ", ".join(f"{word!r} ({rows:,} rows)" for word, rows in unknown.items())
+        said = ", ".join(f"{word!r} ({counted(rows, 'row')})" for word, rows in unknown.items())
         raise DataError(
             f"{what}: {said} is not known; say which is which, such as "
             f"--split-names query={first}, among {', '.join(SPLITS)}"

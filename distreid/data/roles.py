@@ -21,6 +21,7 @@ from distreid.data.manifest import (
     text_column,
 )
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 
 def listed_twice(manifest: Manifest) -> list[tuple[int, int]]:
@@ -53,7 +54,8 @@ def merged(
     splits = manifest.split.tolist()
     for first, _ in pairs:
         splits[first] = BOTH.encode()
-    note = f"{len(pairs):,} images are listed as query and as gallery: one row each, {BOTH}"
+    images = counted(len(pairs), "image is", "images are")
+    note = f"{images} listed as query and as gallery: one row each, {BOTH}"
     return replace(
         manifest.take(kept),
         split=text_column([splits[row] for row in kept]),
@@ -72,7 +74,8 @@ def of_test_persons(manifest: Manifest, ids: Sequence[str], where: str) -> Manif
     if not tested.any():
         raise DataError(f"{where}: none of its {len(ids):,} persons is in {manifest.root}")
     splits = [s if t else OTHER.encode() for s, t in zip(manifest.split, tested, strict=True)]
-    note = f"{len(wanted):,} test persons; {int((~tested).sum()):,} rows of others are left out"
+    others = counted(int((~tested).sum()), "row")
+    note = f"{counted(len(wanted), 'test person')}; of others {others} left out"
     return replace(manifest, split=text_column(splits), notes=(*manifest.notes, note))
 
 

@@ -144,7 +144,8 @@ def open_data(
         manifest = _open(place, asked)
     except OSError as error:
         where = os.fsdecode(error.filename or data)  # os.walk names folders in bytes
-        raise DataError(f"{where}: {error.strerror}; check its permissions") from error
+        what = "its permissions" if isinstance(error, PermissionError) else "--data"
+        raise DataError(f"{where}: {error.strerror}; check {what}") from error
     if isinstance(place, (ArchiveTree, ShardFolder)):
         manifest = _of_archives(manifest, place)
     manifest = chosen(manifest, every)

@@ -24,6 +24,7 @@ from distreid.data.manifest import (
     build_manifest,
 )
 from distreid.errors import DataError, printable
+from distreid.host.counts import counted
 
 # Folders that are never a person. One or two letters could be somebody.
 FOLDERS = {word: split for word, split in SPLIT_WORDS.items() if len(word) > 3 or word == "val"} | {
@@ -193,7 +194,8 @@ def _by_folder(
         )
     told = Told(notes=["person: the folder in that of the split; --pattern says otherwise"])
     if alone := persons.count(""):
-        told.notes.append(f"{part.folder}: {alone:,} images in no person's folder: unknown persons")
+        images = counted(alone, "image")
+        told.notes.append(f"{part.folder}: {images} in no person's folder: unknown persons")
     without = 0
     for path, person in zip(part.paths, persons, strict=True):
         match = name and name.match(os.path.basename(path))

@@ -20,8 +20,10 @@ from distreid.data.manifest import (
     Manifest,
     build_manifest,
 )
+from distreid.data.name_pattern import name_pattern
 from distreid.data.split_folders import part_of
-from distreid.errors import DataError, OptionError, printable
+from distreid.errors import DataError, printable
+from distreid.host.counts import counted
 
 NAMED = {"person": (PERSON, PERSON_NAME), "camera": (CAMERA, CAMERA_NAME)}
 
@@ -84,22 +86,24 @@ def by_pattern(root: Path, asked: LayoutRequest) -> Manifest:
     the path that is named by such a word tells. Any other group is kept as an extra column.
     OptionError if the pattern is wrong, DataError if it fits nothing or a split is not known.
     """
-    pattern = _compiled(asked.pattern)
+    pattern = name_pattern(asked.pattern)
     paths, ignored = images(root)
     matches = {path: match for path in paths if (match := pattern.search(path))}
     if paths and not matches:
         raise DataError(
-            f"{root}: --pattern {asked.pattern} fits none of {len(paths):,} images "
+            f"{root}: --pattern {asked.pattern} fits none of {counted(len(paths), 'image')} "
             f"(first: {os.fsdecode(paths[0])!r})"
         )
     notes = list(ignored)
     if unnamed := [path for path in paths if path not in matches]:
         first = os.fsdecode(unnamed[0])
-        notes.append(f"{len(unnamed):,} images ignored that the pattern does not fit ({first!r})")
+        notes.append(
+            f"{counted(len(unnamed), 'image')} ignored that the pattern does not fit ({first!r})"
+        )
     if minus := sum(map(_minus_left_out, matches.values())):
         notes.append(
-            f"{minus:,} images begin with -, and the pattern takes the digits alone: for junk (-1) "
-            "write (?P<person>-1|\\d+)"
+            f"{counted(minus, 'image begins', 'images begin')} with -, and the pattern takes the "
+            "digits alone: for junk (-1) write (?P<person>-1|\\d+)"
         )
     groups = {
         name: [match[name] or b"" for match in matches.values()] for name in pattern.groupindex
@@ -139,19 +143,6 @@ def _minus_left_out(match: re.Match[bytes]) -> bool:
     """Whether a name begins with a minus sign, which the person that follows it lost."""
     before = match.string[: match.start("person")] if "person" in match.re.groupindex else b""
     return os.path.basename(before) == b"-"
-
-
-def _compiled(pattern: str) -> re.Pattern[bytes]:
-    try:
-        compiled = re.compile(os.fsencode(pattern))
-    except (re.error, ValueError, OverflowError) as error:
-        raise OptionError(f"--pattern {pattern}: {error}") from error
-    if not compiled.groupindex:
-        raise OptionError(
-            f"--pattern {pattern}: no named group; write for example "
-            r"(?P<person>\d+)_c(?P<camera>\d+)"
-        )
-    return compiled
 
 
 def _labels(texts: list[bytes], kind: Kind, asked: LayoutRequest) -> Labels:

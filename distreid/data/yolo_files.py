@@ -16,6 +16,7 @@ from distreid.data.found_boxes import CAMERA_COLUMN, ID_COLUMN, TRACK_COLUMN, Fo
 from distreid.data.image_files import images
 from distreid.data.locators import VIDEO, kind_of, locate
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 FRAME_LIMIT = 1 << 30  # bytes
 LEAST, MOST = 5, 7  # fields: class, middle, size; then a score, a track, or both
@@ -66,7 +67,7 @@ def read_yolo(folder: Path, frames: Path, *, with_ids: bool) -> FoundBoxes:
     if is_track:
         found.notes.append("the sixth field is taken for a track: it is a whole number throughout")
     if without:
-        found.notes.append(f"{without:,} frames without a text file in {folder}")
+        found.notes.append(f"{counted(without, 'frame')} without a text file in {folder}")
     return found
 
 

@@ -46,6 +46,7 @@ from distreid.evaluation.ranking import (
     score_queries,
 )
 from distreid.evaluation.tracklets import first_rows, pool
+from distreid.host.counts import counted
 from distreid.nearest.neighbours import Progress, no_progress
 from distreid.nearest.similarity import COSINE, Pieces, Similarity
 from distreid.store import FeatureStore
@@ -270,7 +271,7 @@ def _usual(
     )
     if FILE in query.columns:
         there = int(np.isin(query.columns[FILE], gallery.columns[FILE]).sum())
-        said = f"{there:,} queries are in the gallery: none finds itself"
+        said = f"{counted(there, 'query is', 'queries are')} in the gallery: none finds itself"
         found = replace(found, diagnosis=[*found.diagnosis, said])
     named = diagnosis.of_names(store.manifest, usable_rows(store, QUERY))
     found = replace(found, diagnosis=[*found.diagnosis, *named])

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 
 from distreid.data.manifest import CAMERA_NAME, GALLERY, NO_CAMERA, PERSON_NAME, QUERY
-from distreid.errors import DataError, OptionError, StoreError
+from distreid.errors import DataError, OptionError, StoreError, printable
 from distreid.evaluation.by_benchmark import ask, labelled_by
 from distreid.evaluation.confidence import Comparison, compare
 from distreid.evaluation.evaluate import (
@@ -121,8 +122,8 @@ def compare_runs(
     """
     if not _same_rows(a, b):
         raise StoreError(
-            f"{a.run} ({len(a.manifest):,} rows of {a.manifest.root}) and {b.run} "
-            f"({len(b.manifest):,} rows of {b.manifest.root}) are not of the same images: "
+            f"{a.run} ({counted(len(a.manifest), 'row')} of {a.manifest.root}) and {b.run} "
+            f"({counted(len(b.manifest), 'row')} of {b.manifest.root}) are not of the same images: "
             "their rows differ; compare runs of the same --data"
         )
     for ours, theirs in zip(_rows(a, protocol), _rows(b, protocol), strict=True):
@@ -132,7 +133,10 @@ def compare_runs(
                 f"{a.run} and {b.run}: row {row} has features in one of them only; "
                 "mend the image and extract again"
             )
-    scores = [evaluate_run(store, log, [protocol]).scores[-1] for store in (a, b)]
+    scores = []
+    for name, store in (("A", a), ("B", b)):
+        log.print(f"{name} {escape(printable(str(store.run)))}")
+        scores.append(evaluate_run(store, log, [protocol]).scores[-1])
     if scores[0].protocol.name == NO_CAMERA_RULE:
         log.print("the camera rule leaves no match: compared without it")
     # The same persons, which may be numbered in two ways.

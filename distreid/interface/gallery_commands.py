@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distreid.errors import OptionError, StoreError, printable
+from distreid.host.counts import counted
 from distreid.job.options import given_path
 
 if TYPE_CHECKING:
@@ -203,7 +204,9 @@ def _create(parsed: argparse.Namespace) -> None:
 
     made = create(parsed.gallery, parsed.runs, _manner(parsed), copy=parsed.copy)
     content = {"gallery": str(parsed.gallery), "generation": made.generation, "rows": made.next_row}
-    line = f"{parsed.gallery}: {made.next_row:,} rows of {len(made.segments):,} runs"
+    line = (
+        f"{parsed.gallery}: {counted(made.next_row, 'row')} of {counted(len(made.segments), 'run')}"
+    )
     _print(parsed, content, f"{line} ({_how_held(parsed.copy)})")
 
 
@@ -242,7 +245,7 @@ def _remove(parsed: argparse.Namespace) -> None:
     _print(
         parsed,
         content,
-        f"{parsed.gallery}: {done.rows:,} rows {'erased' if parsed.erase else 'hidden'}",
+        f"{parsed.gallery}: {counted(done.rows, 'row')} {'erased' if parsed.erase else 'hidden'}",
     )
     for run in done.elsewhere:
         say(f"{run}: not the gallery's own, and still holds erased rows: delete them there too")
@@ -349,7 +352,8 @@ def _push(parsed: argparse.Namespace) -> None:
 
     done = vars(push(parsed.gallery, parsed.milvus, parsed.collection))
     line = (
-        f"{parsed.milvus}/{parsed.collection}: {done['rows']:,} rows, {done['inserted']:,} new, "
-        f"{done['deleted']:,} removed; recall@10 {done['recall']:.4f} of the exact answers"
+        f"{parsed.milvus}/{parsed.collection}: {counted(done['rows'], 'row')}, "
+        f"{done['inserted']:,} new, {done['deleted']:,} removed; recall@10 {done['recall']:.4f} "
+        "of the exact answers"
     )
     _print(parsed, {"collection": parsed.collection} | done, line)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distreid.errors import OptionError
+from distreid.host.counts import counted
 from distreid.interface.gallery_commands import add_filters, say, seconds
 from distreid.job.options import given_name, given_path
 
@@ -120,7 +121,8 @@ def search(parsed: argparse.Namespace) -> None:
                 f"gallery, mAP lost {_said(built['map_lost'])}"
             )
         if parsed.fuse:
-            names, images = [f"{parsed.fuse} of {len(names):,} queries"], images[:1]
+            names = [f"{parsed.fuse} of {counted(len(names), 'query', 'queries')}"]
+            images = images[:1]
         threshold = parsed.threshold if parsed.fuse != "rank" else None
         if parsed.threshold is not None and parsed.fuse == "rank":
             raise OptionError("--threshold: the scores of --fuse rank are no cosines")
@@ -140,7 +142,7 @@ def search(parsed: argparse.Namespace) -> None:
     else:
         print_whole(answers_table(answers))
     if parsed.html:
-        lines = [f"{facts['rows']:,} rows, generation {facts['generation']}"]
+        lines = [f"{counted(facts['rows'], 'row')}, generation {facts['generation']}"]
         if threshold is not None:
             lines.append(f"the same person from a score of {threshold:.4f}")
         publish_text(parsed.html, search_page(f"Search of {parsed.gallery}", lines, answers))

@@ -306,7 +306,7 @@ def _finish(
         if options.merge == "tracklet":
             with phases("merging"):
                 tracklets = merge_tracklets(store, options.merge_top)
-            log.print(f"       {len(tracklets.manifest):,} tracklets")
+            log.print(f"       {counted(len(tracklets.manifest), 'tracklet')}")
             written.append(tracklets.run / "store.h5")
         if why_not := cannot_evaluate(store) if options.evaluate else "--no-evaluate":
             log.print(f"[bold]scores[/] none: {why_not}")
@@ -338,7 +338,7 @@ def _complete(options: ExtractOptions, run: Run, log: Console) -> FeatureStore:
     store = FeatureStore.open(run.folder, checksum=False)
     took = duration(time.monotonic() - started)
     rows = len(run.plan.manifest)
-    log.print(f"[bold]store[/]  {rows:,} rows, each exactly once, verified in {took}")
+    log.print(f"[bold]store[/]  {counted(rows, 'row')}, each exactly once, verified in {took}")
     if bad := int((store.status != Status.OK).sum()):
         images = counted(bad, "image")
         log.print(f"       {images} could not be read: the status says so, features NaN")

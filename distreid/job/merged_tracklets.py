@@ -24,9 +24,15 @@ IMAGES = "images"  # the extra column of how many images a tracklet's feature is
 def check_mergeable(manifest: Manifest, top: float | None) -> None:
     """DataError if the columns that `merge_tracklets` needs are not there, or hold no numbers."""
     if TRACKLET not in manifest.extra:
-        raise DataError(f"--merge {TRACKLET}: {manifest.root} has no column {TRACKLET}")
+        raise DataError(
+            f"--merge {TRACKLET}: {manifest.root} has no column {TRACKLET}; "
+            "give data that has tracklets, or a table with that column"
+        )
     if top is not None and SCORE not in manifest.extra:
-        raise DataError(f"--merge-top: {manifest.root} has no column {SCORE}")
+        raise DataError(
+            f"--merge-top: {manifest.root} has no column {SCORE}; leave it out, or give "
+            "data with scores of its boxes"
+        )
     _scores(manifest)
 
 

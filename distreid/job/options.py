@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from distreid.data.box_request import BoxRequest
 from distreid.data.locators import is_address, path_of
+from distreid.data.name_pattern import name_pattern
 from distreid.errors import EXIT_USER, OptionError, printable
 from distreid.models.choices import ASPECTS, CHANNELS, FEATURES, INTERPOLATIONS, RANGES, Choices
 from distreid.ranks.launcher import is_first_rank, let_first_rank_speak, say_last
@@ -192,6 +193,8 @@ class ExtractOptions:
             three = getattr(self, name)
             if three is not None and (len(three) != 3 or not all(map(math.isfinite, three))):
                 raise OptionError(f"{_flag(name)} {three}: three numbers are wanted")
+        if self.pattern:
+            name_pattern(self.pattern)
         self.box_request()
         self.choices()  # says what cannot be meant
         if not self.scales or not all(

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from distreid.data.manifest import Status
 from distreid.errors import CheckpointError, ImageError, OptionError, StoreError, printable
+from distreid.host.counts import counted
 from distreid.host.machine import cores
 from distreid.host.phases import Phases
 from distreid.host.progress import duration
@@ -342,7 +343,7 @@ def report_ranks(shares: Sequence[RankReport], runs: Sequence[Run], log: Console
     parts = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in spent.items())
     once = f", each read once for {len(runs)} checkpoints," if len(runs) > 1 else ""
     log.print(
-        f"[bold]time[/]   {images:,} images{once} in {duration(longest)}, "
+        f"[bold]time[/]   {counted(images, 'image')}{once} in {duration(longest)}, "
         f"{images / longest:,.0f} images/s: {parts}"
     )
     use = CacheUse()

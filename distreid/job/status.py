@@ -12,6 +12,7 @@ from typing import Any
 from distreid.data.locators import is_address, path_of
 from distreid.data.objects import check_runs_address
 from distreid.host.atomic_files import check_column, open_hdf5
+from distreid.host.counts import counted
 from distreid.host.folder_lock import DEAD_AFTER_S, holders, last_sign
 from distreid.host.progress import duration
 from distreid.store.plan import Shard, plan_shards
@@ -43,8 +44,8 @@ class RunStatus:
         """One line for people."""
         state = "complete" if self.complete else "not complete"
         line = (
-            f"{state}; {self.rows_done:,} of {self.rows:,} images, "
-            f"{self.shards_done:,} of {self.shards:,} shards"
+            f"{state}; {self.rows_done:,} of {counted(self.rows, 'image')}, "
+            f"{self.shards_done:,} of {counted(self.shards, 'shard')}"
         )
         if self.bad_images is not None:
             line += f", {self.bad_images:,} bad images"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -70,6 +69,8 @@ def _parent(pid: int) -> int:
 
 
 def _print_after(pid: int, line: str) -> bool:
+    import subprocess  # --help does not wait for it
+
     try:
         subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LAST_WORD, str(pid), line],

@@ -17,6 +17,7 @@ from rich.table import Table as RichTable
 from distreid.data.manifest import CAMERA_NAME, PERSON_NAME, TRACKLET
 from distreid.errors import printable
 from distreid.evaluation.cluster_agreement import Agreement
+from distreid.host.counts import counted
 from distreid.report.frames_picture import frames_gallery
 from distreid.report.html import Picture, Table, render
 from distreid.report.plots import percent
@@ -55,7 +56,7 @@ class LinkedGroups:
         missing = int((self.group == NO_GROUP).sum())
         lines = [f"{self.units:,} {kind} to {self.count:,} groups, {self.how}"]
         if missing:
-            lines.append(f"{missing:,} rows have no feature, and no group")
+            lines.append(f"{counted(missing, 'row has', 'rows have')} no feature, and no group")
         return lines
 
     def figures(self) -> list[tuple[str, str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ from distreid.search.readers import hold_current
 
 UNKNOWN = "unknown"  # a person or a camera
 FILTERS_KEPT = 16  # whose rows need not be found again
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,7 @@ class Gallery:
         self.folder = folder
         self._lock = threading.Lock()
         self._filtered: dict[Filter, list[NDArray[np.int32] | None]] = {}
+        self._unmatched: dict[Filter, list[str]] = {}
         while True:
             self._hold = hold_current(folder)
             self.generation: Generation = self._hold.generation
@@ -190,14 +192,14 @@ class Gallery:
         if which is None or which.is_open:
             return self._parts
         with self._lock:
-            if which not in self._filtered:
-                while len(self._filtered) >= FILTERS_KEPT:
-                    del self._filtered[next(iter(self._filtered))]
-                self._filtered[which] = [
+            lives = _kept(
+                self._filtered,
+                which,
+                lambda: [
                     self.matching(run, part.live, which)
                     for run, part in zip(self.runs, self._parts, strict=True)
-                ]
-            lives = self._filtered[which]
+                ],
+            )
         return [
             Part(rows=part.rows, ids=part.ids, codes=part.codes, live=live)
             for part, live in zip(self._parts, lives, strict=True)
@@ -239,7 +241,14 @@ class Gallery:
         return found
 
     def unmatched(self, which: Filter) -> list[str]:
-        """What of a filter no row of the gallery has, for people."""
+        """What of a filter no row of the gallery has, for people: `camera 7`, `person Ann`, `a
+        time`."""
+        if which.is_open:
+            return []
+        with self._lock:
+            return _kept(self._unmatched, which, lambda: self._missing(which))
+
+    def _missing(self, which: Filter) -> list[str]:
         found = []
         persons = (*(which.persons or ()), *(which.not_persons or ()))
         for wanted, what in ((which.cameras, "camera"), (persons, "person")):
@@ -401,6 +410,15 @@ def checked_queries(features: ArrayLike, dim: int) -> NDArray[np.float64]:
         if is_bad.any():
             raise OptionError(f"query feature {int(np.argmax(is_bad))} (from 0) {name}")
     return unit_queries(values)
+
+
+def _kept(known: dict[Filter, T], which: Filter, find: Callable[[], T]) -> T:
+    """What is known of the last filters; the oldest one is forgotten for a new one."""
+    if which not in known:
+        while len(known) >= FILTERS_KEPT:
+            del known[next(iter(known))]
+        known[which] = find()
+    return known[which]
 
 
 def _both(

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from distreid.search.gallery import Filter
 from distreid.serve.limits import MAX_DIM, MAX_IMAGES, MAX_TOP, MAX_WORD, MAX_WORDS
 
 ROW_LIMIT = 2**63 - 1
-Row = Annotated[int, Field(ge=0, le=ROW_LIMIT)]
+
+
+def _number(given: Any) -> Any:
+    if isinstance(given, bool):  # which is 0 or 1 for pydantic
+        raise ValueError("a number is wanted, not true or false")
+    return given
+
+
+Row = Annotated[int, BeforeValidator(_number), Field(ge=0, le=ROW_LIMIT)]
 RowId = Annotated[int, Path(ge=0, le=ROW_LIMIT)]
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Words = Annotated[list[Word], Field(max_length=MAX_WORDS)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Feature = Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)]
 Rows = Annotated[list[Row], Field(max_length=MAX_TOP)]
 Label = Annotated[str, Field(max_length=MAX_WORD, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -27,7 +35,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
-    top: Annotated[int, Field(ge=1, le=MAX_TOP)] = 10
+    top: Annotated[int, BeforeValidator(_number), Field(ge=1, le=MAX_TOP)] = 10
     cameras: Words | None = None
     persons: Words | None = None
     not_persons: Words | None = None
@@ -142,6 +150,8 @@ class Found(BaseModel):
     exact: bool
     generation: int
     threshold: float | None
+    unmatched: list[str]
+    """What was asked for that no row of the gallery has, such as `camera 7`."""
 
 
 class Features(BaseModel):

@@ -61,13 +61,20 @@ async def read_json(request: Request) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Without NaN and infinity; Problem for what is no JSON."""
+    """Without NaN and infinity; Problem for what is no JSON, or names a field twice."""
 
     def refuse(word: str) -> None:
         raise ValueError(f"{word} is no number of JSON")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise Problem(422, f"{max(names, key=names.count)}: given twice")
+        return found
+
     try:
-        return json.loads(content, parse_constant=refuse)
+        return json.loads(content, parse_constant=refuse, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise Problem(400, f"no JSON: {why}") from error

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
-import logging
 import math
 import os
 import re
 import signal
-import socket
-import ssl
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +18,8 @@ from distreid.interface.gallery_commands import say
 from distreid.job.options import given_name, given_path
 
 if TYPE_CHECKING:
+    import socket
+
     from distreid.serve.access import Access
 
 ROOT_PATH = re.compile(r"(/[\w.~-]+)+")
@@ -110,6 +109,8 @@ def serve(parsed: argparse.Namespace) -> None:
         from distreid.serve.connections import Connection
     except ModuleNotFoundError as error:
         raise OptionError(f"serve needs {error.name}: {EXTRA}") from error
+    import logging
+
     import torch
 
     from distreid.interface.loaded_model import load_model
@@ -219,6 +220,8 @@ def _check_tls(certificate: Path | None, key: Path | None) -> None:
         return
     if certificate is None or key is None:
         raise OptionError("--tls-certificate and --tls-key: both are wanted, or none")
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # A passphrase would be asked for at the terminal.
@@ -232,6 +235,8 @@ def _check_tls(certificate: Path | None, key: Path | None) -> None:
 
 def listening(host: str, port: int) -> socket.socket:
     """A socket that is bound; OptionError where that is not possible."""
+    import socket
+
     with contextlib.ExitStack() as stack:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

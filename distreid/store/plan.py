@@ -109,6 +109,8 @@ def to_json(value: Any) -> str:
 
 
 def short(value: Any, length: int = 40) -> str:
-    """For a message: hashes are cut."""
+    """For a message: hashes are cut, and what is absent is `none`."""
+    if value is None:
+        return "none"
     text = value.decode() if isinstance(value, bytes) else str(value)
     return text if len(text) <= length else text[:12] + "…"

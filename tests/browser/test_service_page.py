@@ -87,6 +87,9 @@ def test_pictures_are_searched_and_hits_lead_on(browser: Any, served: Any, tmp_p
         assert all("camera 3" in text and not re.search(r"person 1\b", text) for text in third)
         page.click("#more")
         assert hits(page, "^10 hits")[:5] == third
+        page.fill("#not_persons", "1, Ann")
+        page.click("#go")
+        hits(page, "^10 hits.*; no row has person Ann$")
         # Two pictures of one person are taken together.
         page.set_input_files("#images", [str(file) for file in QUERIES[:2]])
         page.locator("#queries li:nth-child(2)").wait_for()

@@ -68,24 +68,35 @@ def test_every_step_is_measured_and_the_peers_features_agree(run_command: Run) -
     assert found["bottleneck"] and found["advice"].startswith("fastest with the peers")
 
 
-def test_the_table_ends_in_words(run_command: Run) -> None:
-    done = run_command(
-        "distreid", "bench", "--data", "sample", "--checkpoint", "sample", "--num-workers", "0",
-        "--batch-size", "8", "--seconds", "0.01",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+SMALL = ["--data", "sample", "--num-workers", "0", "--batch-size", "8", "--seconds", "0.01"]
+
+
+def measured(capsys: pytest.CaptureFixture[str], *line: str) -> Any:
+    assert cli.main(["bench", *SMALL, "--json", *line]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was asked for is tried in batches of other sizes, and no other engine or precision."""
+    monkeypatch.setattr(bench._Setting, "others", lambda _: [])
+
+
+@pytest.mark.usefixtures("alone")
+def test_the_table_ends_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *SMALL, "--checkpoint", "sample"]) == 0
+    said = capsys.readouterr().out
     for word in ("read", "0 workers", "all together", "cosine to", "bottleneck: ", "fastest"):
-        assert word in done.stdout
-    assert "beside" not in done.stdout
+        assert word in said
+    assert "beside" not in said
 
 
+@pytest.mark.usefixtures("alone")
 def test_slow_networks_are_timed_once_in_one_size_of_batch(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench, "SLOW_S", 0)
-    line = ["--data", "sample", "--checkpoint", "sample", "--num-workers", "0", "--batch-size", "8"]
-    assert cli.main(["bench", *line, "--seconds", "0.01", "--peer", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = measured(capsys, "--checkpoint", "sample", "--peer")
     assert {trial["batch_size"] for trial in found["trials"]} == {8}
     assert all(trial["rate"] > 0 for trial in found["trials"])
     assert found["steps"]["forward"] > 0 and found["together"] > 0
@@ -100,18 +111,10 @@ def test_the_plain_loop_is_not_compared_with_what_peers_do_not_do(
     assert error_line(capsys) == "--peer: the plain loop has no --scales"
 
 
-SMALL = ["--data", "sample", "--num-workers", "0", "--batch-size", "8", "--seconds", "0.01"]
-
-
-def measured(capsys: pytest.CaptureFixture[str], *line: str) -> Any:
-    assert cli.main(["bench", *SMALL, "--json", *line]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
+@pytest.mark.usefixtures("alone")
 def test_compile_auto_leaves_the_engine_that_a_job_takes(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bench._Setting, "others", lambda _: [])
     found = measured(capsys, "--checkpoint", "sample", "--compile", "auto")
     engine = choose_engine("auto", "fp32", torch.device("cpu"))
     assert {trial["engine"] for trial in found["trials"]} == {engine}

@@ -75,6 +75,18 @@ def test_an_image_finds_what_distreid_search_finds(
     assert [hit["score"] > 0.9999 for hit in fused["hits"][:3]] == [True, True, False]
 
 
+def test_what_no_row_has_is_said(client: httpx.Client) -> None:
+    everybody = client.post("/v1/search", json={"row": 0}).json()
+    assert everybody["unmatched"] == [] and len(everybody["hits"]) == 10
+    filters = {"cameras": ["1", "99"], "not_persons": ["Ann"], "persons": ["1"]}
+    found = client.post("/v1/search", json={"row": 0} | filters).json()
+    assert found["unmatched"] == ["camera 99", "person Ann"]
+    # Another filter is asked in between, and each has its own.
+    assert client.post("/v1/search", json={"row": 0, "until": 5}).json()["unmatched"] == ["a time"]
+    again = client.post("/v1/search", json={"row": 0} | filters).json()
+    assert (again["unmatched"], again["hits"]) == (found["unmatched"], found["hits"])
+
+
 def test_features_are_the_bytes_that_extraction_wrote(client: httpx.Client, sample: Path) -> None:
     stored = distreid.open_store(sample / "run")
     place = {Path(path).name: row for row, path in enumerate(stored.paths)}
@@ -136,8 +148,12 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     by_row(422, "one of the two", feature=[1.0])
     by_row(400, "the gallery's have 512 dimensions", row=None, feature=[1.0, 2.0])
     by_row(400, "is zero", row=None, feature=[0.0] * 512)
+    by_row(422, "a number is wanted, not true or false", row=True)
+    by_row(422, "a number is wanted, not true or false", top=True)
+    by_row(422, "a number is wanted, not true or false", since=False)
     for text, status, says in (
         ('{"row": NaN}', 400, "NaN is no number"),
+        ('{"row": 0, "row": 1}', 422, "row: given twice"),
         ('{"row": 0, "since": 1e999}', 422, "since: "),
         ("[" * 100_000, 400, "nested too deeply"),
         ("{", 400, "no JSON"),

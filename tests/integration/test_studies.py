@@ -69,7 +69,9 @@ def test_what_a_study_needs_is_said_before(runs: Path, capsys: pytest.CaptureFix
     assert cli.main(["calibrate", str(runs / "plain")]) == 0
     assert "counting 60 × 90 pairs: about " in capsys.readouterr().err
     assert cli.main(["compare", str(runs / "plain"), str(runs / "flip")]) == 0
-    assert capsys.readouterr().err.count("scoring 60 queries × 90 images: about ") == 2
+    log = capsys.readouterr().err
+    assert log.count("scoring 60 queries × 90 images: about ") == 2
+    assert [line[0] for line in log.splitlines() if str(runs) in line] == ["A", "B"]
 
 
 def test_expansion_and_re_ranking_want_normalised_features(runs: Path, output_of: OutputOf) -> None:

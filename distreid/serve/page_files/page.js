@@ -187,7 +187,8 @@ async function search(by) {
     const top = Number(at("top").value);
     at("more").hidden = found.hits.length < top || top >= 1000;
     const limit = found.threshold === null ? "" : `, the same person from ${found.threshold.toFixed(4)}`;
-    say(`${found.hits.length} hits of generation ${found.generation}${limit}`);
+    const lacking = found.unmatched.map((word) => `; no row has ${word}`).join("");
+    say(`${found.hits.length} hits of generation ${found.generation}${limit}${lacking}`);
   } catch (error) {
     if (mine !== newest) return;
     show([]); // those of another picture would be taken for this one's

@@ -50,9 +50,9 @@ def test_inspection_says_what_would_hurt_a_score(root: Path) -> None:
         "gallery images by person: 1 to 2, median 1.5",
         "not as many images as market1501 was published with: 4 query images instead of 3,368, "
         "4 gallery images instead of 15,913",
-        f"1 queries have matches in their own camera only: {NAMES[2]!r}",
-        f"1 queries show a person who is not in the gallery: {NAMES[3]!r}",
-        f"1 query images are in the gallery, byte for byte: {NAMES[2]!r}",
+        f"queries that have matches in their own camera only: 1, {NAMES[2]!r}",
+        f"queries that show a person who is not in the gallery: 1, {NAMES[3]!r}",
+        f"1 query image is in the gallery, byte for byte: {NAMES[2]!r}",
     ]
 
 

@@ -51,7 +51,7 @@ def test_the_metadata_of_wildlife_datasets_has_a_box_in_one_column(tmp_path: Pat
     assert boxes_of(manifest) == [("1.png", None), ("1.png", None), ("2.png", (1, 2, 4, 6))]
     assert manifest.extra["box"].tolist() == [b"", b"", b"1,2,4.5,6"]
     assert set(manifest.names("person_name").values()) == {"zebra 3", "zebra 4"}
-    assert any("2 rows without a box are whole images" in note for note in manifest.notes)
+    assert any("without a box, and so whole: 2 images" in note for note in manifest.notes)
     assert len(opened(tmp_path, text, min_size=4)) == 2
     with pytest.raises(DataError, match=r"bbox is '\[1, 2\]'; it must be \[x, y, w, h\]"):
         opened(tmp_path, 'path,bbox\n1.png,"[1, 2]"\n')
@@ -113,7 +113,7 @@ def test_boxes_are_left_out_by_score_size_and_class(tmp_path: Path) -> None:
     manifest = opened(tmp_path, text, min_score=0.5, min_size=5, classes=("person",))
     assert [box for _, box in boxes_of(manifest)] == [(0, 0, 9, 9), (1, 1, 10, 10)]
     said = "; ".join(manifest.notes)
-    for why in ("1 boxes left out: score below 0.5", "not of person", "less than 5 pixels"):
+    for why in ("1 box left out: score below 0.5", "not of person", "less than 5 pixels"):
         assert why in said
     with pytest.raises(OptionError, match="no such box; there are dog, person"):
         opened(tmp_path, text, classes=("cat",))
@@ -213,7 +213,7 @@ def test_yolo_is_told_in_shares_of_the_frame(tmp_path: Path) -> None:
     assert boxes_of(manifest) == [("a.png", (5, 3, 15, 7)), ("a.png", (4, 4, 6, 6))]
     assert manifest.extra["class"].tolist() == [b"0", b"2"]
     assert manifest.extra["tracklet"].tolist() == [b"", b"6"]
-    assert any("1 frames without a text file" in note for note in manifest.notes)
+    assert any("1 frame without a text file" in note for note in manifest.notes)
 
 
 def test_a_text_file_of_boxes_that_is_no_text_is_named(tmp_path: Path) -> None:

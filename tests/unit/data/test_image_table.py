@@ -102,7 +102,7 @@ def test_12_0_is_12_and_nan_is_nobody(tmp_path: Path) -> None:
     assert manifest.person_id.tolist() == [12, NO_PERSON, 12]
     assert manifest.camera_id.tolist() == [1, NO_CAMERA, 3]
     assert manifest.extra == {}
-    assert manifest.notes == ("person: nan is taken for unknown (1 rows)",)
+    assert manifest.notes == ("person: nan is taken for unknown (1 row)",)
 
 
 def test_a_whole_number_with_a_point_is_one_name_with_that_without(tmp_path: Path) -> None:

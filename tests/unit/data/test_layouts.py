@@ -41,9 +41,9 @@ def test_market1501_reads_person_and_camera_from_the_names_and_sorts_them(tmp_pa
         "gallery: 3, 1 person, 3 cameras, 1 junk (-1), 1 distractor (0000)",
         "junk is in no ranking, as in all projects; in re-ranking's graph it is with "
         "Person_reID_baseline_pytorch alone, whose data sets keep it",
-        "bounding_box_test: 2 files ignored that are no images "
+        "bounding_box_test: 2 files that are no images, ignored "
         "(first: '._0001_c1s1_000001_00.jpg')",
-        "bounding_box_test: 1 images ignored, whose names are not like "
+        "bounding_box_test: 1 image ignored, whose names are not like "
         "0001_c1s1_000151_00.jpg (first: 'cover.jpg')",
         "folders not read: bounding_box_train",
     ]
@@ -120,7 +120,7 @@ def test_the_parent_of_a_known_data_set_is_not_taken_for_a_folder(tmp_path: Path
     ("names", "layout", "message"),
     [
         ([], "auto", "no image in this folder"),
-        (["readme.txt"], "auto", "no image in this folder; check --data; 1 files ignored"),
+        (["readme.txt"], "auto", "no image in this folder; check --data; 1 file that is no image"),
         (["query/1.jpg", "bounding_box_test/1.jpg"], "market1501", "no image named like 0001_c1"),
         (["query/0001_c1s1_000001_00.jpg"], "market1501", "no folder bounding_box_test"),
         (["1.jpg"], "csv", "--layout csv reads a table's file"),

@@ -96,7 +96,7 @@ def test_a_prefix_is_what_its_folder_is(http: tuple[str, Faults], folder: Path) 
     assert rows(manifest) == rows(files)
     assert str(manifest.root) == f"{address}#"
     assert str(manifest.file(0)) == f"{address}#/a b/0é%23#.jpg"
-    assert "1 files ignored" in manifest.notes[0]
+    assert "1 file that is no image, ignored" in manifest.notes[0]
     # The whole file by one request, after one that asked for its version.
     assert faults.asked["GET", "/z.jpg"] == faults.asked["HEAD", "/z.jpg"] == 1
     assert open_data(f"{address}/a b").path.tolist() == [

@@ -33,15 +33,15 @@ def test_groups_tell_person_and_camera_and_folders_the_split(tmp_path: Path) -> 
     assert manifest.split.tolist() == [b"query", b"gallery", b"gallery", b""]
     assert manifest.extra == {}
     assert manifest.notes[:2] == (
-        "1 files ignored that are no images (first: 'Thumbs.db')",
-        "1 images ignored that the pattern does not fit ('cover.jpg')",
+        "1 file that is no image, ignored (first: 'Thumbs.db')",
+        "1 image ignored that the pattern does not fit ('cover.jpg')",
     )
 
 
 def test_texts_become_numbers_and_other_groups_columns(tmp_path: Path) -> None:
     touch(tmp_path, "bob@door-a probe 17.jpg", "ann@door-b test 3.jpg", "@door-a mine 4.jpg")
     pattern = r"(?P<person>\w+)?@(?P<camera>\S+) (?P<split>\w+) (?P<frame>\d+)"
-    with pytest.raises(DataError, match=r"'mine' \(1 rows\) is not known; .* query=mine, among"):
+    with pytest.raises(DataError, match=r"'mine' \(1 row\) is not known; .* query=mine, among"):
         open_data(str(tmp_path), pattern=pattern)
     manifest = open_data(str(tmp_path), pattern=pattern, split_names={"mine": "none"})
     assert manifest.path.tolist()[0] == b"@door-a mine 4.jpg"
@@ -57,7 +57,7 @@ def test_texts_become_numbers_and_other_groups_columns(tmp_path: Path) -> None:
 def test_values_of_the_split_are_named_and_mapped(tmp_path: Path) -> None:
     touch(tmp_path, "A/001/1.jpg", "A/002/1.jpg", "B/001/1.jpg", "C/001/1.jpg")
     pattern = r"(?P<split>[ABC])/(?P<person>\d+)/"
-    with pytest.raises(DataError, match=r"'A' \(2 rows\), 'B' \(1 rows\), 'C' \(1 rows\) is not"):
+    with pytest.raises(DataError, match=r"'A' \(2 rows\), 'B' \(1 row\), 'C' \(1 row\) is not"):
         open_data(str(tmp_path), pattern=pattern)
     split_names = {"A": "gallery", "B": "query", "C": "query"}
     manifest = open_data(str(tmp_path), pattern=pattern, split_names=split_names)
@@ -80,7 +80,7 @@ def test_a_minus_sign_that_the_pattern_leaves_out_is_said(tmp_path: Path) -> Non
     touch(tmp_path, "query/0001_c1s1.jpg", "gallery/-1_c2s1.jpg", "gallery/day-0001_c2s1.jpg")
     notes = open_data(str(tmp_path), pattern=r"(?P<person>\d+)_c(?P<camera>\d+)").notes
     assert (
-        "1 images begin with -, and the pattern takes the digits alone: for junk (-1) write "
+        "1 image begins with -, and the pattern takes the digits alone: for junk (-1) write "
         r"(?P<person>-1|\d+)"
     ) in notes
     junk = open_data(str(tmp_path), pattern=r"(?P<person>-1|\d+)_c(?P<camera>\d+)")
@@ -110,7 +110,7 @@ def test_a_pattern_that_is_none_is_refused(tmp_path: Path, pattern: str, message
 
 
 def test_a_pattern_that_fits_nothing_shows_a_name(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"fits none of 1 images \(first: 'day/1_c1\.jpg'\)"):
+    with pytest.raises(DataError, match=r"fits none of 1 image \(first: 'day/1_c1\.jpg'\)"):
         open_data(str(touch(tmp_path, "day/1_c1.jpg")), pattern=r"(?P<person>\d+)@")
     with pytest.raises(OptionError, match="--layout pattern: give --pattern REGEX"):
         open_data(str(tmp_path), "pattern")

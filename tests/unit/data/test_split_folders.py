@@ -69,7 +69,7 @@ def test_folders_of_cameras_are_asked_for(tmp_path: Path) -> None:
         e.value
     )
     pattern = r"(?P<split>queue|gallery)/(?P<camera>cam\d+)[_/](?P<person>person\d+)_"
-    with pytest.raises(DataError, match=r"'queue' \(1 rows\) is not known; .*query=queue"):
+    with pytest.raises(DataError, match=r"'queue' \(1 row\) is not known; .*query=queue"):
         open_data(str(tmp_path), pattern=pattern)
     manifest = open_data(str(tmp_path), pattern=pattern, split_names={"queue": "query"})
     assert manifest.split.tolist() == [b"gallery", b"query"]

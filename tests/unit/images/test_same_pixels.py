@@ -48,11 +48,11 @@ def test_inspect_says_them_and_what_protocols_leave_of_the_queries(
     assert cli.main(["inspect", "--data", str(data(tmp_path))]) == 0
     out = capsys.readouterr().out
     assert (
-        "1 query images have the pixels of a gallery image of other bytes: 'query/0002_c1_b.png' "
+        "1 query image has the pixels of a gallery image of other bytes: 'query/0002_c1_b.png' "
         "those of 'test/0002_c2_c.bmp'"
     ) in out
-    assert "cross-camera: 2 of 2 queries have a match among 4" in out
-    assert "leave-one-out: 4 of 6 queries have a match among 6" in out
+    assert "cross-camera: 2 of 2 queries with a match among 4" in out
+    assert "leave-one-out: 4 of 6 queries with a match among 6" in out
     assert cli.main(["inspect", "--data", str(tmp_path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["same_pixels"] == [["query/0002_c1_b.png", "test/0002_c2_c.bmp"]]

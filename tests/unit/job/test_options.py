@@ -89,6 +89,8 @@ def test_what_is_no_pair_is_refused(wrong: list[str], capsys: pytest.CaptureFixt
         ({"split": "x"}, "--split 'x': a whole number is wanted"),
         ({"batch_size": True}, "--batch-size True: a whole number is wanted"),
         ({"pattern": 3}, "--pattern 3: a text is wanted"),
+        ({"pattern": "(?P<person>"}, "--pattern .*: missing \\), unterminated subpattern"),
+        ({"pattern": "x"}, "--pattern x: no named group"),
         ({"model": 3}, "--model 3: a text is wanted"),
         ({"model": None}, "--model None: a text is wanted"),
         ({"input_size": (256,)}, "--input-size: height x width"),

@@ -185,7 +185,7 @@ def test_a_run_of_another_identity_is_refused_naming_the_fields(run: Path) -> No
 
 def test_identities_are_compared_field_by_field() -> None:
     assert differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 2}}) == []
-    assert differences({"a": 1}, {"b": 2}) == ["a: 1, not None", "b: None, not 2"]
+    assert differences({"a": 1}, {"b": 2}) == ["a: 1, not none", "b: none, not 2"]
 
 
 def resealed(file: Path) -> None:
