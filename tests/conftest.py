@@ -233,7 +233,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_command() -> Run:
     """Runs a real command line in the environment of the tests, without torchrun's variables."""
 

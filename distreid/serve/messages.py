@@ -60,17 +60,21 @@ class Asked(BaseModel):
         return Filter(**words, since=self.since, until=self.until)
 
 
-class AskedByRow(Asked):
-    """A search by a row of the gallery, or by a feature."""
+class OneQuery(BaseModel):
+    """A row of the gallery, or a feature."""
 
     row: Row | None = None
     feature: Feature | None = None
 
     @model_validator(mode="after")
-    def _one_query(self) -> AskedByRow:
+    def _one_of_the_two(self) -> OneQuery:
         if (self.row is None) == (self.feature is None):
             raise ValueError("a row or a feature is wanted, one of the two")
         return self
+
+
+class AskedByRow(Asked, OneQuery):
+    """A search by a row of the gallery, or by a feature."""
 
 
 class AskedMarks(BaseModel):
@@ -93,17 +97,8 @@ class AskedMarks(BaseModel):
         return self
 
 
-class AskedMarksByRow(AskedMarks):
+class AskedMarksByRow(AskedMarks, OneQuery):
     """Of a query that is a row of the gallery, or a feature."""
-
-    row: Row | None = None
-    feature: Feature | None = None
-
-    @model_validator(mode="after")
-    def _one_query(self) -> AskedMarksByRow:
-        if (self.row is None) == (self.feature is None):
-            raise ValueError("a row or a feature is wanted, one of the two")
-        return self
 
 
 class KnownOfImages(BaseModel):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, draw, error_line, wait_until
+from conftest import REPOSITORY, Run, draw, error_line, wait_until
 from numpy.typing import NDArray
 from object_servers import Faults, files_over_http, fill_bucket, s3_by_moto
 from PIL import Image
@@ -218,17 +218,46 @@ def test_features_are_those_of_the_files_also_after_an_interruption(
     assert cli.main(["verify", str(run)]) == 0
 
 
-@pytest.mark.parametrize(
-    "kind", ["tar.gz", "webdataset", "parquet", "lmdb", "frames with boxes", "video", "s3"]
-)
-def test_three_processes_give_the_same(
-    data: str, expected: dict[str, Any], tmp_path: Path, run_command: Any
-) -> None:
+SHARED = ("tar.gz", "webdataset", "parquet", "lmdb", "frames with boxes", "video", "s3")
+# Several jobs in the processes that torchrun starts, each to its end.
+JOBS = """
+import json, sys
+from distreid import extract
+for line in json.loads(sys.argv[1]):
+    if status := extract.main(line):
+        sys.exit(status)
+"""
+
+
+@pytest.fixture(scope="module")
+def by_three_processes(
+    files: Path,
+    stores: tuple[dict[str, str], Faults],
+    run_command: Run,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A run of each kind of `SHARED`."""
+    folder = tmp_path_factory.mktemp("three")
+    (folder / "jobs.py").write_text(JOBS)
+    lines, runs = [], {}
+    for number, kind in enumerate(SHARED):
+        own = folder / str(number)
+        own.mkdir()
+        runs[kind] = own / "run"
+        data = KINDS[kind](files, own) if kind in KINDS else stores[0][kind]
+        lines.append(command(data, runs[kind]))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=3"]
-    line = [*launch, "-m", "distreid.extract", *command(data, tmp_path / "run")]
-    done = run_command(*line, PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
+    paths = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = run_command(*launch, folder / "jobs.py", json.dumps(lines), **paths)
     assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "run", expected)
+    return runs
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_three_processes_give_the_same(
+    kind: str, expected: dict[str, Any], by_three_processes: dict[str, Path]
+) -> None:
+    assert_same(by_three_processes[kind], expected)
 
 
 def test_a_killed_run_over_http_is_continued(
