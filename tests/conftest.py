@@ -7,6 +7,7 @@ import contextlib
 import gc
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -112,7 +113,8 @@ class Pack:
     def is_large(self) -> bool:
         """Of its images, four are enough. What becomes of every odd one is seen with the small
         networks, and in test_preprocess.py."""
-        return sum(tensor.numel() for tensor in self.state.values()) > 20_000_000
+        entries = self.spec["checkpoint"]["entries"]
+        return sum(math.prod(shape) for _, shape, *_ in entries) > 20_000_000
 
     @property
     def cameras(self) -> Tensor | None:
