@@ -114,7 +114,7 @@ class Pack:
         """Of its images, four are enough. What becomes of every odd one is seen with the small
         networks, and in test_preprocess.py."""
         entries = self.spec["checkpoint"]["entries"]
-        return sum(math.prod(shape) for _, shape, *_ in entries) > 20_000_000
+        return bool(sum(math.prod(shape) for _, shape, *_ in entries) > 20_000_000)
 
     @property
     def cameras(self) -> Tensor | None:
