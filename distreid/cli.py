@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -455,6 +456,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         check_target(parsed.csv)  # not only when all is computed
     similarity = Similarity(precision=parsed.precision, device=parsed.device)
     distances = None
+    for name in ("distance", "features"):
+        if parsed.distance_matrix and getattr(parsed, name) is not None:
+            raise OptionError(f"--{name}: is not for a --distance-matrix; leave one of them out")
     if parsed.distance_matrix:
         from distreid.job.feature_files import open_distances
 
@@ -663,7 +667,8 @@ def _verify(parsed: argparse.Namespace) -> None:
         print(printable(what), file=sys.stderr)
     print(printable(f"{parsed.folder}: {findings.describe()}"))
     if findings.bad and parsed.repair:
-        print(f"removed {len(findings.bad):,} files; run the same extraction again to mend the run")
+        files = counted(len(findings.bad), "file")
+        print(f"removed {files}; run the same extraction again to mend the run")
     elif problem := findings.problem():
         raise StoreError(f"{parsed.folder}: {problem}")
 
@@ -777,6 +782,8 @@ def _bench(parsed: argparse.Namespace) -> None:
     from distreid.benchmark.figures import bench_table
     from distreid.host.terminal import print_whole
 
+    if not 0 < parsed.seconds < math.inf:
+        raise OptionError(f"--seconds {parsed.seconds:g}: a number above 0 is wanted")
     with tempfile.TemporaryDirectory() as folder:
         parsed.out = Path(folder, "run")
         found = bench(parse_extract_options(parsed), parsed.seconds, parsed.peer, say_on_stderr)

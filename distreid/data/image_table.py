@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from distreid.data.labels import (
     Labels,
     labels_of,
     split_rows,
+    taken_for_unknown,
 )
 from distreid.data.manifest import (
     CAMERA_NAME,
@@ -117,7 +119,9 @@ def manifest_of(
         )
         notes += [note.removeprefix(f"{file}: ") for note in said]
     if TIME in place:
-        extra[TIME] = _seconds(table, place[TIME], columns.pop(place[TIME]))
+        times = columns.pop(place[TIME])
+        notes += taken_for_unknown("time", Counter(times), MISSING)
+        extra[TIME] = _seconds(table, place[TIME], times)
         source_names[TIME] = place[TIME]
     for name in (TRACKLET, VIEWPOINT):
         if name in place:

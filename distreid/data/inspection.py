@@ -22,12 +22,14 @@ from distreid.data.manifest import (
     NO_PERSON,
     PERSON_NAME,
     QUERY,
+    TRACKLET,
     Integers,
     Manifest,
 )
 from distreid.data.mat_images import in_mat
 from distreid.data.summary import counts, describe, different_counts, known_persons
-from distreid.errors import ImageError
+from distreid.data.tracklets import check_tracklets, owners
+from distreid.errors import DataError, ImageError
 from distreid.host.counts import counted
 
 SHOWN = 3
@@ -59,6 +61,7 @@ class Inspection:
             lines.append(f"no {' and no '.join(lacking)} images, so no score")
         elif not self.without_match:
             lines.append("every query has a match")
+        lines += _of_tracklets(self.manifest)
         if self.missing:
             files = counted(len(self.missing), "file is", "files are")
             lines.append(f"{files} not there: {self._some(self.missing)}")
@@ -172,6 +175,18 @@ def without_match(manifest: Manifest) -> dict[str, list[int]]:
         elif camera != NO_CAMERA and cameras_of[person] == {camera}:
             found["have matches in their own camera only"].append(row)
     return dict(found)
+
+
+def _of_tracklets(manifest: Manifest) -> list[str]:
+    """What is wrong with them, if something is."""
+    if TRACKLET not in manifest.extra:
+        return []
+    rows = np.arange(len(manifest))
+    try:
+        check_tracklets(manifest, rows, *owners(manifest, rows))
+    except DataError as error:
+        return [f"tracklets: {error}"]
+    return []
 
 
 def _by_camera(manifest: Manifest, split: str) -> list[str]:

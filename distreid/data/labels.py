@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distreid.data.manifest import (
@@ -84,12 +84,7 @@ def labels_of(
     # Our own exports write the number of the unknown.
     missing = MISSING | {str(kind.unknown)}
     known = {text for text in clean.values() if text not in missing}
-    notes = []
-    if written := sorted({text for text in clean.values() if text in missing and text}):
-        rows = sum(counts[text] for text, value in clean.items() if value in written)
-        notes.append(
-            f"{kind.what}: {', '.join(written)} is taken for unknown ({counted(rows, 'row')})"
-        )
+    notes = taken_for_unknown(kind.what, counts, missing)
     number_of = {text: _whole(text, kind) for text in known}
     if not as_text and None not in number_of.values():
         numbers = {text: number for text, number in number_of.items() if number is not None}
@@ -113,12 +108,22 @@ def labels_of(
     shown = {text: _utf8(clean[text]) if value >= 0 else "" for text, value in of.items()}
     some = ", ".join(map(repr, map(_utf8, names[:SHOWN])))
     notes.append(
-        f"{kind.what}: {len(names):,} names, numbered in sorted order: {some}"
+        f"{kind.what}: {counted(len(names), 'name')}, numbered in sorted order: {some}"
         + (", …" if len(names) > SHOWN else "")
     )
     return Labels(
         numbers=[of[text] for text in texts], names=[shown[text] for text in texts], notes=notes
     )
+
+
+def taken_for_unknown(what: str, counts: Mapping[str, int], missing: Collection[str]) -> list[str]:
+    """A note on texts, with their numbers of rows, that say that something is not known; none on
+    empty ones."""
+    written = {text: text.strip() for text in counts if text.strip() in missing and text.strip()}
+    if not written:
+        return []
+    rows = counted(sum(counts[text] for text in written), "row")
+    return [f"{what}: {', '.join(sorted({*written.values()}))} is taken for unknown ({rows})"]
 
 
 def split_rows(

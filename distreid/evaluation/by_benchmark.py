@@ -17,6 +17,7 @@ from distreid.data.manifest import (
     Manifest,
     Status,
 )
+from distreid.data.tracklets import owners
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.conditions import (
     LOCATION,
@@ -34,7 +35,7 @@ from distreid.evaluation.ranking import (
     View,
     score_views,
 )
-from distreid.evaluation.tracklets import first_rows, owners, pool
+from distreid.evaluation.tracklets import first_rows, pool
 from distreid.nearest.neighbours import Progress, no_progress
 from distreid.nearest.similarity import COSINE, Similarity
 from distreid.store import FeatureStore
@@ -185,7 +186,7 @@ def _features(
     column = tracklet_column(store.manifest, benchmark)
     tracks = None
     if unit == "nearest" and column is not None:
-        track = owners(store, images, column)[1]
+        track = owners(store.manifest, images, column)[1]
         order = np.argsort(track, kind="stable")
         tracks = track[order]
         pieces, norm = [store.features(images)[order]], store.norm[rows]

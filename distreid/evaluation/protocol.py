@@ -23,6 +23,8 @@ CHOICES = {
     "expand": ("none", "aqe"),
 }
 
+MOST_DEPTH = 100_000  # each rank of the CMC curve is a number of every protocol's scores
+
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -81,10 +83,10 @@ class Protocol:
                 f"--exclude-same {self.exclude_same}: columns separated by commas, without "
                 "--camera-rule none"
             )
-        if self.depth < 1:
-            raise OptionError(f"--depth must be at least 1, got {self.depth}")
-        if self.seed < 0:
-            raise OptionError(f"--seed must not be negative, got {self.seed}")
+        if not 1 <= self.depth <= MOST_DEPTH:
+            raise OptionError(f"--depth {self.depth}: from 1 to {MOST_DEPTH:,}")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"--seed {self.seed}: from 0 to {2**32 - 1:,}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what version 0.1.0 did not know is absent where it is not used."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.manifest import TRACKLET
-from distreid.errors import DataError
+from distreid.data.tracklets import check_tracklets, owners
 from distreid.store import FeatureStore
 
 
@@ -17,7 +17,7 @@ def first_rows(
     no such column."""
     if column not in store.manifest.extra:
         return rows
-    wanted: NDArray[np.intp] = rows[owners(store, rows, column)[0]]
+    wanted: NDArray[np.intp] = rows[owners(store.manifest, rows, column)[0]]
     return wanted
 
 
@@ -31,8 +31,8 @@ def pool(
     features. Gives the means' (T, D) directions and (T,) norms. DataError if a tracklet shows
     several persons or cameras.
     """
-    first, owner = owners(store, rows, column)
-    check_tracklets(store, rows, first, owner, column)
+    first, owner = owners(store.manifest, rows, column)
+    check_tracklets(store.manifest, rows, first, owner, column)
     total_TD = np.zeros((len(first), store.plan.dim))
     start = 0
     for piece in store.pieces(rows):
@@ -46,36 +46,3 @@ def pool(
     mean_TD = total_TD / np.bincount(owner)[:, None]
     norm_T = np.linalg.norm(mean_TD, axis=1)
     return (mean_TD / norm_T[:, None]).astype(np.float32), norm_T.astype(np.float32)
-
-
-def owners(
-    store: FeatureStore, rows: NDArray[np.intp], column: str = TRACKLET
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The place of each tracklet's first row, ascending, and the tracklet's number for each
-    row. A row without a tracklet is one by itself."""
-    names = store.manifest.extra[column][rows]
-    keys = np.unique(names, return_inverse=True)[1].astype(np.intp)
-    alone = names == b""
-    keys[alone] = len(rows) + np.arange(alone.sum())
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.intp)
-    number[np.argsort(first)] = np.arange(len(first))
-    return np.sort(first), number[which]
-
-
-def check_tracklets(
-    store: FeatureStore,
-    rows: NDArray[np.intp],
-    first: NDArray[np.intp],
-    owner: NDArray[np.intp],
-    tracklet: str = TRACKLET,
-) -> None:
-    """DataError names a row that shows another person or camera than its tracklet's first."""
-    for name in ("person_id", "camera_id"):
-        column = getattr(store.manifest, name)[rows]
-        if (differing := column != column[first][owner]).any():
-            row = rows[np.flatnonzero(differing)[0]]
-            raise DataError(
-                f"{store.run}: row {row}, {store.manifest.file(row)}: another {name} than the "
-                f"first image of its tracklet; mend the column {tracklet}"
-            )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from distreid.host.counts import counted
+
 LEAST_COSINE = 0.99999
 """Peers' features are promised to this cosine, by every engine in fp32."""
 
@@ -24,7 +26,7 @@ class Drift:
     def describe(self, exact: str) -> str:
         """For people; `exact` names what was compared with."""
         return (
-            f"on the first {self.rows} images the largest difference from {exact} is "
+            f"on the first {counted(self.rows, 'image')} the largest difference from {exact} is "
             f"{self.largest:.0e} of the rms, the least cosine {self.cosine:.7f}"
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distreid.errors import OptionError, StoreError, printable
 from distreid.host.counts import counted
-from distreid.job.options import given_path
+from distreid.job.options import given_name, given_path
 
 if TYPE_CHECKING:
     from distreid.search.changes import Manner
@@ -149,7 +149,7 @@ def add_filters(command: Any, *names: str) -> None:
     }
     for name in names:
         flag = f"--{name.replace('_', '-')}"
-        command.add_argument(flag, nargs="+", metavar="NAME", help=words[name])
+        command.add_argument(flag, nargs="+", type=given_name, metavar="NAME", help=words[name])
 
 
 def duration(text: str) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 METHODS = ("average", "complete", "jaccard")  # as evaluation.linking has them, which imports scipy
 FILE = "groups.csv"
+EPS = 0.6
 RATE = 1e-3
 """Of false matches of pairs; the threshold that `distreid calibrate` found for it is taken."""
 
@@ -44,7 +45,7 @@ def add_link_options(command: argparse.ArgumentParser) -> None:
         "for one false match in a thousand pairs)",
     )
     command.add_argument(
-        "--eps", type=float, default=0.6, help="of --method jaccard, its radius (default: 0.6)"
+        "--eps", type=float, metavar="E", help=f"of --method jaccard, its radius (default: {EPS})"
     )
     command.add_argument(
         "--out", type=given_path, metavar="FILE", help=f"the groups as CSV (default: RUN/{FILE})"
@@ -59,6 +60,9 @@ def link(parsed: argparse.Namespace) -> None:
     from distreid.host.terminal import print_whole
     from distreid.store import FeatureStore
 
+    of_the_other = "threshold" if parsed.method == "jaccard" else "eps"
+    if getattr(parsed, of_the_other) is not None:
+        raise OptionError(f"--{of_the_other}: is not for --method {parsed.method}; leave it out")
     store = FeatureStore.open(parsed.run_folder)
     out = parsed.out or store.run / FILE
     for file in filter(None, (out, parsed.html)):
@@ -66,7 +70,7 @@ def link(parsed: argparse.Namespace) -> None:
     threshold = parsed.threshold
     if threshold is None and parsed.method != "jaccard":
         threshold = _calibrated(store.run)
-    linked = _link(store, parsed.method, threshold, parsed.eps)
+    linked = _link(store, parsed.method, threshold, EPS if parsed.eps is None else parsed.eps)
     if parsed.json:
         print(linked.to_json())
     else:
@@ -86,16 +90,17 @@ def _link(store: FeatureStore, method: str, threshold: float | None, eps: float)
 
     from distreid.data.manifest import TRACKLET, Status
     from distreid.data.summary import known_persons
+    from distreid.data.tracklets import owners
     from distreid.evaluation.cluster_agreement import agreement
     from distreid.evaluation.linking import link as link_features
-    from distreid.evaluation.tracklets import owners, pool
+    from distreid.evaluation.tracklets import pool
     from distreid.report.linked_groups import NO_GROUP, LinkedGroups
 
     manifest = store.manifest
     rows = np.flatnonzero(store.status == Status.OK)
     by_tracklet = TRACKLET in manifest.extra
     if by_tracklet:
-        first, owner = owners(store, rows)
+        first, owner = owners(manifest, rows)
         features, _ = pool(store, rows, raw=False)
     else:
         first, owner = np.arange(len(rows)), np.arange(len(rows))
@@ -163,10 +168,15 @@ def _calibrated(run: Path) -> float:
                 "its pairs are too few; a run with more of them tells it"
             )
         threshold, rate = float(point["threshold"]), float(point["false_rate"])
-    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+    except FileNotFoundError:
         raise OptionError(
             "--threshold is missing, the cosine down to which two are one person; a run with "
             f"labels tells it: distreid calibrate {run}"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise OptionError(
+            f"--threshold is missing, and {file} is damaged; write it anew: distreid calibrate "
+            f"{run}"
         ) from error
     say(f"{file}: one person from {threshold:.4f}, with {100 * rate:.2g} % false matches of pairs")
     return threshold

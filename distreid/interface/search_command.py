@@ -231,23 +231,28 @@ def _of_images(parsed: argparse.Namespace, gallery: Gallery) -> NDArray[np.float
     if parsed.checkpoint is None and "imported" not in gallery.reader.generation.space:
         raise OptionError("--image: give the --checkpoint that the gallery was extracted with")
     model = model_of_gallery(
-        gallery, parsed.checkpoint or "", parsed.model or "auto", said="--image"
+        gallery,
+        parsed.checkpoint or "",
+        parsed.model or "auto",
+        said="--image",
+        instead="give theirs by --feature-file",
     )
     return model.features(list(parsed.image))
 
 
-def model_of_gallery(gallery: Gallery, checkpoint: str, name: str, *, said: str) -> Model:
+def model_of_gallery(
+    gallery: Gallery, checkpoint: str, name: str, *, said: str, instead: str
+) -> Model:
     """The checkpoint's model as the gallery was extracted with it; OptionError, which begins with
-    what was `said`, if its features are of another space."""
+    what was `said`, if its features are of another space, or were made elsewhere: what to do
+    `instead`."""
     from distreid.interface.loaded_model import load_model
     from distreid.store.identity import feature_space
     from distreid.store.plan import differences
 
     space = gallery.reader.generation.space
     if "imported" in space:
-        raise OptionError(
-            f"{said}: the gallery's features were made elsewhere; give theirs by --feature-file"
-        )
+        raise OptionError(f"{said}: the gallery's features were made elsewhere; {instead}")
     views, preprocess = space["augmentation"], space["preprocess"]
     model = load_model(
         checkpoint,

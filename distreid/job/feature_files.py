@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from distreid.data.table_files import READERS, read_table
 from distreid.data.table_text import Table
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.draws import has_paths
+from distreid.evaluation.ranking import GIVEN_AT_ONCE
 from distreid.host.digests import sha256
 from distreid.models.safe_load import safe_load
 from distreid.store import FeatureStore
@@ -154,7 +155,7 @@ def open_features(
 
 
 def open_distances(file: Path, store: FeatureStore) -> NDArray[Any]:
-    """(Q, G) of an .npy, mapped and not read; DataError if it does not fit the rows."""
+    """(Q, G) of an .npy, mapped; DataError if it does not fit the rows, or one is not finite."""
     matrix: NDArray[Any] = _npy(file)["features"]
     rows, columns = len(store.manifest.rows(QUERY)), len(store.manifest.rows(GALLERY))
     if matrix.shape != (rows, columns) or matrix.dtype.kind not in "fiu":
@@ -162,6 +163,14 @@ def open_distances(file: Path, store: FeatureStore) -> NDArray[Any]:
             f"{file}: {' × '.join(map(str, matrix.shape))} {matrix.dtype}; distances of {rows:,} "
             f"queries × {columns:,} gallery rows are wanted"
         )
+    at_once = max(1, GIVEN_AT_ONCE // max(1, columns))
+    for first in range(0, rows, at_once):
+        block = np.asarray(matrix[first : first + at_once])
+        for row, column in np.argwhere(~np.isfinite(block))[:1].tolist():
+            raise DataError(
+                f"{file}: row {first + row}, column {column} (from 0) is {block[row, column]}, "
+                "which is no distance; mend it"
+            )
     return matrix
 
 
@@ -200,7 +209,8 @@ def _read(
             raise DataError(f"{file}: no array features for the rows of {labels}")
         table = read_table(labels)
         return Arrays(features=arrays[features], table=table, test_ids=test_ids), asked
-    return replace(_apart(file, arrays) or _together(file, arrays), test_ids=test_ids), asked
+    found = _apart(file, arrays) or _together(file, arrays, list(loaded))
+    return replace(found, test_ids=test_ids), asked
 
 
 def _table_of_features(table: Table) -> Arrays:
@@ -290,12 +300,13 @@ def _apart(file: Path, arrays: Mapping[str, NDArray[Any]]) -> Arrays | None:
     return Arrays(features=together, table=table, notes=tuple(notes))
 
 
-def _together(file: Path, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """One array of features, and columns of as many rows."""
+def _together(file: Path, arrays: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Arrays:
+    """One array of features, and columns of as many rows; DataError, with the names of all that the
+    file holds, if there is none."""
     name = _one(file, arrays, "features")
     columns = {each: array for each, array in arrays.items() if each != name and array.ndim == 1}
     if name is None and not any(_is("person_id", each) for each in columns):
-        raise DataError(f"{file}: it holds {', '.join(arrays) or 'nothing'}; {_wanted()}")
+        raise DataError(f"{file}: it holds {', '.join(names) or 'nothing'}; {_wanted()}")
     rows = len(arrays[name]) if name else max(map(len, columns.values()))
     columns = columns or {"path": np.array([f"row {row}" for row in range(rows)], str)}
     left_out = []
@@ -423,9 +434,12 @@ def _normalised(
 
 def _npy(file: Path) -> dict[str, Any]:
     try:
-        return {"features": np.load(file, mmap_mode="r", allow_pickle=False)}
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # damaged headers raise nearly anything
         raise DataError(f"{file}: no .npy, or a damaged one ({_one_line(error)})") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{file}: no .npy, but an .npz; numpy.save writes one")
+    return {"features": array}
 
 
 def _npz(file: Path) -> dict[str, Any]:

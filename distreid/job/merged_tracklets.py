@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from distreid.data.frame_boxes import SCORE
 from distreid.data.manifest import TRACKLET, Manifest, Status, Text, text_column
+from distreid.data.tracklets import check_tracklets, owners
 from distreid.errors import DataError
-from distreid.evaluation.tracklets import check_tracklets, owners, pool
+from distreid.evaluation.tracklets import pool
 from distreid.store.feature_store import FeatureStore
 from distreid.store.identity import MERGED
 from distreid.store.plan import shard_rows_for
@@ -22,7 +23,8 @@ IMAGES = "images"  # the extra column of how many images a tracklet's feature is
 
 
 def check_mergeable(manifest: Manifest, top: float | None) -> None:
-    """DataError if the columns that `merge_tracklets` needs are not there, or hold no numbers."""
+    """DataError if the columns that `merge_tracklets` needs are not there or hold no numbers, or a
+    tracklet shows several persons or cameras."""
     if TRACKLET not in manifest.extra:
         raise DataError(
             f"--merge {TRACKLET}: {manifest.root} has no column {TRACKLET}; "
@@ -34,6 +36,8 @@ def check_mergeable(manifest: Manifest, top: float | None) -> None:
             "data with scores of its boxes"
         )
     _scores(manifest)
+    rows = np.arange(len(manifest))
+    check_tracklets(manifest, rows, *owners(manifest, rows))
 
 
 def merge_tracklets(store: FeatureStore, top: float | None = None) -> FeatureStore:
@@ -45,14 +49,13 @@ def merge_tracklets(store: FeatureStore, top: float | None = None) -> FeatureSto
     those of its best-scored image, without scores of its first; images without a feature count
     nothing. Tracklets stand in the order of their first images; an image without a tracklet is one.
 
-    DataError as `check_mergeable`, and if a tracklet shows several persons or cameras.
+    DataError as `check_mergeable`.
     """
     manifest = store.manifest
     check_mergeable(manifest, top)
     scores = _scores(manifest)
     rows = np.arange(len(manifest))
-    first, owner = owners(store, rows)
-    check_tracklets(store, rows, first, owner)
+    first, owner = owners(manifest, rows)
     good = store.status == Status.OK
     # By tracklet, and in it the images with features first, of these the best score first.
     order = np.lexsort((rows, -scores, ~good, owner))
@@ -66,7 +69,7 @@ def merge_tracklets(store: FeatureStore, top: float | None = None) -> FeatureSto
     merged = _manifest(manifest, best, np.bincount(owner[counts], minlength=len(first)))
     # `pool` numbers only the tracklets that have an image.
     used = np.flatnonzero(counts)
-    pooled = owner[used[owners(store, used)[0]]]
+    pooled = owner[used[owners(manifest, used)[0]]]
     mean_TD = np.full((len(first), store.plan.dim), np.nan, np.float32)
     norm_T = np.full(len(first), np.nan, np.float32)
     mean_TD[pooled], norm_T[pooled] = pool(store, used, raw=False)

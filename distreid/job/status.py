@@ -48,7 +48,7 @@ class RunStatus:
             f"{self.shards_done:,} of {counted(self.shards, 'shard')}"
         )
         if self.bad_images is not None:
-            line += f", {self.bad_images:,} bad images"
+            line += f", {counted(self.bad_images, 'bad image')}"
         if self.images_per_second is not None and self.seconds_left is not None:
             line += f"; {self.images_per_second:,.0f} images/s, {duration(self.seconds_left)} left"
         if self.job:

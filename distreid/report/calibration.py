@@ -11,6 +11,7 @@ from rich.text import Text
 
 from distreid.evaluation.openset import Calibration, OperatingPoint
 from distreid.host.atomic_files import publish_text
+from distreid.host.counts import counted
 from distreid.store import FeatureStore
 
 
@@ -34,9 +35,9 @@ def calibration_table(calibration: Calibration) -> Group:
     queries = _points("false alarms", "identified", calibration.identification())
     return Group(
         Text(
-            f"the same person? {content['matches']['total']:,} matches, "
-            f"{content['nonmatches']['total']:,} non-matches; AUC {_share(calibration.auc())}, "
-            f"EER {_share(calibration.eer())}"
+            f"the same person? {counted(content['matches']['total'], 'match', 'matches')}, "
+            f"{counted(content['nonmatches']['total'], 'non-match', 'non-matches')}; "
+            f"AUC {_share(calibration.auc())}, EER {_share(calibration.eer())}"
         ),
         pairs,
         Text(

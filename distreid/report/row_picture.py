@@ -44,7 +44,12 @@ def write_row_picture(store: FeatureStore, row: int, out: Path, *, in_frame: boo
             return
         pixels = decode(data)
     except FileNotFoundError:
-        raise StoreError(f"row {row}, {file}: not there any more") from None
+        if "imported" in store.plan.identity:
+            raise OptionError(
+                f"--row {row}: {store.run} holds features made elsewhere, and there is no image "
+                f"{file}"
+            ) from None
+        raise StoreError(f"{file}: not there any more, the image of row {row}") from None
     except ImageError as error:
         raise ImageError(f"row {row}, {file}: {error}") from error
     _publish(Image.fromarray(pixels), out)

@@ -250,6 +250,8 @@ def _made(faiss: Any, opened: Gallery, kind: str) -> Any:
     bits = 8 if count >= 256 * 40 else 4
     quantizer = faiss.IndexFlatIP(dim)
     index = faiss.IndexIVFPQ(quantizer, dim, lists, parts, bits, faiss.METRIC_INNER_PRODUCT)
+    # Of few rows too, without a warning: what the index is worth is measured.
+    index.pq.cp.min_points_per_centroid = 1
     step = max(1, count // max(TRAINED_ROWS, TRAINED_FOR_EACH_LIST * lists))
     index.train(np.concatenate([piece[::step] for piece in _pieces(opened.parts())]))
     return index

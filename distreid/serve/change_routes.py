@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from distreid.search.changes import mark_hits, remove
 from distreid.search.gallery import checked_queries
@@ -23,12 +23,19 @@ from distreid.serve.messages import (
     RowId,
 )
 from distreid.serve.problems import ERRORS, Problem
-from distreid.serve.request_parts import form_schema, kind_of, read_form, read_json, unless_left
+from distreid.serve.request_parts import (
+    check_parameters,
+    form_schema,
+    kind_of,
+    read_form,
+    read_json,
+    unless_left,
+)
 from distreid.serve.searching import place_of_row
 from distreid.serve.service import service_of
 
 NPZ = "application/octet-stream"
-ROUTES = APIRouter(responses=ERRORS)
+ROUTES = APIRouter(responses=ERRORS, dependencies=[Depends(check_parameters)])
 Value = TypeVar("Value")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from distreid.search.gallery import Filter
 from distreid.serve.limits import MAX_DIM, MAX_IMAGES, MAX_TOP, MAX_WORD, MAX_WORDS
@@ -19,14 +19,24 @@ def _number(given: Any) -> Any:
     return given
 
 
+def _one_line(given: str) -> str:
+    if any(char < " " or char == "\x7f" for char in given):
+        raise ValueError("a name has no control characters")
+    return given
+
+
 Row = Annotated[int, BeforeValidator(_number), Field(ge=0, le=ROW_LIMIT)]
 RowId = Annotated[int, Path(ge=0, le=ROW_LIMIT)]
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Words = Annotated[list[Word], Field(max_length=MAX_WORDS)]
 Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Cosine = Annotated[float, BeforeValidator(_number), Field(ge=-1, le=1)]
 Feature = Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)]
 Rows = Annotated[list[Row], Field(max_length=MAX_TOP)]
-Label = Annotated[str, Field(max_length=MAX_WORD, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_PATTERN = {"pattern": r"^[^\x00-\x1f\x7f]*$"}  # as OpenAPI has what `_one_line` takes
+Label = Annotated[
+    str, AfterValidator(_one_line), Field(max_length=MAX_WORD, json_schema_extra=_PATTERN)
+]
 Labels = Annotated[list[Label], Field(min_length=1, max_length=MAX_IMAGES)]
 
 
@@ -41,7 +51,7 @@ class Asked(BaseModel):
     not_persons: Words | None = None
     since: Finite | None = None
     until: Finite | None = None
-    threshold: Finite | None = None
+    threshold: Cosine | None = None
     fuse: Literal["mean", "max", "rank"] | None = None
 
     @model_validator(mode="after")

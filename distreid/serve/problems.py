@@ -131,5 +131,8 @@ def add_handlers(app: FastAPI) -> None:
 def validation_text(error: RequestValidationError | ValidationError) -> str:
     """The first fault of a request's fields."""
     first = error.errors()[0]
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        said = "an object of JSON is wanted"
     place = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body"))
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    return f"{place}: {said}" if place else said

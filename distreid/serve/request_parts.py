@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
@@ -17,11 +18,26 @@ from distreid.serve.limits import ANSWER_S, MAX_IMAGES, MAX_JSON_BYTES
 from distreid.serve.problems import Problem
 
 Result = TypeVar("Result")
+LISTS = ("cameras", "persons", "not_persons")
+"""What may be given several times."""
 
 
 def kind_of(request: Request) -> str:
     """The media type of its body, in lower case."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def check_parameters(request: Request) -> None:
+    """Problem for a parameter of the URL that the route does not have, or that is given twice and
+    no list: what was meant by it would else not be done, without a word."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.items():
+        if name not in known:
+            there = f"; there are {', '.join(known)}" if known else ""
+            raise Problem(422, f"{name}: no such parameter{there}")
+        if count > 1 and name not in LISTS:
+            raise Problem(422, f"{name}: given twice")
 
 
 async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes], dict[str, Any]]:

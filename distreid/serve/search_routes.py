@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from PIL import Image
 
 from distreid.data.locators import locate
@@ -41,7 +41,15 @@ from distreid.serve.messages import (
     RowId,
 )
 from distreid.serve.problems import ERRORS, Problem
-from distreid.serve.request_parts import form_schema, kind_of, read_form, read_json, unless_left
+from distreid.serve.request_parts import (
+    LISTS,
+    check_parameters,
+    form_schema,
+    kind_of,
+    read_form,
+    read_json,
+    unless_left,
+)
 from distreid.serve.searching import Wanted, place_of_row, thumbnail
 from distreid.serve.served_gallery import Held
 from distreid.serve.service import Service, service_of
@@ -49,8 +57,7 @@ from distreid.serve.service import Service, service_of
 NPY = "application/x-npy"
 LISTED_CAMERAS = 200
 LISTED_RUNS = 100
-LISTS = ("cameras", "persons", "not_persons")
-ROUTES = APIRouter(responses=ERRORS)
+ROUTES = APIRouter(responses=ERRORS, dependencies=[Depends(check_parameters)])
 
 
 @ROUTES.post(

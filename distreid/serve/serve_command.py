@@ -131,7 +131,11 @@ def serve(parsed: argparse.Namespace) -> None:
                 load_model(parsed.checkpoint, model=parsed.model)
                 if gallery is None
                 else model_of_gallery(
-                    gallery.now, parsed.checkpoint, parsed.model, said="--checkpoint"
+                    gallery.now,
+                    parsed.checkpoint,
+                    parsed.model,
+                    said="--checkpoint",
+                    instead="leave it out; clients send a feature or a row",
                 )
             )
             if model.wants_cameras:

@@ -17,9 +17,15 @@ from numpy.typing import NDArray
 
 from distreid.data.archives import take_indexes
 from distreid.data.manifest import Manifest
-from distreid.errors import StoreError
 from distreid.store.plan import Plan, Shard
-from distreid.store.root_file import compare, existing_plan, no_run, read_columns, read_plan
+from distreid.store.root_file import (
+    compare,
+    existing_plan,
+    no_run,
+    read_columns,
+    read_plan,
+    unfinished_run,
+)
 from distreid.store.run_copy import local_run
 from distreid.store.run_folder import verify
 from distreid.store.shards import done_shards, read_shard
@@ -50,10 +56,7 @@ class FeatureStore:
             plan = existing_plan(run) if run.is_dir() else None
             if plan is None:
                 raise no_run(run)
-            raise StoreError(
-                f"{run}: {len(done_shards(run)):,} of {len(plan.shards):,} shards are done; "
-                "run the same extraction again to finish it"
-            )
+            raise unfinished_run(run, len(done_shards(run)), len(plan.shards))
         plan, columns = read_plan(root), read_columns(root)
         # Each mapping holds a file open, and the usual limit is 1,024.
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -113,4 +113,4 @@ def short(value: Any, length: int = 40) -> str:
     if value is None:
         return "none"
     text = value.decode() if isinstance(value, bytes) else str(value)
-    return text if len(text) <= length else text[:12] + "…"
+    return (text if len(text) <= length else text[:12] + "…") or "''"

@@ -22,6 +22,7 @@ from distreid.data.locators import path_of
 from distreid.data.manifest import Manifest
 from distreid.errors import StoreError
 from distreid.host.atomic_files import MEND, check_bytes, check_column, open_hdf5, publish_hdf5
+from distreid.host.counts import counted
 from distreid.store.plan import Plan, to_json
 from distreid.store.shards import STATUS_TYPE, shard_file
 
@@ -53,6 +54,17 @@ def no_run(run: Path) -> StoreError:
     if inside := sorted({file.parent.name for name in ROOTS for file in run.glob(f"*/{name}")}):
         return StoreError(f"{run}: a folder of runs; give one of them: {', '.join(inside)}")
     return StoreError(f"{run}: no run; give the folder that was --out of an extraction")
+
+
+def unfinished_run(run: str | Path, done: int, shards: int) -> StoreError:
+    """For a run without its `store.h5`, of which so many shards are there."""
+    if done < shards:
+        how = f"{done:,} of {counted(shards, 'shard')} are done"
+        return StoreError(f"{run}: {how}; run the same extraction again to finish it")
+    return StoreError(
+        f"{run}: all shards are done, and the run was not finished; run the same extraction again, "
+        "which finishes it or says why it cannot"
+    )
 
 
 def read_plan(root: Path) -> Plan:

@@ -24,7 +24,7 @@ from distreid.errors import OptionError, StoreError, say_on_stderr
 from distreid.host.atomic_files import check_content, make_folder, publish_bytes
 from distreid.host.folder_lock import Busy, holders
 from distreid.host.user_cache import user_cache
-from distreid.store.root_file import ROOTS, existing_plan, no_run
+from distreid.store.root_file import ROOTS, existing_plan, no_run, unfinished_run
 from distreid.store.shards import SHARD_NAME, done_shards, read_shard, shard_file
 
 RECORD = "objects.txt"
@@ -215,10 +215,7 @@ def local_run(run: Path, *, unfinished: bool = False) -> Path:
     wanted = [str(shard_file(Path(), shard.index)) for shard in plan.shards]
     missing = [name for name in wanted if name not in there]
     if STORE not in there and not unfinished:
-        raise StoreError(
-            f"{copy.address}: {len(wanted) - len(missing):,} of {len(wanted):,} shards are done; "
-            "run the same extraction again to finish it"
-        )
+        raise unfinished_run(copy.address, len(wanted) - len(missing), len(wanted))
     if STORE in there and missing:
         raise StoreError(f"{copy.address}/{missing[0]}: missing; run the extraction again")
     copy.fetch_shards(there, say_on_stderr)

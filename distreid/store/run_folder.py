@@ -12,6 +12,7 @@ import numpy as np
 
 from distreid.data.manifest import Status
 from distreid.errors import StoreError
+from distreid.host.counts import counted
 from distreid.store.plan import Plan, Shard, differences, to_json
 from distreid.store.root_file import ROOTS, Columns, existing_plan, write_root
 from distreid.store.shards import done_shards, read_shard, shard_file, verify_shard
@@ -115,6 +116,6 @@ def finish(run: Path, plan: Plan) -> None:
     columns = verify(run, plan)
     if not (columns.status == Status.OK).any():
         rows = len(plan.manifest)
-        raise StoreError(f"{run}: none of the {rows:,} images could be read; check --data")
+        raise StoreError(f"{run}: none of {counted(rows, 'image')} could be read; check --data")
     write_root(run / "store.h5", plan, columns)
     (run / "plan.h5").unlink(missing_ok=True)

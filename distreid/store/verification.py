@@ -9,6 +9,7 @@ from pathlib import Path
 from distreid.data.locators import is_address, path_of
 from distreid.errors import StoreError
 from distreid.host.atomic_files import MEND, check_bytes
+from distreid.host.counts import counted
 from distreid.host.folder_lock import hold
 from distreid.store.plan import Plan
 from distreid.store.root_file import (
@@ -45,19 +46,20 @@ class Findings:
         shards = len(self.plan.shards)
         if self.complete and not self.bad:
             return (
-                f"{len(self.plan.manifest):,} rows in {shards:,} shards, each exactly once; "
+                f"{counted(len(self.plan.manifest), 'row')} in {counted(shards, 'shard')}, each "
+                "exactly once; "
                 "every checksum fits"
             )
-        return f"{self.good:,} of {shards:,} shards are there and good"
+        return f"{self.good:,} of {counted(shards, 'shard')} there and good"
 
     def problem(self) -> str:
         """Why the run cannot be used as it is, and what to do; empty if it can."""
         if self.bad:
             return (
-                f"{len(self.bad):,} files are missing or damaged; distreid verify --repair removes "
-                "them, and the same extraction makes them again"
+                f"{counted(len(self.bad), 'file')} missing or damaged; distreid verify --repair "
+                "removes what is damaged, and the same extraction makes it again"
             )
-        return "" if self.complete else "not complete; run the same extraction again to finish it"
+        return "" if self.complete else "not finished; run the same extraction again"
 
 
 def verify_run(run: Path) -> Findings:

@@ -246,7 +246,7 @@ def test_no_readable_image(
     for file in images.iterdir():
         file.write_bytes(b"no image")
     assert run("--on-bad-image", "record") == 2
-    assert "none of the 3 images could be read; check --data" in error_line(capsys)
+    assert "none of 3 images could be read; check --data" in error_line(capsys)
     assert not (tmp_path / "run" / "store.h5").exists()
 
 

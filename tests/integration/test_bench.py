@@ -153,6 +153,13 @@ def test_a_program_is_measured_by_all_that_can_compute_it(
     assert found["compiled"] == f"{engine} computes the program as it is"
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1", "0"])
+def test_so_many_seconds_cannot_be_meant(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--data", "sample", "--checkpoint", "sample", f"--seconds={seconds}"]
+    assert cli.main(["bench", *line]) == 2
+    assert error_line(capsys) == f"--seconds {seconds}: a number above 0 is wanted"
+
+
 def test_a_program_is_not_beside_the_plain_loop(
     program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

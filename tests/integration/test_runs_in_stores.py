@@ -417,7 +417,7 @@ def test_what_is_not_complete_or_at_work_is_not_read(
     said = capsys.readouterr().out
     assert said == f"{out}: not complete; 32 of 40 images, 4 of 5 shards\n"
     assert cli.main(["verify", out]) == 2
-    assert "4 of 5 shards are there and good" in capsys.readouterr().out
+    assert "4 of 5 shards there and good" in capsys.readouterr().out
     with hold(copy_of(Path(out)).folder, print):
         assert cli.main(["verify", out]) == 2
         assert error_line(capsys).startswith(f"{out}: another job is at work there")

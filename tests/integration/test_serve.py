@@ -148,6 +148,8 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     by_row(422, "one of the two", feature=[1.0])
     by_row(400, "the gallery's have 512 dimensions", row=None, feature=[1.0, 2.0])
     by_row(400, "is zero", row=None, feature=[0.0] * 512)
+    by_row(422, "threshold: ", threshold=5)
+    by_row(422, "threshold: ", threshold=-1.5)
     by_row(422, "a number is wanted, not true or false", row=True)
     by_row(422, "a number is wanted, not true or false", top=True)
     by_row(422, "a number is wanted, not true or false", since=False)
@@ -157,7 +159,7 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
         ('{"row": 0, "since": 1e999}', 422, "since: "),
         ("[" * 100_000, 400, "nested too deeply"),
         ("{", 400, "no JSON"),
-        ("[]", 422, ""),
+        ("[]", 422, "an object of JSON is wanted"),
         (" " * (MAX_JSON_BYTES + 1), 413, "send less"),
     ):
         refused(client.post("/v1/search", content=text), status, says)
@@ -173,6 +175,13 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     refused(client.post("/v1/features", data={"image": "a"}), 422, "a form with")
     refused(client.get("/v1/images/9999"), 404, "no such row")
     refused(client.get("/v1/images/0?width=5"), 422, "width: ")
+    refused(client.get("/v1/images/0?widht=50"), 422, "widht: no such parameter; there are width")
+    refused(client.get("/v1/rows?top=1&top=2"), 422, "top: given twice")
+    assert client.get("/v1/rows?persons=1&persons=2").status_code == 200
+    refused(client.get("/v1/gallery?x=1"), 422, "x: no such parameter")
+    refused(client.delete("/v1/rows/2?ersae=true"), 422, "no such parameter; there are erase")
+    refused(client.delete("/v1/rows/2?erase=true&erase=false"), 422, "erase: given twice")
+    assert client.get("/v1/images/2").status_code == 200
     refused(client.get("/v1/images/..%2f..%2fetc%2fpasswd"), 404, "")
     refused(client.get("/nothing"), 404, "GET /nothing")
     refused(client.put("/v1/search"), 405, "")

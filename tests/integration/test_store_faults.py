@@ -296,10 +296,10 @@ def test_status_counts_the_images_that_could_not_be_read(
     assert run(out, "--on-bad-image", "record") == 0
     capsys.readouterr()
     assert cli.main(["status", str(out)]) == 0
-    assert "complete; 6 of 6 images, 3 of 3 shards, 1 bad images\n" in capsys.readouterr().out
+    assert "complete; 6 of 6 images, 3 of 3 shards, 1 bad image\n" in capsys.readouterr().out
     shard_file(out, 0).unlink()
     assert cli.main(["status", str(out)]) == 0
-    assert "not complete; 4 of 6 images, 2 of 3 shards, 1 bad images" in capsys.readouterr().out
+    assert "not complete; 4 of 6 images, 2 of 3 shards, 1 bad image" in capsys.readouterr().out
 
 
 def test_status_is_known_without_torch(tmp_path: Path) -> None:
@@ -324,19 +324,19 @@ def test_verify_names_every_bad_file_and_what_it_repairs_is_mended_by_the_same_c
     capsys.readouterr()
     assert cli.main(["verify", str(out)]) == 2
     captured = capsys.readouterr()
-    assert "1 of 3 shards are there and good" in captured.out
+    assert "1 of 3 shards there and good" in captured.out
     lines = captured.err.splitlines()
     assert [line.partition(":")[0] for line in lines[:2]] == [
         str(shard_file(out, index)) for index in (0, 2)
     ]
-    assert lines[2].startswith(f"distreid: error: {out}: 2 files are missing or damaged; ")
+    assert lines[2].startswith(f"distreid: error: {out}: 2 files missing or damaged; ")
     assert cli.main(["evaluate", str(out)]) == 2
     assert f"{shard_file(out, 0)}: its bytes" in (error := error_line(capsys))
     assert "1 more" in error
     assert cli.main(["verify", str(out), "--repair"]) == 0
     assert "removed 2 files" in capsys.readouterr().out
     assert cli.main(["verify", str(out)]) == 2
-    assert "not complete; run the same extraction again" in error_line(capsys)
+    assert "not finished; run the same extraction again" in error_line(capsys)
     assert run(out) == 0
     assert shards(out) == before
     capsys.readouterr()

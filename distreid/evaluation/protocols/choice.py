@@ -37,8 +37,8 @@ def chosen_protocols(
 
             alike = difflib.get_close_matches(name, known, n=3) or list(PRESETS)
             raise OptionError(
-                f"--protocol {name}: no such name; {', '.join(alike)} are; distreid protocols "
-                "lists all"
+                f"--protocol {name or repr(name)}: no such name; {', '.join(alike)} are; distreid "
+                "protocols lists all"
             )
         found = known[name]
         if isinstance(found, Benchmark):

@@ -316,6 +316,9 @@ def test_times_are_stored_as_seconds(tmp_path: Path) -> None:
     rows = "".join(f"{n}.jpg,{time}\n" for n, time in enumerate([*times, ""]))
     manifest = read(tmp_path, "path,timestamp\n" + rows)
     assert manifest.extra["time"].tolist() == [b"1769860800"] * 3 + [b"1769860800.5", b""]
+    unknown = read(tmp_path, "path,time\na.jpg,nan\nb.jpg,\nc.jpg,5\nd.jpg, NaN\n")
+    assert unknown.extra["time"].tolist() == [b"", b"", b"5", b""]
+    assert "time: NaN, nan is taken for unknown (2 rows)" in unknown.notes
     with pytest.raises(DataError, match=r"line 2: time is 'noon'; it must be ISO 8601, such as"):
         read(tmp_path, "path,time\na.jpg,noon\n")
     kept = read(tmp_path, "path,time\na.jpg,noon\n", columns={"note": "time"})

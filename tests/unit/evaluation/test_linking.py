@@ -231,12 +231,29 @@ def test_a_run_without_a_threshold_is_told_where_to_find_one(
     run = make_run(tmp_path / "run", 1)
     assert main(["link", str(run)]) == 2
     assert "--threshold is missing" in error_line(capsys)
+    (run / "calibration.json").write_text("{")
+    assert main(["link", str(run)]) == 2
+    assert "calibration.json is damaged; write it anew: distreid calibrate" in error_line(capsys)
     point = {"wished": 1e-3, "threshold": 0.75, "false_rate": 0.00099}
     (run / "calibration.json").write_text(json.dumps({"verification": [point]}))
     assert main(["link", str(run)]) == 0
     said = capsys.readouterr().err
     assert "one person from 0.7500, with 0.099 % false matches of pairs" in said
     assert "neither times nor frames are known" in said
+
+
+def test_what_is_not_for_the_method_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", 1)
+    for line, flag in (
+        (["--method", "jaccard", "--threshold", "0.5"], "--threshold"),
+        (["--threshold", "0.5", "--eps", "0.3"], "--eps"),
+    ):
+        assert main(["link", str(run), *line]) == 2
+        assert f"{flag}: is not for --method" in error_line(capsys)
+    assert main(["link", str(run), "--method", "jaccard", "--json"]) == 0
+    assert "within 0.6" in capsys.readouterr().out
 
 
 def test_a_time_that_is_no_number_is_told(

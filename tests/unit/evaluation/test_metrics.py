@@ -250,10 +250,16 @@ def test_scores_in_fp64_and_from_pieces_agree_with_fp32_in_one() -> None:
 def test_a_protocol_that_cannot_be_meant_is_refused() -> None:
     with pytest.raises(OptionError, match="--ap half: choose one of standard, trapezoid"):
         Protocol(name="x", ap="half")
-    with pytest.raises(OptionError, match="--depth must be at least 1, got 0"):
+    with pytest.raises(OptionError, match="--depth 0: from 1 to 100,000"):
         Protocol(name="x", depth=0)
-    with pytest.raises(OptionError, match="--seed must not be negative, got -1"):
+    with pytest.raises(OptionError, match="--seed -1: from 0 to 4,294,967,295"):
         Protocol(name="x", seed=-1)
+    for depth in (10**9, 10**30):
+        with pytest.raises(OptionError, match=f"--depth {depth}: from 1 to"):
+            Protocol(name="x", depth=depth)
+    for seed in (2**32, 10**30):
+        with pytest.raises(OptionError, match=f"--seed {seed}: from 0 to"):
+            Protocol(name="x", seed=seed)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

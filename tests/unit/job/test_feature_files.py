@@ -356,6 +356,23 @@ def test_a_matrix_of_distances_is_ranked_as_it_is(
         arguments = ["evaluate", str(tmp_path / "f.npz"), *map(str, matrix), *wrong]
         assert cli.main(arguments) == 2
         assert "distances are ranked as they are" in error_line(capsys)
+    for wrong in (["--distance", "cosine"], ["--features", "raw"]):
+        arguments = ["evaluate", str(tmp_path / "f.npz"), *map(str, matrix), *wrong]
+        assert cli.main(arguments) == 2
+        assert error_line(capsys).startswith(f"{wrong[0]}: is not for a --distance-matrix")
+    # Not in the first row of a block, nor in the first column.
+    for value in (np.nan, np.inf):
+        spoilt = distances.copy()
+        spoilt[40, 700] = value
+        np.save(tmp_path / "spoilt.npy", spoilt)
+        asked = ["--distance-matrix", str(tmp_path / "spoilt.npy")]
+        assert cli.main(["evaluate", str(tmp_path / "f.npz"), *asked]) == 2
+        assert f"row 40, column 700 (from 0) is {value}, which is no" in error_line(capsys)
+    asked = ["--distance-matrix", str(tmp_path / "labels.npz")]
+    assert cli.main(["evaluate", str(tmp_path / "f.npz"), *asked]) == 2
+    assert error_line(capsys).endswith(
+        "labels.npz: no .npy, but an .npz; numpy.save writes one array"
+    )
     np.save(tmp_path / "d.npy", distances[:, 1:])
     assert cli.main(["evaluate", str(tmp_path / "f.npz"), *map(str, matrix)]) == 2
     assert "100 × 799 float32; distances of 100 queries × 800 gallery rows" in error_line(capsys)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, draw
+from conftest import Run, draw, error_line
 from numpy.typing import NDArray
 from small_runs import features_of, make_run, path_of
 
+from distreid import cli
 from distreid.data.manifest import Status
 from distreid.errors import DataError
 from distreid.job.merged_tracklets import check_mergeable, merge_tracklets
@@ -91,8 +92,27 @@ def test_it_is_the_same_when_it_is_made_again_and_says_what_it_is(tmp_path: Path
 
 def test_a_tracklet_of_two_persons_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 1, 4, persons=[1, 2, 1, 1], extra={"tracklet": ["a"] * 4})
-    with pytest.raises(DataError, match=r"row 1, .*: another person_id than the first image"):
+    with pytest.raises(DataError, match=r"row 1 \(from 0\) has another person_id"):
         merge_tracklets(FeatureStore.open(run))
+
+
+def test_that_is_said_before_anything_is_computed_and_by_a_dry_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["path,person_id,split,tracklet"]
+    for row, (person, split) in enumerate([(7, "query"), (8, "query"), (7, "gallery")]):
+        draw(tmp_path / f"{row}.png", seed=row)
+        lines.append(f"{row}.png,{person},{split},{split}")
+    table = tmp_path / "rows.csv"
+    table.write_text("\n".join(lines))
+    said = "1.png: row 1 (from 0) has another person_id than the first image of its tracklet"
+    out = tmp_path / "out"
+    line = ["--data", str(table), "--checkpoint", "sample", "--out", str(out)]
+    assert cli.main(["extract", *line, "--merge", "tracklet", "--num-workers", "0"]) == 2
+    assert said in error_line(capsys)
+    assert not (out / "shards").exists()
+    assert cli.main(["inspect", "--data", str(table)]) == 0
+    assert f"tracklets: {tmp_path}/{said}" in capsys.readouterr().out
 
 
 def test_through_the_command(run_command: Run, tmp_path: Path) -> None:

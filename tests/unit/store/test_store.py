@@ -534,9 +534,12 @@ def test_a_run_without_one_readable_image_is_not_finished(tmp_path: Path) -> Non
         rows = Rows(features=values, norm=values[:, 0], status=status)
         writer.add(range(shard.start, shard.stop), rows)
     writer.wait()
-    with pytest.raises(StoreError, match="none of the 70 images could be read"):
+    with pytest.raises(StoreError, match="none of 70 images could be read"):
         finish(tmp_path, plan)
     assert not (tmp_path / "store.h5").exists()
+    # Of which it is not said that the same extraction would finish it.
+    with pytest.raises(StoreError, match="all shards are done, and the run was not"):
+        FeatureStore.open(tmp_path)
 
 
 def test_rows_changed_in_the_root_file_are_found(run: Path) -> None:
@@ -629,8 +632,8 @@ def test_an_incomplete_run_is_verified_as_far_as_it_is(run: Path) -> None:
     assert (findings.good, list(findings.bad)) == (1, [shard_file(run, 2)])
     repair_run(run)
     findings = verify_run(run)
-    assert findings.describe() == "1 of 3 shards are there and good"
-    assert findings.problem() == "not complete; run the same extraction again to finish it"
+    assert findings.describe() == "1 of 3 shards there and good"
+    assert findings.problem() == "not finished; run the same extraction again"
 
 
 def test_files_left_by_a_killed_writer_are_no_shards_and_are_cleared(tmp_path: Path) -> None:
