@@ -371,7 +371,7 @@ def test_a_matrix_of_distances_is_ranked_as_it_is(
     asked = ["--distance-matrix", str(tmp_path / "labels.npz")]
     assert cli.main(["evaluate", str(tmp_path / "f.npz"), *asked]) == 2
     assert error_line(capsys).endswith(
-        "labels.npz: no .npy, but an .npz; numpy.save writes one array"
+        "labels.npz: no .npy, but an .npz; numpy.save writes one"
     )
     np.save(tmp_path / "d.npy", distances[:, 1:])
     assert cli.main(["evaluate", str(tmp_path / "f.npz"), *map(str, matrix)]) == 2
