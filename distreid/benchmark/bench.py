@@ -228,8 +228,12 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         say("beside the plain loop …")
     rounds = ROUNDS if is_slow else PEER_ROUNDS
     beside = _beside_the_peer(setting, extractor, rounds) if peer else None
-    is_program = setting.model.architecture.program is not None
-    exact = extractor if is_program else setting.extractor(TORCH, "fp32", options.batch_size)
+    if setting.model.architecture.program:
+        exact, by_exact = f"{extractor.engine} as the file is", extractor
+    else:
+        exact, by_exact = "torch in fp32", setting.extractor(TORCH, "fp32", options.batch_size)
+    exact_BD, _ = by_exact(*images)
+    del by_exact  # whose memory the trials may need
     return Bench(
         device=setting.device.type,
         workers=setting.workers,
@@ -238,8 +242,8 @@ def bench(options: ExtractOptions, seconds: float, peer: bool, say: Callable[[st
         input=found_input,
         together=together,
         peer=beside,
-        exact="torch in fp32" if exact is not extractor else f"{extractor.engine} as the file is",
-        trials=_trials(setting, extractor, exact, steps["forward"], say),
+        exact=exact,
+        trials=_trials(setting, extractor.engine, exact_BD, steps["forward"], say),
         compiled=compiled,
         load=meter.read(),
     )
@@ -348,16 +352,11 @@ def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
 
 
 def _trials(
-    setting: _Setting,
-    asked: Extractor,
-    exact: Extractor,
-    rate: float,
-    say: Callable[[str], None],
+    setting: _Setting, engine: str, exact_BD: Tensor, rate: float, say: Callable[[str], None]
 ) -> tuple[Trial, ...]:
     """The forward pass by every engine in every precision that it has here, and in other batch
-    sizes; first as it was `asked` for, which has its rate already."""
-    size, engine, precision = setting.options.batch_size, asked.engine, setting.precision
-    exact_BD, _ = exact(*setting.batch(size))
+    sizes; first as it was asked for, which has its rate already."""
+    size, precision = setting.options.batch_size, setting.precision
     factors = () if setting.is_slow(rate) else BATCH_FACTORS
     sizes = [max(1, int(size * factor)) for factor in factors]
     tried = [(engine, precision, size), *setting.others()]

@@ -370,9 +370,7 @@ def test_a_matrix_of_distances_is_ranked_as_it_is(
         assert f"row 40, column 700 (from 0) is {value}, which is no" in error_line(capsys)
     asked = ["--distance-matrix", str(tmp_path / "labels.npz")]
     assert cli.main(["evaluate", str(tmp_path / "f.npz"), *asked]) == 2
-    assert error_line(capsys).endswith(
-        "labels.npz: no .npy, but an .npz; numpy.save writes one"
-    )
+    assert error_line(capsys).endswith("labels.npz: no .npy, but an .npz; numpy.save writes one")
     np.save(tmp_path / "d.npy", distances[:, 1:])
     assert cli.main(["evaluate", str(tmp_path / "f.npz"), *map(str, matrix)]) == 2
     assert "100 × 799 float32; distances of 100 queries × 800 gallery rows" in error_line(capsys)
