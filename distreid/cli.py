@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import distreid
 from distreid.cluster.cluster_options import add_cluster_options
+from distreid.data.locators import is_address
 from distreid.errors import (
     CheckpointError,
     OptionError,
@@ -302,7 +303,7 @@ def command_parser() -> argparse.ArgumentParser:
         description="Writes the whole network, from uint8 images to features of norm 1, and tries "
         "it by its own runtime: what finds other persons than the checkpoint is not published.",
     )
-    add_export_options(command, input_size)
+    add_export_options(command, input_size, given_path)
     add_network_options(command)
     command.set_defaults(run=_export)
 
@@ -626,11 +627,13 @@ def _report(parsed: argparse.Namespace) -> None:
 
 def _export(parsed: argparse.Namespace) -> None:
     from distreid.export.exporting import export
+    from distreid.host.signals import signals_stop
 
     names = [each.name for each in fields(ExportOptions)]
     options = ExportOptions(**{name: getattr(parsed, name) for name in names})
     choices = choices_of(parsed)
-    export(options, _say_on_stderr, parsed.input_size, parsed.model, choices)
+    with signals_stop(continues=False):
+        export(options, _say_on_stderr, parsed.input_size, parsed.model, choices)
     print(printable(str(options.out)))
 
 
@@ -662,6 +665,13 @@ def _verify(parsed: argparse.Namespace) -> None:
         verify_export(parsed.folder, _say_on_stderr)
         print(printable(f"{parsed.folder}: the export holds"))
         return
+    if not parsed.folder.exists() and not is_address(parsed.folder):
+        raise StoreError(f"{parsed.folder}: no such file or folder; give a run or an export")
+    if parsed.folder.is_file() and is_export(parsed.folder.parent):
+        raise OptionError(
+            f"{parsed.folder}: a file of an export; give its folder, {parsed.folder.parent}, or "
+            "--against CHECKPOINT"
+        )
     findings = (repair_run if parsed.repair else verify_run)(parsed.folder)
     for what in findings.bad.values():
         print(printable(what), file=sys.stderr)

@@ -44,11 +44,17 @@ class Stopped(BaseException):
     anywhere, also where the faults of damaged files are caught."""
 
     def __init__(
-        self, signal_number: int, why: str | None = None, *, tells_user: bool = True
+        self,
+        signal_number: int,
+        why: str | None = None,
+        *,
+        tells_user: bool = True,
+        continues: bool = True,
     ) -> None:
         name = signal.Signals(signal_number).name
         super().__init__(
-            f"stopped by {name}{f': {why}' if why else ''}; run the same command again to continue"
+            f"stopped by {name}{f': {why}' if why else ''}; run the same command again"
+            + (" to continue" if continues else "")
         )
         self.signal_number = signal_number
         self.tells_user = tells_user

@@ -28,7 +28,7 @@ from distreid.data.manifest import (
 )
 from distreid.data.mat_images import in_mat
 from distreid.data.summary import counts, describe, different_counts, known_persons
-from distreid.data.tracklets import check_tracklets, owners
+from distreid.data.tracklet_rows import check_tracklets, owners
 from distreid.errors import DataError, ImageError
 from distreid.host.counts import counted
 

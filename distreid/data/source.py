@@ -35,6 +35,7 @@ from distreid.data.manifest import GALLERY, QUERY, Manifest
 from distreid.data.split_folders import parts_below
 from distreid.data.video_frames import chosen
 from distreid.errors import DataError, OptionError
+from distreid.host.counts import counted
 
 __all__ = [
     "LAYOUTS",
@@ -148,7 +149,11 @@ def open_data(
         raise DataError(f"{where}: {error.strerror}; check {what}") from error
     if isinstance(place, (ArchiveTree, ShardFolder)):
         manifest = _of_archives(manifest, place)
-    manifest = chosen(manifest, every)
+    before, manifest = manifest, chosen(manifest, every)
+    if len(before) and not len(manifest):
+        raise DataError(
+            f"{place}: --every {every} takes none of {counted(len(before), 'row')}; take more"
+        )
     if len(manifest) == 0:
         kind = "archive" if archives_of(manifest) else "folder"
         what = "the table has no row" if manifest.layout == "csv" else f"no image in this {kind}"

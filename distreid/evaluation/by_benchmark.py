@@ -17,7 +17,7 @@ from distreid.data.manifest import (
     Manifest,
     Status,
 )
-from distreid.data.tracklets import owners
+from distreid.data.tracklet_rows import owners
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.conditions import (
     LOCATION,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.manifest import TRACKLET
-from distreid.data.tracklets import check_tracklets, owners
+from distreid.data.tracklet_rows import check_tracklets, owners
 from distreid.store import FeatureStore
 
 

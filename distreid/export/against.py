@@ -57,7 +57,11 @@ def find_preprocessing(
     best = matches[0]
     if not best.cosine >= LEAST_COSINE:
         raise EngineError(f"{file}: not the network of {checkpoint}; nearest: {best.describe()}")
-    return [best.describe(), *(f"not: {each.describe()}" for each in matches[1:4])]
+    said = [best.describe()]
+    for each in matches[1:4]:
+        is_same = each.cosine >= LEAST_COSINE  # uint8 pixels, and the same as floats
+        said.append(f"{'the same by' if is_same else 'not:'} {each.describe()}")
+    return said
 
 
 def try_all(file: Path, checkpoint: str, choices: Choices) -> list[Match]:

@@ -72,13 +72,15 @@ class ExportOptions:
 
 
 def add_export_options(
-    parser: argparse.ArgumentParser, size: Callable[[str], tuple[int, int]]
+    parser: argparse.ArgumentParser,
+    size: Callable[[str], tuple[int, int]],
+    path: Callable[[str], Path],
 ) -> None:
-    """Adds what is exported, and how; `size` reads a height and width."""
+    """Adds what is exported, and how; `size` reads a height and width, `path` a path."""
     parser.add_argument("--checkpoint", required=True, metavar="FILE|sample")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="a new folder for the network, "
+        "--out", required=True, type=path, metavar="DIR", help="a new folder for the network, "
         "distreid.json and the images of the gate"
     )  # fmt: skip
     parser.add_argument(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import distreid
+from distreid.data.locators import is_address
 from distreid.data.manifest import Manifest
 from distreid.data.source import open_data
 from distreid.errors import CheckpointError, OptionError, StoreError
@@ -60,6 +61,8 @@ def export(
     express the network, StoreError if the export does not pass the gate or the folder cannot be
     written; then nothing is there under its name.
     """
+    if is_address(options.out):
+        raise OptionError(f"--out {options.out}: an export is written to a local folder; give one")
     out = options.out.absolute()
     _check_target(out, overwrite=options.overwrite)
     manifest = open_data(options.data)

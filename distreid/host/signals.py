@@ -27,8 +27,9 @@ def signals_wait() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def signals_stop() -> Iterator[Callable[[], None]]:
-    """Within it, a signal to end raises Stopped, so that what is open is closed.
+def signals_stop(*, continues: bool = True) -> Iterator[Callable[[], None]]:
+    """Within it, a signal to end raises Stopped, so that what is open is closed; it says whether
+    the same command `continues` what was begun.
 
     Gives a function that raises it again, if a signal came where exceptions are lost: in a
     destructor, or in a callback of the fork of a worker. In another thread than the main one,
@@ -43,11 +44,11 @@ def signals_stop() -> Iterator[Callable[[], None]]:
         received.append(number)
         # What was half-made when the signal came complains when it is thrown away.
         sys.unraisablehook = lambda unraisable: None
-        raise Stopped(number)
+        raise Stopped(number, continues=continues)
 
     def check() -> None:
         if received:
-            raise Stopped(received[0])
+            raise Stopped(received[0], continues=continues)
 
     before = {number: signal.signal(number, stop) for number in STOPPING_SIGNALS}
     try:

@@ -90,7 +90,7 @@ def _link(store: FeatureStore, method: str, threshold: float | None, eps: float)
 
     from distreid.data.manifest import TRACKLET, Status
     from distreid.data.summary import known_persons
-    from distreid.data.tracklets import owners
+    from distreid.data.tracklet_rows import owners
     from distreid.evaluation.cluster_agreement import agreement
     from distreid.evaluation.linking import link as link_features
     from distreid.evaluation.tracklets import pool

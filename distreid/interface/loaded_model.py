@@ -316,7 +316,14 @@ class Model:
         self, pixels: torch.Tensor
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Unit features (N, D) of `pixels` (N, 3, height, width), and (N,) whether each is one, not
-        NaN or infinity. OptionError for a network that wants the images' cameras."""
+        NaN or infinity. OptionError for a network that wants the images' cameras, ValueError for
+        pixels of another shape or type."""
+        shape = 3, self.preprocess.height, self.preprocess.width
+        if pixels.shape[1:] != shape or pixels.dtype != torch.uint8:
+            raise ValueError(
+                f"pixels {tuple(pixels.shape)} of {pixels.dtype}; uint8 is wanted, of shape "
+                f"(N, {', '.join(map(str, shape))})"
+            )
         cameras = self._camera_indices(None, None, len(pixels))
         with _callers_threads_kept():
             return self._computed(pixels, cameras)
@@ -407,8 +414,8 @@ def _is_one(images: Any) -> bool:
 
 def _named(image: str | os.PathLike[Any]) -> Path:
     name = os.fsdecode(image)
-    if "\0" in name:
-        raise ImageError("no file has a NUL in its name")
+    if "\0" in name or not name:
+        raise ImageError(f"no file has {'a NUL in its' if name else 'an empty'} name")
     return Path(name)
 
 

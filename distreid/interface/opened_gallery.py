@@ -100,7 +100,7 @@ class Gallery:
             hits = self.reader.search(features, top, which)
         else:
             hits = search_fused(self.reader, features, fuse, top, which)
-        return SearchResult(self.reader, hits)
+        return SearchResult(self.reader, hits, which)
 
     def close(self) -> None:
         """Gives the generation back."""
@@ -119,13 +119,13 @@ class Gallery:
 class SearchResult:
     """Answers to Q queries, the best row first: K is `top`, or less where fewer rows can be had."""
 
-    def __init__(self, reader: GalleryReader, hits: Hits) -> None:
-        self._reader, self.hits = reader, hits
+    def __init__(self, reader: GalleryReader, hits: Hits, which: Filter) -> None:
+        self._reader, self.hits, self._which = reader, hits, which
 
     def part(self, first: int, last: int) -> SearchResult:
         """Those of the queries `first` to `last` − 1."""
         values = {f.name: getattr(self.hits, f.name)[first:last] for f in fields(self.hits)}
-        return SearchResult(self._reader, Hits(**values))
+        return SearchResult(self._reader, Hits(**values), self._which)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -141,6 +141,11 @@ class SearchResult:
     def exact(self) -> NDArray[np.bool_]:
         """(Q,) whether the answer is proven to be brute force's."""
         return self.hits.exact
+
+    @property
+    def unmatched(self) -> list[str]:
+        """What of the filters no row of the gallery has: `person Ann`, `camera 7`, `a time`."""
+        return self._reader.unmatched(self._which)
 
     @functools.cached_property
     def person_id(self) -> NDArray[np.int64]:
@@ -198,7 +203,11 @@ class SearchResult:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"<distreid.SearchResult: {len(self.rows):,} queries × {self.rows.shape[1]:,} rows>"
+        return (
+            f"<distreid.SearchResult: {len(self.rows):,} queries × {self.rows.shape[1]:,} rows"
+            + "".join(f"; no row has {word}" for word in self.unmatched)
+            + ">"
+        )
 
     def _repr_html_(self) -> str:
         from distreid.report.search_results import search_html

@@ -250,14 +250,22 @@ class Store:
         }
 
 
-def as_features(values: ArrayLike | FeatureArray) -> NDArray[np.float32]:
-    """(N, D) float32; ValueError for another shape, or what are no real numbers."""
-    features = np.asarray(values)
+def as_features(values: ArrayLike | FeatureArray, name: str = "features") -> NDArray[np.float32]:
+    """(N, D) float32; ValueError, which begins with the `name`, for another shape, what are no real
+    numbers, or what float32 cannot hold."""
+    try:
+        features = np.asarray(values)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"{name}: (rows, dimensions) is wanted, not {error}") from error
     if features.dtype.kind not in "fiub":
-        raise ValueError(f"features of {features.dtype}; real numbers are wanted")
+        raise ValueError(f"{name} of {features.dtype}; real numbers are wanted")
     if features.ndim != 2:
-        raise ValueError(f"features of shape {features.shape}; (rows, dimensions) is wanted")
-    return features.astype(np.float32)
+        raise ValueError(f"{name} of shape {features.shape}; (rows, dimensions) is wanted")
+    with np.errstate(over="ignore"):
+        found = features.astype(np.float32)
+    if (np.isinf(found) & np.isfinite(features)).any():
+        raise ValueError(f"{name}: a number is larger than float32 holds; normalise them before")
+    return found
 
 
 def _opened_again(folder: Path, digest: str) -> Store:

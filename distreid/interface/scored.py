@@ -91,9 +91,9 @@ def evaluate(
             f"{given}_cameras without {other}_cameras: give both, or neither; without, no match "
             "is left out for its camera"
         )
-    query_ids, gallery_ids = _numbered(query_ids, gallery_ids)
+    query_ids, gallery_ids = _numbered("ids", query_ids, gallery_ids)
     if query_cameras is not None:
-        query_cameras, gallery_cameras = _numbered(query_cameras, gallery_cameras)
+        query_cameras, gallery_cameras = _numbered("cameras", query_cameras, gallery_cameras)
     query = _labelled("query", query_features, query_ids, query_cameras)
     gallery = _labelled("gallery", gallery_features, gallery_ids, gallery_cameras)
     if query.pieces[0].shape[1] != gallery.pieces[0].shape[1]:
@@ -155,7 +155,7 @@ def _names(protocol: Any) -> list[str] | None:
 
 
 def _labelled(side: str, values: Any, ids: Any, cameras: Any) -> LabelledFeatures:
-    features = as_features(values)
+    features = as_features(values, f"{side}_features")
     if not len(features):
         raise DataError(f"no {side} feature: there is nothing to score")
     norm = np.linalg.norm(features.astype(np.float64), axis=1)
@@ -172,10 +172,20 @@ def _labelled(side: str, values: Any, ids: Any, cameras: Any) -> LabelledFeature
     )
 
 
-def _numbered(query: Any, gallery: Any) -> tuple[Any, Any]:
+def _numbered(what: str, query: Any, gallery: Any) -> tuple[Any, Any]:
     """Names as their places in sorted order; what are no names on both sides, as it is."""
     sides = np.asarray(query), np.asarray(gallery)
-    if not all(side.dtype.kind in "UO" and side.ndim == 1 for side in sides):
+    are_names = [side.dtype.kind in "UO" and side.ndim == 1 for side in sides]
+    if (
+        any(are_names)
+        and all(side.ndim == 1 and len(side) for side in sides)
+        and not all(are_names)
+    ):
+        named = "query" if are_names[0] else "gallery"
+        raise ValueError(
+            f"{named}_{what} are names, and those of the other side are not; give both alike"
+        )
+    if not all(are_names):
         return query, gallery
     texts = [[str(value) for value in side] for side in sides]
     places = {name: place for place, name in enumerate(sorted({*texts[0], *texts[1]}))}

@@ -112,7 +112,7 @@ def search(parsed: argparse.Namespace) -> None:
             fuse=parsed.fuse,
             approximate=parsed.approximate,
         )
-        for word in gallery.reader.unmatched(_filter(parsed)):
+        for word in result.unmatched:
             say(f"{parsed.gallery}: no row has {word}")
         built = gallery.reader.generation.approximate if parsed.approximate else None
         if built:

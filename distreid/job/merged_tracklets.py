@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from distreid.data.frame_boxes import SCORE
 from distreid.data.manifest import TRACKLET, Manifest, Status, Text, text_column
-from distreid.data.tracklets import check_tracklets, owners
+from distreid.data.tracklet_rows import check_tracklets, owners
 from distreid.errors import DataError
 from distreid.evaluation.tracklets import pool
 from distreid.store.feature_store import FeatureStore

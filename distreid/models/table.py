@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from distreid.errors import CheckpointError, OptionError
+from distreid.host.counts import counted
 from distreid.models import (
     clipreid,
     deep_sort,
@@ -189,6 +190,6 @@ def _known_trunk(state: StateDict, options: Mapping[str, Any], size: Size | None
         return found
     first = ", ".join(list(state)[:3])
     raise CheckpointError(
-        f"{len(state)} tensors of no known model ({first}, …); name it by --model: timm:NAME, "
-        "torchvision:NAME, your own package.module:function, or one that distreid models lists"
+        f"{counted(len(state), 'tensor')} of no known model ({first}, …); name it by --model: "
+        "timm:NAME, torchvision:NAME, your own package.module:function, or one that distreid models lists"
     )

@@ -336,7 +336,10 @@ class Gallery:
         )
 
     def as_ids(self, rows: Sequence[int]) -> NDArray[np.int64]:
-        """The same as an array; OptionError for one that is larger than any id can be."""
+        """The same as an array; OptionError for one that is larger than any id can be, or no whole
+        number."""
+        if wrong := [row for row in rows if isinstance(row, (float, np.floating))]:
+            raise OptionError(f"row {wrong[0]}: whole numbers are wanted, the ids of rows")
         if too_large := [row for row in rows if abs(row) > np.iinfo(np.int64).max]:
             raise self.no_row(too_large[0])
         return np.array(rows, np.int64)

@@ -127,7 +127,7 @@ def _found(held: Held, asked: Asked, result: SearchResult) -> Found:
         exact=all(answer.exact for answer in answers),
         generation=gallery.generation,
         threshold=threshold,
-        unmatched=gallery.reader.unmatched(asked.filter()),
+        unmatched=result.unmatched,
     )
 
 

@@ -228,6 +228,13 @@ def test_python_has_the_same_answers(gallery: Path) -> None:
                 distreid.open_gallery(gallery, device="cuda")
         with pytest.raises(distreid.errors.OptionError, match="not fused"):
             opened.search(np.ones(DIM), fuse="max", approximate=True)
+        assert opened.search(np.ones(DIM)).unmatched == []
+        typed = opened.search(np.ones((2, DIM)), not_persons=["Ann", 1], cameras=[99])
+        assert typed.unmatched == typed.part(0, 1).unmatched == ["camera 99", "person Ann"]
+        assert "; no row has camera 99; no row has person Ann>" in repr(typed)
+        for wrong in (1.5, float("nan"), np.float32(1)):
+            with pytest.raises(distreid.errors.OptionError, match=f"row {wrong}: whole numbers"):
+                opened.features([wrong])  # type: ignore[list-item]
     assert not list((gallery / "readers").iterdir())
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import error_line
+from conftest import LIMIT_S, error_line, wait_until
 from torch import Tensor, nn
 
 import distreid
@@ -500,3 +503,43 @@ def test_a_model_says_by_which_export_it_computes(onnx_export: Path) -> None:
     assert model.identity["exported"] == sha256(file)
     assert how_computed(model)["exported"] == sha256(file)
     assert "exported" not in distreid.load_model("sample").identity
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_export_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    line = ["export", "--checkpoint", "sample", "--format", "export", "--out", str(tmp_path / "x")]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "distreid", *line], stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: any(tmp_path.iterdir()), job)
+    job.send_signal(number)
+    _, said = job.communicate(timeout=LIMIT_S)
+    assert job.returncode == 128 + number
+    last = said.splitlines()[-1]
+    assert last == f"distreid: stopped by {number.name}; run the same command again"
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_is_a_local_folder(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["export", "--checkpoint", "sample", "--format", "onnx", "--out"]
+    assert main([*line, "s3://bucket/x"]) == 2
+    assert error_line(capsys).startswith("--out s3://bucket/x: an export is written to a local")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        main([*line, ""])
+    assert "argument --out: an empty name" in capsys.readouterr().err
+
+
+def test_the_folder_of_an_export_is_verified(
+    onnx_export: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = onnx_export / "model.onnx"
+    assert main(["verify", str(file)]) == 2
+    assert error_line(capsys).startswith(
+        f"{file}: a file of an export; give its folder, {file.parent}"
+    )
+    assert main(["verify", str(onnx_export / "none")]) == 2
+    assert "no such file or folder" in error_line(capsys)
