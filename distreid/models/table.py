@@ -191,5 +191,6 @@ def _known_trunk(state: StateDict, options: Mapping[str, Any], size: Size | None
     first = ", ".join(list(state)[:3])
     raise CheckpointError(
         f"{counted(len(state), 'tensor')} of no known model ({first}, …); name it by --model: "
-        "timm:NAME, torchvision:NAME, your own package.module:function, or one that distreid models lists"
+        "timm:NAME, torchvision:NAME, your own package.module:function, or one that distreid "
+        "models lists"
     )

@@ -234,6 +234,9 @@ def test_rows_that_are_no_frames_have_neither_number_nor_time(tmp_path: Path) ->
     assert taken == [name.encode() for name in names if name != "v.mp4#/000027.ppm"]
     with pytest.raises(ImageError, match=r"the video has 60 frames, and no 999999\.ppm"):
         read(manifest.file(3))
+    table.write_text("path\nv.mp4#/000026.ppm\nv.mp4#/000027.ppm\n")
+    with pytest.raises(DataError, match="--every 50 takes none of 2 rows; take more"):
+        open_data(str(table), every="50")
 
 
 def test_a_folder_of_a_video_and_an_archive_has_both(tmp_path: Path) -> None:
