@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import distreid
 from distreid.cluster.cluster_options import add_cluster_options
-from distreid.data.locators import is_address
 from distreid.errors import (
     CheckpointError,
     OptionError,
@@ -665,8 +664,6 @@ def _verify(parsed: argparse.Namespace) -> None:
         verify_export(parsed.folder, _say_on_stderr)
         print(printable(f"{parsed.folder}: the export holds"))
         return
-    if not parsed.folder.exists() and not is_address(parsed.folder):
-        raise StoreError(f"{parsed.folder}: no such file or folder; give a run or an export")
     if parsed.folder.is_file() and is_export(parsed.folder.parent):
         raise OptionError(
             f"{parsed.folder}: a file of an export; give its folder, {parsed.folder.parent}, or "
