@@ -449,6 +449,9 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         write_query_csv,
     )
 
+    for name in ("distance", "features"):
+        if parsed.distance_matrix and getattr(parsed, name) not in (None, "given"):
+            raise OptionError(f"--{name}: is not for a --distance-matrix; leave one of them out")
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     protocols = _protocols(parsed)
     store = _run_or_file(parsed, log)
@@ -456,9 +459,6 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         check_target(parsed.csv)  # not only when all is computed
     similarity = Similarity(precision=parsed.precision, device=parsed.device)
     distances = None
-    for name in ("distance", "features"):
-        if parsed.distance_matrix and getattr(parsed, name) is not None:
-            raise OptionError(f"--{name}: is not for a --distance-matrix; leave one of them out")
     if parsed.distance_matrix:
         from distreid.job.feature_files import open_distances
 

@@ -176,16 +176,12 @@ def _numbered(what: str, query: Any, gallery: Any) -> tuple[Any, Any]:
     """Names as their places in sorted order; what are no names on both sides, as it is."""
     sides = np.asarray(query), np.asarray(gallery)
     are_names = [side.dtype.kind in "UO" and side.ndim == 1 for side in sides]
-    if (
-        any(are_names)
-        and all(side.ndim == 1 and len(side) for side in sides)
-        and not all(are_names)
-    ):
-        named = "query" if are_names[0] else "gallery"
-        raise ValueError(
-            f"{named}_{what} are names, and those of the other side are not; give both alike"
-        )
     if not all(are_names):
+        if any(are_names) and all(side.ndim == 1 and len(side) for side in sides):
+            named = "query" if are_names[0] else "gallery"
+            raise ValueError(
+                f"{named}_{what} are names, and those of the other side are not; give both alike"
+            )
         return query, gallery
     texts = [[str(value) for value in side] for side in sides]
     places = {name: place for place, name in enumerate(sorted({*texts[0], *texts[1]}))}

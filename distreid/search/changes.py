@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.locators import is_address
-from distreid.errors import StoreError
+from distreid.errors import OptionError, StoreError
 from distreid.host.atomic_files import make_folder
 from distreid.host.folder_lock import Busy, hold
 from distreid.nearest.codes import Directions
@@ -100,8 +100,10 @@ class Removed:
 
 
 def create(gallery: Path, runs: Sequence[Path], how: Manner, *, copy: bool = False) -> Generation:
-    """A new gallery of at least one run; StoreError if there is one already. A run in an object
-    store is always copied."""
+    """A new gallery of at least one run, in a local folder; StoreError if there is one already. A
+    run in an object store is always copied."""
+    if is_address(gallery):
+        raise OptionError(f"{gallery}: a gallery lies in a local folder; give one")
     if (gallery / FILE).exists():
         raise StoreError(f"{gallery}: there is a gallery already; add to it, or give another name")
     if gallery.is_dir() and any(not _is_lock(entry) for entry in gallery.iterdir()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi import Path
@@ -19,8 +20,11 @@ def _number(given: Any) -> Any:
     return given
 
 
+NO_CONTROL = r"^[^\x00-\x1f\x7f]*$"
+
+
 def _one_line(given: str) -> str:
-    if any(char < " " or char == "\x7f" for char in given):
+    if not re.fullmatch(NO_CONTROL, given):
         raise ValueError("a name has no control characters")
     return given
 
@@ -33,9 +37,11 @@ Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Cosine = Annotated[float, BeforeValidator(_number), Field(ge=-1, le=1)]
 Feature = Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)]
 Rows = Annotated[list[Row], Field(max_length=MAX_TOP)]
-_PATTERN = {"pattern": r"^[^\x00-\x1f\x7f]*$"}  # as OpenAPI has what `_one_line` takes
+# The pattern stands in OpenAPI alone: pydantic's own message would show it to people.
 Label = Annotated[
-    str, AfterValidator(_one_line), Field(max_length=MAX_WORD, json_schema_extra=_PATTERN)
+    str,
+    AfterValidator(_one_line),
+    Field(max_length=MAX_WORD, json_schema_extra={"pattern": NO_CONTROL}),
 ]
 Labels = Annotated[list[Label], Field(min_length=1, max_length=MAX_IMAGES)]
 

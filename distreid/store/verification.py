@@ -47,8 +47,7 @@ class Findings:
         if self.complete and not self.bad:
             return (
                 f"{counted(len(self.plan.manifest), 'row')} in {counted(shards, 'shard')}, each "
-                "exactly once; "
-                "every checksum fits"
+                "exactly once; every checksum fits"
             )
         return f"{self.good:,} of {counted(shards, 'shard')} there and good"
 

@@ -313,3 +313,14 @@ def test_a_closed_gallery_answers_no_more(gallery: Path) -> None:
     opened.close()
     with pytest.raises(StoreError, match="was closed; open the gallery again"):
         opened.search(features_of(1, 1))
+
+
+def test_a_gallery_is_a_local_folder(
+    gallery: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(gallery.parent)
+    before = sorted(gallery.parent.iterdir())
+    line = ["gallery", "create", "s3://bucket/g", "--run", str(gallery.parent / "run"), "--copy"]
+    assert main(line) == 2
+    assert error_line(capsys) == "s3://bucket/g: a gallery lies in a local folder; give one"
+    assert sorted(gallery.parent.iterdir()) == before

@@ -360,6 +360,10 @@ def test_a_matrix_of_distances_is_ranked_as_it_is(
         arguments = ["evaluate", str(tmp_path / "f.npz"), *map(str, matrix), *wrong]
         assert cli.main(arguments) == 2
         assert error_line(capsys).startswith(f"{wrong[0]}: is not for a --distance-matrix")
+    # What the message on --distance given asks for is taken.
+    both = ["evaluate", str(tmp_path / "f.npz"), *map(str, matrix), "--distance", "given"]
+    assert cli.main(both) == 0
+    capsys.readouterr()
     # Not in the first row of a block, nor in the first column.
     for value in (np.nan, np.inf):
         spoilt = distances.copy()
