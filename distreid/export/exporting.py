@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from distreid.export.probe import Probe, make_probe, pixels
 from distreid.export.whole_network import WholeNetwork
 from distreid.host.atomic_files import DISK_IS_FULL
 from distreid.host.digests import sha256
+from distreid.host.folder_lock import hold, holders
 from distreid.images.preprocess import Preprocess
 from distreid.inference.engines import INT8
 from distreid.inference.extractor import CPU_ROWS
@@ -77,20 +79,21 @@ def export(
         say(line)
     aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        aside.mkdir(parents=True)
-        probe = make_probe(model, augmentation, manifest, options.with_resize)
-        probe.save(aside)
-        say(f"{options.format}, {options.precision} …")
-        _write(options, model, augmentation, probe, manifest, aside)
-        figures = try_export(aside, options.max_map_loss)
-        for line in figures.describe():
-            say(line)
-        if figures.problem:
-            layer = _first_difference(options, load, augmentation, probe, figures, aside)
-            why = "; ".join(filter(None, [figures.problem, layer]))
-            raise StoreError(f"{options.out}: not published: {why}")
-        about = ExportDescription.read(aside)
-        replace(about, gate=figures.to_json()).save(aside)
+        _remove_what_was_left(out)
+        with hold(aside, say):
+            probe = make_probe(model, augmentation, manifest, options.with_resize)
+            probe.save(aside)
+            say(f"{options.format}, {options.precision} …")
+            _write(options, model, augmentation, probe, manifest, aside)
+            figures = try_export(aside, options.max_map_loss)
+            for line in figures.describe():
+                say(line)
+            if figures.problem:
+                layer = _first_difference(options, load, augmentation, probe, figures, aside)
+                why = "; ".join(filter(None, [figures.problem, layer]))
+                raise StoreError(f"{options.out}: not published: {why}")
+            about = ExportDescription.read(aside)
+            replace(about, gate=figures.to_json()).save(aside)
         _publish(aside, out)
         if options.format == TENSORRT:
             say(f"build the engine where it will run: {about.run['build']}")
@@ -267,6 +270,15 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise StoreError(f"{out}: holds other things than an export; give another --out")
     if is_export(out) and not overwrite:
         raise StoreError(f"{out}: an export is there; --overwrite replaces it")
+
+
+def _remove_what_was_left(out: Path) -> None:
+    """By exports of this name that were killed on this machine; another machine's may be at
+    work."""
+    for aside in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+        left_by = holders(aside).values()
+        if left_by and all(holder.runs() is False for holder in left_by):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _publish(aside: Path, out: Path) -> None:

@@ -59,6 +59,8 @@ def check_target(file: Path) -> None:
     To be called before long work whose result has a name of the user's. A link is followed: what
     it leads to must be a file too, though the link is what is replaced.
     """
+    if "://" in str(file):
+        raise StoreError(f"{file}: an address; results are written to local files, give one")
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:

@@ -123,24 +123,34 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """The folder for this job alone while the context lasts; it is made if need be.
+    """The folder for this job alone while the context lasts; it is made if need be, and of a job
+    that fails before it has written anything, it goes again.
 
     StoreError names the job that has it. `say` gets a line if another's death must be awaited.
     """
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{run}: {error.strerror}; check the path") from error
+    is_new = _make(run)
     rivals: dict[Path, Holder] = {}
     while True:
         lock = Lock(run)
         try:
-            lock.announce()
+            try:
+                lock.announce()
+            except StoreError:
+                if run.exists():
+                    raise
+                is_new = _make(run)  # again: another job made it, failed, and removed it
+                continue
             alive = _others_alive(lock, say)
             if not alive:
                 yield
                 lock.check()
                 return
+        except BaseException:
+            lock.withdraw()
+            if is_new:
+                with contextlib.suppress(OSError):  # it is not empty
+                    run.rmdir()
+            raise
         finally:
             lock.withdraw()
         if again := alive.keys() & rivals.keys():
@@ -167,6 +177,16 @@ def last_sign(file: Path) -> float:
     # An opened file's time is asked of the server; a name's may be remembered.
     with file.open("rb") as stream:
         return os.fstat(stream.fileno()).st_mtime
+
+
+def _make(run: Path) -> bool:
+    """Whether the folder was not there, and is now."""
+    try:
+        is_new = not run.exists()
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{run}: {error.strerror}; check the path") from error
+    return is_new
 
 
 def _others_alive(lock: Lock, say: Callable[[str], None]) -> dict[Path, Holder]:

@@ -63,6 +63,8 @@ def link(parsed: argparse.Namespace) -> None:
     of_the_other = "threshold" if parsed.method == "jaccard" else "eps"
     if getattr(parsed, of_the_other) is not None:
         raise OptionError(f"--{of_the_other}: is not for --method {parsed.method}; leave it out")
+    if parsed.threshold is not None and not -1 <= parsed.threshold <= 1:
+        raise OptionError(f"--threshold {parsed.threshold}: a cosine from -1 to 1")
     store = FeatureStore.open(parsed.run_folder)
     out = parsed.out or store.run / FILE
     for file in filter(None, (out, parsed.html)):

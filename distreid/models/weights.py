@@ -60,6 +60,8 @@ def read_checkpoint(file: Path, weights: str | None = None) -> Checkpoint:
     `weights` names one of several dictionaries of tensors, such as `teacher`. CheckpointError says
     what is wrong with the file, OptionError that it has no such weights.
     """
+    if weights == "":
+        raise OptionError("--weights: empty; name the weights, or leave it out")
     weights = weights or ""
     sha256 = sha256_of(file)
     content, notes = load_weights(file)

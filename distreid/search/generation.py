@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from distreid.data.locators import is_address
 from distreid.errors import StoreError
 from distreid.host.atomic_files import publish_text
 
@@ -94,6 +95,8 @@ def read_generation(gallery: Path) -> Generation:
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
+        if is_address(gallery):
+            raise StoreError(f"{gallery}: a gallery lies in a local folder; give one") from None
         is_run = (gallery / "shards").is_dir()
         made_by = f"GALLERY --run {gallery}" if is_run else f"{gallery} --run RUN"
         what = "a run and no gallery" if is_run else "no gallery"

@@ -520,6 +520,27 @@ def test_an_export_that_is_stopped_leaves_nothing(number: signal.Signals, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    out = tmp_path / "x [1]"
+    line = ["export", "--checkpoint", "sample", "--format", "onnx", "--out", str(out)]
+    job = subprocess.Popen([sys.executable, "-m", "distreid", *line], stderr=subprocess.DEVNULL)
+    wait_until(lambda: bool(holders_beside(out)), job)
+    (left,) = holders_beside(out)
+    exporting._remove_what_was_left(out)
+    assert left.exists()  # its export runs
+    job.kill()
+    job.wait()
+    assert left.exists()
+    (tmp_path / ".x 1.7.tmp").mkdir()  # another's
+    exporting._remove_what_was_left(out)
+    assert [entry.name for entry in tmp_path.iterdir()] == [".x 1.7.tmp"]
+
+
+def holders_beside(out: Path) -> list[Path]:
+    """The folders beside an export that somebody fills."""
+    return [lock.parent for lock in out.parent.glob(".*/job-*.lock")]
+
+
 def test_an_export_is_a_local_folder(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

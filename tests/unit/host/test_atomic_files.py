@@ -7,6 +7,7 @@ import h5py
 import pytest
 from conftest import LIMIT_S
 
+from distreid.data.locators import path_of
 from distreid.errors import StoreError
 from distreid.host.atomic_files import (
     check_target,
@@ -56,6 +57,8 @@ def test_a_folder_that_there_is_not_is_named(tmp_path: Path) -> None:
         publish_text(tmp_path / "file" / "a.txt", "new")
     with pytest.raises(StoreError, match="file: File exists; check the folder"):
         make_folder(tmp_path / "file")
+    with pytest.raises(StoreError, match=r"^s3://bucket/a\.csv: an address; results are"):
+        check_target(path_of("s3://bucket/a.csv"))
     make_folder(tmp_path / "b" / "c")
     check_target(tmp_path / "b" / "c" / "a.txt")
 

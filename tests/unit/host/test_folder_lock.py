@@ -92,6 +92,31 @@ def test_the_folder_is_left_by_a_job_that_ends_and_by_one_that_fails(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_a_failing_job_made_and_left_empty_goes_with_it(tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    with pytest.raises(KeyError), hold(new, print):
+        raise KeyError
+    assert not new.exists()
+    with pytest.raises(ZeroDivisionError), hold(new, print):
+        1 / (new / "shard").write_text("")
+    assert (new / "shard").exists()
+
+
+def test_a_folder_that_goes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, announce = tmp_path / "new", lock.Lock.announce
+
+    def gone(self: lock.Lock) -> None:
+        monkeypatch.undo()
+        new.rmdir()
+        announce(self)
+
+    monkeypatch.setattr(lock.Lock, "announce", gone)
+    take(new)
+    assert new.is_dir()
+
+
 def test_a_job_killed_on_this_machine_is_known_to_be_dead_at_once(tmp_path: Path) -> None:
     first = start(tmp_path)
     first.send_signal(signal.SIGKILL)

@@ -298,6 +298,8 @@ def test_of_teacher_and_student_one_has_to_be_named(
     assert torch.equal(
         student.network.state_dict()["conv1.bn.weight"], state["conv1.bn.weight"] + 1
     )
+    with pytest.raises(OptionError, match=r"--weights: empty"):
+        load_model(file, choices=Choices(weights=""))
     with pytest.raises(OptionError, match=r"--weights third: .* has no such weights"):
         read_checkpoint(tmp_path / "a.pth", "third")
 
