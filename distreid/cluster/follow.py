@@ -267,10 +267,8 @@ def _scores(run: Path) -> dict[str, tuple[str, str]]:
     if not (file.exists() and (run / "store.h5").exists()):
         return {}
     scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
-    return {
-        each["protocol"]["name"]: (_percent(each["rank1"]), _percent(each["mAP"]))
-        for each in scores
-    }
+    named = {each.get("benchmark", each["protocol"]["name"]): each for each in scores}
+    return {name: (_percent(each["rank1"]), _percent(each["mAP"])) for name, each in named.items()}
 
 
 def _percent(share: float | None) -> str:

@@ -267,12 +267,18 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
         if whole:
             names = {str(each["id"]): str(each["file_name"]) for each in content["images"]}
             classes = {str(c["id"]): str(c["name"]) for c in content.get("categories", ())}
+            twice: dict[str, str] = {}
         else:
-            names, classes = _by_number(frames), {}
+            (names, twice), classes = _by_number(frames), {}
         found = FoundBoxes()
         for place, each in enumerate(entries):
             where = f"{file}, annotation {place}"
             image = str(each["image_id"])
+            if image in twice:
+                raise DataError(
+                    f"{where}: image {image} may be {names[image]} or {twice[image]}; give a file "
+                    "with its list of images"
+                )
             if image not in names:
                 raise DataError(f"{where}: no image {image}; check --data")
             x, y, w, h = (float(value) for value in each["bbox"])
@@ -302,12 +308,14 @@ def _single_values(entry: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _by_number(frames: Path) -> dict[str, str]:
-    """Frames by their names without the ending, and by the numbers that these are."""
+def _by_number(frames: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Frames by their names without the ending, and by the numbers that these are; and of what
+    means two frames, the second."""
     names: dict[str, str] = {}
+    twice: dict[str, str] = {}
     for path in map(os.fsdecode, images(frames)[0]):
         stem = Path(path).stem
-        names[stem] = path
-        if stem.isdigit():
-            names[str(int(stem))] = path
-    return names
+        for name in {stem, str(int(stem)) if stem.isdecimal() else stem}:
+            if names.setdefault(name, path) != path:
+                twice[name] = path
+    return names, twice

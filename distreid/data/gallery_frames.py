@@ -38,6 +38,8 @@ def gallery_frames(root: Path, name: str) -> dict[int, list[bytes]]:
         person, *frames = line.split()
         if not re.fullmatch(r"\d{1,18}", person) or not frames:
             raise DataError(f"{where}: a person and its frames are wanted; mend the line")
+        if int(person) in found:
+            raise DataError(f"{where}: a second line for person {person}; leave one")
         found[int(person)] = [os.fsencode(os.path.basename(frame)) for frame in frames]
     return found
 

@@ -76,6 +76,7 @@ def _lines(folder: Path, frames: Path) -> tuple[list[_Line], int]:
     lines: list[_Line] = []
     without = 0
     sizes: dict[Path, tuple[int, int]] = {}  # a video's frames have one
+    frame_of: dict[Path, str] = {}
     for frame in map(os.fsdecode, images(frames)[0]):
         archive = locate(frames / frame).file
         video = archive if kind_of(archive) == VIDEO else None
@@ -83,6 +84,11 @@ def _lines(folder: Path, frames: Path) -> tuple[list[_Line], int]:
         if file is None:
             without += 1
             continue
+        if (other := frame_of.setdefault(file, frame)) != frame:
+            raise DataError(
+                f"{file}: of {other}, or of {frame}? give a text file for each, in folders as the "
+                "frames are"
+            )
         content = file.read_text(encoding="utf-8-sig", errors="replace")
         for at, text in enumerate(content.splitlines(), start=1):
             if not (fields := text.split()):

@@ -25,7 +25,7 @@ SHOWN = 6  # values of a column in a message
 LOCATION = "location"
 # What each column may be called beside its own name.
 OWN = {"person": "person_id", "camera": "camera_id"}
-NUMBERED = re.compile(r"\D*0*(\d+)")  # 3, 03 and cam3
+NUMBERED = re.compile(r"(?!-\d)\D*0*(\d+)")  # 3, 03 and cam3, not -3
 
 
 def has_column(manifest: Manifest, name: str) -> bool:

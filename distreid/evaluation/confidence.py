@@ -164,9 +164,15 @@ def bootstrap(queries: QueryValues, *, resamples: int = RESAMPLES, seed: int = 0
 
 
 def compare(
-    a: QueryValues, b: QueryValues, *, resamples: int = RESAMPLES, seed: int = 0
+    a: QueryValues,
+    b: QueryValues,
+    rows: NDArray[np.intp] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
-    """B − A for two runs on the same queries, paired.
+    """B − A for two runs on the same queries, paired. `rows` (Q,) are the queries' manifest rows,
+    by which those that change most are told; without, by their places.
 
     DataError, which names the first row that differs, unless both have the same queries in
     the same order and count the same ones. The measures must be the same (ValueError).
@@ -182,6 +188,7 @@ def compare(
             name: np.where(a.counted, b.values[name] - a.values[name], 0.0) for name in a.values
         },
     )
+    rows = np.arange(len(a.person_id)) if rows is None else rows
     found = bootstrap(change, resamples=resamples, seed=seed)
     differences = {}
     for change_K, (name, change_Q) in zip(
@@ -194,8 +201,8 @@ def compare(
             better=better,
             equal=found.queries - better - worse,
             worse=worse,
-            most_better=np.argsort(-change_Q, kind="stable")[: min(better, LISTED)].tolist(),
-            most_worse=np.argsort(change_Q, kind="stable")[: min(worse, LISTED)].tolist(),
+            most_better=rows[np.argsort(-change_Q, kind="stable")[: min(better, LISTED)]].tolist(),
+            most_worse=rows[np.argsort(change_Q, kind="stable")[: min(worse, LISTED)]].tolist(),
         )
     return Comparison(
         differences=differences,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -27,7 +28,7 @@ def views_of(
         return []
     if draw.how == "listed":
         need_column(manifest, draw.listed, benchmark.name)
-        numbers = [frozenset(map(int, text.split())) for text in manifest.extra[draw.listed]]
+        numbers = [frozenset(each) for each in _whole_numbers(manifest, draw.listed)]
         return [
             _view(
                 np.array([t in numbers[row] for row in rows_Q], np.bool_),
@@ -77,7 +78,8 @@ def _in_order(manifest: Manifest, draw: Draw, rows: NDArray[np.intp]) -> list[in
     if draw.order != "list":
         return sorted(rows.tolist(), key=lambda row: (in_order(bytes(manifest.path[row])), row))
     if LIST_PLACE in manifest.extra:
-        return sorted(rows.tolist(), key=lambda row: int(manifest.extra[LIST_PLACE][row]))
+        place = [number[0] if number else 0 for number in _whole_numbers(manifest, LIST_PLACE)]
+        return sorted(rows.tolist(), key=lambda row: place[row])
     listed: list[int] = rows.tolist()
     return listed
 
@@ -116,9 +118,24 @@ def _drawn(
             yield [row for group in some for row in group]
 
 
+def _whole_numbers(manifest: Manifest, column: str) -> list[list[int]]:
+    """Those of each row, which spaces separate; DataError for anything else."""
+    found = []
+    for row, text in enumerate(manifest.extra[column].tolist()):
+        try:
+            found.append([int(number) for number in text.split()])
+        except ValueError:
+            raise DataError(
+                f"{manifest.root}, row {row}: {column} is {os.fsdecode(text)!r}; whole numbers, "
+                "separated by spaces, are wanted"
+            ) from None
+    return found
+
+
 def _by_permutations(manifest: Manifest, draw: Draw, rows: NDArray[np.intp]) -> Iterator[list[int]]:
     """By the data set's own: of each draw a row's place in the permutation of its group, from 1."""
-    places = {row: list(map(int, manifest.extra[draw.listed][row].split())) for row in rows}
+    numbers = _whole_numbers(manifest, draw.listed)
+    places = {row: numbers[row] for row in rows.tolist()}
     for trial in range(draw.times):
         yield [
             row for row, its in places.items() if trial < len(its) and 1 <= its[trial] <= draw.take

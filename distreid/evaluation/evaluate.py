@@ -31,7 +31,12 @@ from distreid.evaluation.confidence import (
     bootstrap,
     query_values,
 )
-from distreid.evaluation.identification import Identification, by_person, identifications
+from distreid.evaluation.identification import (
+    Identification,
+    by_person,
+    identifications,
+    mean_of_draws,
+)
 from distreid.evaluation.metrics import QueryScores, Ranks, cmc
 from distreid.evaluation.person_search import search_frames
 from distreid.evaluation.protocol import PRESETS, Protocol, preset_of
@@ -111,8 +116,8 @@ class Scores:
         return found
 
     def rank(self, k: int) -> float:
-        """Rank-k; beyond the depth it is that of the depth."""
-        return float(self.cmc[min(k, len(self.cmc)) - 1])
+        """Rank-k; NaN beyond the depth."""
+        return float(self.cmc[k - 1]) if k <= len(self.cmc) else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,8 +363,9 @@ def _of_benchmark(benchmark: Benchmark, found: Found, person_id: NDArray[np.int6
     if benchmark.open_set:
         scores = replace(scores, identification=identifications(found, person_id))
     if benchmark.by_person:
-        right = found.scores.first_rank[valid] == 1
-        scores = replace(scores, balanced_rank1=by_person(right, person_id[valid]))
+        counted = valid | (benchmark.counting.denominator == "all")
+        right = found.scores.first_rank[counted] == 1
+        scores = replace(scores, balanced_rank1=by_person(right, person_id[counted]))
     return scores
 
 
@@ -383,6 +389,7 @@ def _mean_of_draws(
         for name, values in scores.values.values.items():
             sums[name][place] += share * values
     weighs = np.where(weight_Q > 0, weight_Q, 1.0)
+    balanced: list[Any] = [each.balanced_rank1 for each in draws]
     return replace(
         draws[0],
         cmc=np.mean([each.cmc for each in draws], axis=0),
@@ -398,6 +405,8 @@ def _mean_of_draws(
             weight=weight_Q,
         ),
         draws=draws,
+        identification=mean_of_draws([each.identification for each in draws]),
+        balanced_rank1=None if None in balanced else float(np.mean(balanced)),
     )
 
 
@@ -430,7 +439,7 @@ def evaluate_features(
             asked = query
             if protocol.query == "multi":
                 assert several is not None
-                asked = multi_query(query, several)
+                asked = multi_query(query, several, protocol)
             passes[key] = score_queries(asked, gallery, protocol, similarity, progress, distance_QG)
         return summarise(*passes[key], protocol, query.person_id)
 

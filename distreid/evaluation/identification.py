@@ -6,7 +6,7 @@ In names: U queries whose person is not in the gallery, K whose person is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,27 @@ def identifications(found: Found, person_id_Q: NDArray[np.int64]) -> list[Identi
             )
         )
     return made
+
+
+def mean_of_draws(draws: Sequence[Sequence[Identification]]) -> list[Identification]:
+    """At each rate the mean over the draws of each figure, also of the threshold."""
+
+    def mean(each: Sequence[Identification], figure: Callable[[Identification], float]) -> float:
+        return float(np.mean([figure(one) for one in each]))
+
+    return [
+        Identification(
+            asked=each[0].asked,
+            reached=mean(each, lambda one: one.reached),
+            threshold=mean(each, lambda one: one.threshold),
+            identified={
+                r: float(np.mean([one.identified[r] for one in each])) for r in each[0].identified
+            },
+            balanced_known=mean(each, lambda one: one.balanced_known),
+            balanced_unknown=mean(each, lambda one: one.balanced_unknown),
+        )
+        for each in zip(*draws, strict=True)
+    ]
 
 
 def by_person(right_Q: NDArray[np.bool_], person_id_Q: NDArray[np.int64]) -> float:

@@ -61,10 +61,12 @@ def single_shot_first_ranks(
     own: int,
     draws: int,
     generator: np.random.Generator,
+    alone: NDArray[np.intp],
 ) -> Ranks:
     """(draws,) ranks of the query's person among one random row of each person.
 
-    `candidates` are the rows of each person, none empty; `own` is the query's among them.
+    `candidates` are the rows of each person, none empty; `own` is the query's among them. `alone`
+    are rows each of which is in every draw: those of unknown persons, and NaN is none.
     """
     counts = np.array([len(rows) for rows in candidates])
     rows = np.concatenate(candidates)
@@ -73,7 +75,9 @@ def single_shot_first_ranks(
     scores = scores_G[picks]
     mine = scores[:, own : own + 1]
     outrank = (scores > mine) | ((scores == mine) & (picks < picks[:, own : own + 1]))
-    ranks: Ranks = 1 + outrank.sum(axis=1)
+    its, others = picks[:, own : own + 1], scores_G[alone]
+    more = (others > mine) | ((others == mine) & (alone < its))
+    ranks: Ranks = 1 + outrank.sum(axis=1) + more.sum(axis=1)
     return ranks
 
 

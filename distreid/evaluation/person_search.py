@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from distreid.data.frame_boxes import SCORE
 from distreid.data.gallery_frames import gallery_frames
 from distreid.data.locators import frame_of
-from distreid.data.manifest import GALLERY, QUERY, Manifest, Status
+from distreid.data.manifest import GALLERY, NO_CAMERA, QUERY, Manifest, Status
 from distreid.errors import DataError, OptionError
+from distreid.evaluation.conditions import need_column
 from distreid.evaluation.metrics import QueryScores, score_ranks
 from distreid.evaluation.protocols.rule import Benchmark
+from distreid.host.counts import counted
 from distreid.nearest.neighbours import Progress, no_progress
 from distreid.store import FeatureStore
 
@@ -65,6 +67,7 @@ class Question:
     shown: NDArray[np.bool_]
     """(F,) the frames that they lie in."""
     frame_names: dict[bytes, int]
+    """By their names without folders, where there is a list of frames."""
     listed: dict[int, list[bytes]] | None
     """Of a person, the names of the frames that are searched; None: all."""
     camera_F: NDArray[np.int64]
@@ -82,8 +85,9 @@ class Question:
             wanted_F[:] = False
             wanted_F[here] = self.shown[here]
         wanted_F[self.gallery.frame_N[row]] = False
-        if SAME_CAMERA in self.benchmark.leaves_out:
-            wanted_F[self.camera_F == self.store.manifest.camera_id[row]] = False
+        camera = int(self.store.manifest.camera_id[row])
+        if SAME_CAMERA in self.benchmark.leaves_out and camera != NO_CAMERA:
+            wanted_F[self.camera_F == camera] = False
         return wanted_F
 
 
@@ -163,11 +167,20 @@ def question(store: FeatureStore, benchmark: Benchmark) -> Question:
         )
     shown = np.zeros(len(frames), np.bool_)
     shown[frame_N[in_gallery]] = True
-    camera_F = np.full(len(frames), -1, np.int64)
-    camera_F[frame_N] = manifest.camera_id
-    listed = None
+    if SAME_CAMERA in benchmark.leaves_out:
+        need_column(manifest, "camera", benchmark.name)
+    camera_F = np.full(len(frames), NO_CAMERA, np.int64)
+    np.maximum.at(camera_F, frame_N, manifest.camera_id)  # unknown is less than any
+    listed, frame_names = None, {}
     if benchmark.frames != ALL:
         listed = gallery_frames(manifest.root, benchmark.frames)
+        frame_names = _by_name(manifest, frames.tolist())
+        wanted = {name for each in listed.values() for name in each}
+        if absent := sorted(wanted - frame_names.keys()):
+            notes.append(
+                f"{benchmark.frames}: {counted(len(absent), 'listed frame')} without a box in the "
+                f"data, such as {os.fsdecode(absent[0])}"
+            )
     return Question(
         store=store,
         benchmark=benchmark,
@@ -182,7 +195,7 @@ def question(store: FeatureStore, benchmark: Benchmark) -> Question:
         queries=queries,
         in_gallery=in_gallery,
         shown=shown,
-        frame_names={os.path.basename(bytes(f)): n for n, f in enumerate(frames.tolist())},
+        frame_names=frame_names,
         listed=listed,
         camera_F=camera_F,
         notes=notes,
@@ -247,6 +260,19 @@ class Gallery:
             if len(fitting):
                 right.append(int(inside[fitting[0]]))
         return right, len(shown)
+
+
+def _by_name(manifest: Manifest, frames: list[bytes]) -> dict[bytes, int]:
+    """Frames by their names without folders, as lists name them; DataError for one name of two."""
+    found: dict[bytes, int] = {}
+    for place, frame in enumerate(frames):
+        name = os.path.basename(bytes(frame))
+        if found.setdefault(name, place) != place:
+            raise DataError(
+                f"{manifest.root}: {os.fsdecode(frames[found[name]])} and {os.fsdecode(frame)} "
+                "have one name, by which a list of frames cannot tell them apart; rename one"
+            )
+    return found
 
 
 def overlap(boxes_B: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ SINGLE_SHOT_DRAWS = 10  # as torchreid
 PERSONS, ONE_OF_EACH = "persons", "one of each person"  # of `Benchmark.cmc`
 FILE = "file"  # the column by which a query does not find itself
 UNKNOWN = -1  # no camera, no value
+ALONE = min(JUNK, NO_PERSON) - 1  # from here down: persons of whom there is one row
 GIVEN_AT_ONCE = 1 << 24  # distances of a matrix
 RANKED_AT_ONCE = 1 << 18  # scores; 1 MiB of fp32, which the second cache of a core holds
 
@@ -64,14 +65,17 @@ class LabelledFeatures:
         """The rows wanted, (N,) bool; all of them without a copy."""
         if wanted.all():
             return self
+        with_features = wanted if self.tracks is None else wanted[self.tracks]
         stops = np.cumsum([len(piece) for piece in self.pieces])
-        parts = np.split(wanted, stops[:-1]) if self.pieces else []
+        parts = np.split(with_features, stops[:-1]) if self.pieces else []
+        place = np.cumsum(wanted) - 1
         return LabelledFeatures(
             pieces=[piece[part] for piece, part in zip(self.pieces, parts, strict=True)],
             norm=self.norm[wanted],
             person_id=self.person_id[wanted],
             camera_id=self.camera_id[wanted],
             columns={name: column[wanted] for name, column in self.columns.items()},
+            tracks=None if self.tracks is None else place[self.tracks[with_features]],
         )
 
     def at(self, rows: NDArray[np.intp]) -> LabelledFeatures:
@@ -85,18 +89,30 @@ class LabelledFeatures:
         return replace(self, pieces=[], tracks=None)
 
 
-def multi_query(query: LabelledFeatures, several: LabelledFeatures) -> LabelledFeatures:
+def multi_query(
+    query: LabelledFeatures, several: LabelledFeatures, protocol: Protocol
+) -> LabelledFeatures:
     """Each query's feature replaced by the mean of the multi-query features of its person and
-    camera, not normalised again, as Person_reID_baseline_pytorch does; the query's own
-    feature where there are none."""
+    camera; the query's own feature where there are none.
+
+    The mean is of normalised features and is not normalised again, as in
+    Person_reID_baseline_pytorch; by `features="raw"` it is of features as the model gives them.
+    Re-ranking and expansion, which want normalised features, have it normalised.
+    """
     features, others = query.features, several.features
+    if not protocol.by_cosine:
+        features, others = features * query.norm[:, None], others * several.norm[:, None]
     for row in range(len(query)):
         same = (several.person_id == query.person_id[row]) & (
             several.camera_id == query.camera_id[row]
         )
         if same.any():
             features[row] = others[same].mean(axis=0)
-    return replace(query, pieces=[features])
+    if protocol.by_cosine and (protocol.rerank, protocol.expand) == ("none", "none"):
+        return replace(query, pieces=[features])
+    norm = np.linalg.norm(features, axis=1)
+    features /= np.maximum(norm, np.finfo(np.float32).tiny)[:, None]
+    return replace(query, pieces=[features], norm=norm)
 
 
 def codes(
@@ -187,7 +203,7 @@ def _rules(
     rules = [_Rule(of_person=True, same=places(query, gallery, protocol), others=())]
     if FILE in query.columns:
         own = codes(query, gallery, [FILE])
-        rules.append(_Rule(of_person=True, same=own, others=()))
+        rules.append(_Rule(of_person=False, same=own, others=()))
     for text in more:
         parts = terms(text)
         same = [name for how, name in parts if how == "same"]
@@ -234,7 +250,8 @@ def score_queries(
 
     Left out of a ranking: junk, the query's own file (column `FILE`), and by the camera rule
     `cross` the rows of the query's own person and camera, or by `exclude_same` what is equal in
-    other columns (`places`). An unknown person is no match.
+    other columns (`places`). An unknown person is no match, and nobody else's image either: where
+    each person counts once, each row of an unknown person does.
     The ranks are (Q,), or (Q, draws) on single-shot galleries; 0 where there is no match.
     """
     found = score_views(
@@ -427,8 +444,13 @@ class Ranker:
         self.of_person = [rule for rule in rules if rule.of_person]
         self.of_anyone = [(rule, _Pairs(*rule.same)) for rule in rules if not rule.of_person]
         person_Q = np.where(query.person_id < 0, UNKNOWN, query.person_id)
-        self.persons = _Pairs(person_Q, gallery.person_id)
-        self.junk = np.flatnonzero(gallery.person_id == JUNK)
+        # Each unknown row is somebody else.
+        own = ALONE - np.arange(len(gallery))
+        self.person_G = np.where(gallery.person_id == NO_PERSON, own, gallery.person_id)
+        self.persons = _Pairs(person_Q, self.person_G)
+        self.junk, self.alone = (
+            np.flatnonzero(gallery.person_id == nobody) for nobody in (JUNK, NO_PERSON)
+        )
         self.ranks: list[Ranks] = [np.array([], np.int64)] * len(query)
         one_of_each = protocol.gallery_shots == "single" or cmc == ONE_OF_EACH
         self.draws = SINGLE_SHOT_DRAWS if one_of_each else 0
@@ -524,7 +546,7 @@ class Ranker:
         if not len(queries):
             return
         scores_QG = np.where(np.isnan(scores_BG[queries]), -np.inf, scores_BG[queries])
-        person_G = self.gallery.person_id[self.persons.order]
+        person_G = self.person_G[self.persons.order]
         starts = np.flatnonzero(np.diff(person_G, prepend=person_G[0] - 1))
         best_QP = np.maximum.reduceat(scores_QG[:, self.persons.order], starts, axis=1)
         person_Q = self.query.person_id[first + queries]
@@ -533,7 +555,7 @@ class Ranker:
         ranks_Q = 1 + (best_QP > own_Q1).sum(axis=1)
         for place in np.flatnonzero((best_QP == own_Q1).sum(axis=1) > 1):
             equal_R = np.flatnonzero(scores_QG[place] == own_Q1[place])
-            persons, first_R = np.unique(self.gallery.person_id[equal_R], return_index=True)
+            persons, first_R = np.unique(self.person_G[equal_R], return_index=True)
             is_best = best_QP[place, person_G[starts].searchsorted(persons)] == own_Q1[place]
             mine = first_R[persons == person_Q[place]]
             ranks_Q[place] += (first_R[is_best] < mine).sum()
@@ -545,7 +567,7 @@ class Ranker:
         """(draws,) as torchreid's eval_cuhk03 draws: of each person, in the order in which they
         come in the ranking, one row, by one generator for all queries."""
         kept = np.flatnonzero(~np.isnan(scores_G))
-        person_R = self.gallery.person_id[kept[np.argsort(-scores_G[kept], kind="stable")]]
+        person_R = self.person_G[kept[np.argsort(-scores_G[kept], kind="stable")]]
         persons, first_P, which_R, count_P = np.unique(
             person_R, return_index=True, return_inverse=True, return_counts=True
         )
@@ -562,12 +584,11 @@ class Ranker:
 
     @cached_property
     def _rows_of(self) -> dict[int, NDArray[np.intp]]:
-        """Person → gallery rows, ascending, of all that a ranking may hold."""
-        by_person = self.persons.order
-        persons, starts = np.unique(self.gallery.person_id[by_person], return_index=True)
-        rows = np.split(by_person, starts[1:])
-        pairs = zip(persons.tolist(), rows, strict=len(persons) > 0)
-        return {person: rows for person, rows in pairs if person not in (JUNK, NO_PERSON)}
+        """Known person → gallery rows, ascending."""
+        known = self.persons.order[self.person_G[self.persons.order] >= 0]
+        persons, starts = np.unique(self.person_G[known], return_index=True)
+        rows = np.split(known, starts[1:])
+        return dict(zip(persons.tolist(), rows, strict=len(persons) > 0))
 
     def _shots(
         self, row: int, scores_G: NDArray[np.floating[Any]], matches: NDArray[np.intp]
@@ -581,4 +602,5 @@ class Ranker:
             self.draws,
             # One generator for each query: the draws do not depend on who ranks it, or when.
             np.random.default_rng([self.protocol.seed, row]),
+            self.alone,
         )

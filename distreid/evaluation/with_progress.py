@@ -141,7 +141,8 @@ def compare_runs(
         log.print("the camera rule leaves no match: compared without it")
     # The same persons, which may be numbered in two ways.
     values = replace(scores[1].values, person_id=scores[0].values.person_id)
-    return compare(scores[0].values, values)
+    rows = usable_rows(a, QUERY) if scores[0].rows is None else scores[0].rows
+    return compare(scores[0].values, values, rows)
 
 
 def _rows(store: FeatureStore, protocol: Protocol | Benchmark) -> list[NDArray[np.intp]]:

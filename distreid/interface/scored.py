@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 
+from distreid.data.labels import CAMERA, PERSON, Kind, labels_of
 from distreid.data.manifest import NO_CAMERA
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.evaluate import (
@@ -53,7 +54,9 @@ def evaluate(
 
     Give a store (or a run's folder); or `query_features` (Q, D), `gallery_features` (G, D),
     `query_ids` (Q,), `gallery_ids` (G,) and, where cameras are known, `query_cameras` and
-    `gallery_cameras`: whole numbers, or names. Features are normalised before they are compared.
+    `gallery_cameras`: whole numbers, or texts, which are taken as those of a table are: person -1
+    is junk, and who or what is empty is not known. Features are normalised before they are
+    compared.
 
     `protocol` names one or several benchmarks (`ltcc-changed-clothes`, `mars`, …; of a store alone)
     or ways of counting (`torchreid`, `fastreid`, `transreid`, `layumi`, …), as `distreid protocols`
@@ -91,9 +94,11 @@ def evaluate(
             f"{given}_cameras without {other}_cameras: give both, or neither; without, no match "
             "is left out for its camera"
         )
-    query_ids, gallery_ids = _numbered("ids", query_ids, gallery_ids)
+    query_ids, gallery_ids = _numbered("ids", PERSON, query_ids, gallery_ids)
     if query_cameras is not None:
-        query_cameras, gallery_cameras = _numbered("cameras", query_cameras, gallery_cameras)
+        query_cameras, gallery_cameras = _numbered(
+            "cameras", CAMERA, query_cameras, gallery_cameras
+        )
     query = _labelled("query", query_features, query_ids, query_cameras)
     gallery = _labelled("gallery", gallery_features, gallery_ids, gallery_cameras)
     if query.pieces[0].shape[1] != gallery.pieces[0].shape[1]:
@@ -172,8 +177,9 @@ def _labelled(side: str, values: Any, ids: Any, cameras: Any) -> LabelledFeature
     )
 
 
-def _numbered(what: str, query: Any, gallery: Any) -> tuple[Any, Any]:
-    """Names as their places in sorted order; what are no names on both sides, as it is."""
+def _numbered(what: str, kind: Kind, query: Any, gallery: Any) -> tuple[Any, Any]:
+    """Texts as a table's are taken: as whole numbers, or as names, numbered in sorted order; what
+    are no texts on both sides, as it is."""
     sides = np.asarray(query), np.asarray(gallery)
     are_names = [side.dtype.kind in "UO" and side.ndim == 1 for side in sides]
     if not all(are_names):
@@ -183,9 +189,8 @@ def _numbered(what: str, query: Any, gallery: Any) -> tuple[Any, Any]:
                 f"{named}_{what} are names, and those of the other side are not; give both alike"
             )
         return query, gallery
-    texts = [[str(value) for value in side] for side in sides]
-    places = {name: place for place, name in enumerate(sorted({*texts[0], *texts[1]}))}
-    first, second = (np.array([places[name] for name in side], np.int64) for side in texts)
+    numbers = labels_of([str(value) for side in sides for value in side], kind).numbers
+    first, second = np.split(np.array(numbers, np.int64), [len(sides[0])])
     return first, second
 
 

@@ -9,10 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from distreid.data.manifest import QUERY
 from distreid.errors import printable
 from distreid.evaluation.confidence import Comparison
-from distreid.evaluation.evaluate import usable_rows
 from distreid.evaluation.protocol import Protocol
 from distreid.evaluation.protocols.rule import Benchmark
 from distreid.store import FeatureStore
@@ -43,10 +41,9 @@ def comparison_table(
         f"{protocol.name}: {comparison.queries:,} queries of {comparison.persons:,} persons, "
         f"which are resampled {comparison.resamples:,} times",
     ]
-    rows = usable_rows(b, QUERY)
     change = comparison.differences["mAP"]
     for word, queries in (("better", change.most_better), ("worse", change.most_worse)):
-        paths = [printable(str(_path(b, int(rows[query])))) for query in queries[:LISTED]]
+        paths = [printable(str(_path(b, row))) for row in queries[:LISTED]]
         if paths:
             lines.append(f"{word} most in AP: {', '.join(paths)}")
     return Group(*map(Text, lines[:2]), table, *map(Text, lines[2:]))
@@ -54,12 +51,7 @@ def comparison_table(
 
 def comparison_json(a: FeatureStore, b: FeatureStore, comparison: Comparison) -> dict[str, Any]:
     """Plain values; queries as manifest rows."""
-    rows = usable_rows(b, QUERY)
-    content = comparison.to_json()
-    for difference in content["differences"].values():
-        for key in ("most_better", "most_worse"):
-            difference[key] = [int(rows[query]) for query in difference[key]]
-    return {"a": str(a.run), "b": str(b.run), **content}
+    return {"a": str(a.run), "b": str(b.run), **comparison.to_json()}
 
 
 def _path(store: FeatureStore, row: int) -> Path:

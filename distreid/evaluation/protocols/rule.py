@@ -20,9 +20,14 @@ SEEDED = ("once", "each")
 CONDITION = re.compile(r"\s*([\w-]+)\s*(!?=)\s*([^=]*?)\s*")
 TERM = re.compile(r"(same|other) ([\w-]+)")
 
+# Of person search: what of a benchmark it has not, what of its counting, and what may be changed.
+NOT_OF_FRAMES = ("draw", "query_unit", "gallery_unit", "cmc", "open_set", "by_person")
+COUNTING_NOT_OF_FRAMES = ("exclude_same", "gallery_shots", "rerank", "expand")
+OF_FRAMES = {"ap", "denominator", "depth"}
+
 # Ways of counting that most benchmarks share. Their parts, not their names, are what counts.
-STANDARD = PRESETS["fastreid"]
-NO_CAMERAS = replace(STANDARD, camera_rule="none")
+STANDARD = replace(PRESETS["fastreid"], name="standard", as_in="")
+NO_CAMERAS = replace(STANDARD, name="no cameras", camera_rule="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +146,40 @@ class Benchmark:
             ("unmatched_ap", ("zero", "none")),
         ):
             _check(name, getattr(self, name), values)
+        if self.counting.query == "multi":
+            raise OptionError(f"--query multi: {self.name} asks with single queries")
+        one_of_each = [self.cmc == CMC[2], self.counting.gallery_shots == "single"]
+        if all(one_of_each):
+            raise OptionError(f"--gallery-shots single: {self.name} has cmc {CMC[2]!r} already")
+        if any(one_of_each) and self.open_set:
+            raise OptionError("open_set: wants one rank of each query, and not one of each draw")
+        if self.frames:
+            self._check_frames()
+
+    def _check_frames(self) -> None:
+        """Person search ranks by cosine, and has a rule of its own."""
+        kinds: tuple[tuple[object, object, tuple[str, ...]], ...] = (
+            (self, Benchmark(name=self.name), NOT_OF_FRAMES),
+            (self.counting, STANDARD, COUNTING_NOT_OF_FRAMES),
+        )
+        for ours, plain, names in kinds:
+            for name in names:
+                if getattr(ours, name) != getattr(plain, name):
+                    raise OptionError(f"{name}: {self.name} is person search, which has none")
+        if not self.counting.by_cosine:
+            raise OptionError(f"features: {self.name} is person search, which ranks by cosine")
 
     def changed(self, changes: dict[str, Any]) -> Benchmark:
         """The same benchmark with conventions changed, as `--ap` and others do."""
         if not changes:
             return self
+        others = {name for name, value in changes.items() if value != getattr(self.counting, name)}
+        if self.frames and (others := others - OF_FRAMES):
+            flag = "--" + min(others).replace("_", "-")
+            raise OptionError(
+                f"{flag}: {self.name} is person search; only {', '.join(sorted(OF_FRAMES))} change "
+                "how it counts"
+            )
         counting = replace(self.counting, name=f"{self.name}, changed", as_in="", **changes)
         return replace(self, counting=counting)
 

@@ -1,5 +1,6 @@
 """Submitted jobs to their end. A script that prints stands for scontrol."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,3 +155,18 @@ def test_a_run_without_scores_has_dashes_and_leaves_the_others_theirs(tmp_path: 
     )
     table = score_lines([("1", tmp_path / "a"), ("2", tmp_path / "b")])
     assert [list(column.cells) for column in table.columns][2:] == [["50.00 %", "–"], ["–", "–"]]
+
+
+def test_benchmarks_are_told_by_their_own_names(tmp_path: Path) -> None:
+    scores = [
+        {"benchmark": name, "protocol": {"name": "standard"}, "rank1": share, "mAP": share}
+        for name, share in (("ltcc-general", 0.5), ("ltcc-changed-clothes", 0.25))
+    ]
+    (tmp_path / "store.h5").touch()
+    (tmp_path / "metrics.json").write_text(json.dumps({"scores": scores}))
+    table = score_lines([("1", tmp_path)])
+    assert [str(column.header).partition("\n")[0] for column in table.columns][2::2] == [
+        "ltcc-general",
+        "ltcc-changed-clothes",
+    ]
+    assert [list(column.cells) for column in table.columns][2::2] == [["50.00 %"], ["25.00 %"]]

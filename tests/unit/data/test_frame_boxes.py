@@ -203,6 +203,25 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
             open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(file)))
 
 
+def test_boxes_of_a_name_that_two_frames_have_are_refused(tmp_path: Path) -> None:
+    for camera in ("cam1", "cam2"):
+        frame(tmp_path / f"frames/{camera}/000001.png", 20, 10)
+    file = tmp_path / "found.json"
+    file.write_text(json.dumps([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]))
+    with pytest.raises(DataError, match=r"annotation 0: image 1 may be cam1/000001\.png or cam2/"):
+        open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(file)))
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "000001.txt").write_text("0 0.5 0.5 0.5 0.4\n")
+    with pytest.raises(DataError, match=r"000001\.txt: of cam1/000001\.png, or of cam2/000001"):
+        open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(labels)))
+    for camera in ("cam1", "cam2"):
+        (labels / camera).mkdir()
+        (labels / f"{camera}/000001.txt").write_text("0 0.5 0.5 0.5 0.4\n")
+    manifest = open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(labels)))
+    assert [path for path, _ in boxes_of(manifest)] == ["cam1/000001.png", "cam2/000001.png"]
+
+
 def test_yolo_is_told_in_shares_of_the_frame(tmp_path: Path) -> None:
     frame(tmp_path / "frames/a.png", 20, 10)
     frame(tmp_path / "frames/b.png", 20, 10)

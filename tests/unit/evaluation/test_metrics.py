@@ -21,7 +21,7 @@ from distreid.evaluation.metrics import (
     single_shot_first_ranks,
 )
 from distreid.evaluation.protocol import PRESETS, Protocol
-from distreid.evaluation.ranking import LabelledFeatures, multi_query, score_queries
+from distreid.evaluation.ranking import LabelledFeatures, multi_query, score_queries, score_views
 from distreid.nearest.similarity import Similarity
 
 
@@ -128,7 +128,7 @@ def test_scores_are_those_of_the_peers_re_ranked_expanded_or_neither(name: str) 
         asked = query
         if protocol.query == "multi":
             assert several is not None
-            asked = multi_query(query, normalised(several))
+            asked = multi_query(query, normalised(several), protocol)
         ours = scores_of(asked, gallery, protocol)
         if "error" in theirs:  # no query has a match
             assert ours.queries == 0
@@ -220,11 +220,15 @@ def test_an_empty_side_gives_no_match(queries: int, rows: int) -> None:
 def test_single_shot_takes_one_image_of_each_person_by_lot() -> None:
     scores = np.array([0.9, 0.1, 0.8, 0.5, 0.5], np.float32)
     candidates = [np.array([0, 1]), np.array([2]), np.array([3, 4])]
-    ranks = single_shot_first_ranks(scores, candidates, 2, 4000, np.random.default_rng(0))
+    ranks = single_shot_first_ranks(
+        scores, candidates, 2, 4000, np.random.default_rng(0), np.empty(0, np.intp)
+    )
     # Row 2 always outranks; row 0 does, and row 1 does not, each in half of the draws.
     assert set(ranks.tolist()) == {2, 3}
     assert abs((ranks == 3).mean() - 0.5) < 0.05
-    again = single_shot_first_ranks(scores, candidates, 2, 4000, np.random.default_rng(0))
+    again = single_shot_first_ranks(
+        scores, candidates, 2, 4000, np.random.default_rng(0), np.empty(0, np.intp)
+    )
     assert np.array_equal(ranks, again)
 
 
@@ -295,10 +299,14 @@ def test_a_query_of_nobody_matches_nobody(nobody: int) -> None:
     assert scores.matches.tolist() == [0]
 
 
-def test_an_unknown_person_is_no_candidate_of_a_single_shot_gallery() -> None:
+def test_where_each_person_counts_once_each_unknown_row_is_somebody_else() -> None:
+    query, gallery = people(5), people(NO_PERSON, NO_PERSON, JUNK, 7, 7, 5, 6, NO_PERSON)
     classic = replace(PRESETS["cuhk03-classic"], features="normalised")
-    _, first_ranks = score_queries(people(5), people(NO_PERSON, JUNK, 5, 6), classic)
-    assert first_ranks.tolist() == [[1] * first_ranks.size]
+    _, first_ranks = score_queries(query, gallery, classic)
+    assert first_ranks.tolist() == [[4] * first_ranks.size]  # two unknown, 7, itself
+    for counted, ranks in (("persons", [4]), ("one of each person", [[4] * 10])):
+        found = score_views(query, gallery, FASTREID, cmc=counted)[0]
+        assert found.first_ranks.tolist() == ranks, counted
 
 
 SMALL = st.integers(1, 12)
@@ -348,3 +356,35 @@ def test_every_score_is_that_of_a_ten_line_oracle(
         before = [(n - 1) / (rank - 1) if rank > 1 else 1 for n, rank in enumerate(hits, 1)]
         trapezoids = np.add(before, precisions) / 2
         assert scores.ap_trapezoid[q] == pytest.approx(trapezoids.mean() if hits else 0)
+
+
+def test_raw_multi_query_features_are_means_of_features_as_the_model_gives_them() -> None:
+    query, several = people(1, 2), people(1, 1, 2)
+    query = replace(query, norm=np.array([2, 3], np.float32))
+    several = replace(several, norm=np.array([1, 4, 5], np.float32))
+    raw = replace(FASTREID, query="multi", distance="sqeuclidean", features="raw")
+    found = multi_query(query, several, raw)
+    mean = (several.features[0] + 4 * several.features[1]) / 2
+    assert np.allclose(found.norm[0], np.linalg.norm(mean))
+    assert np.allclose(found.features * found.norm[:, None], [mean, 5 * several.features[2]])
+    plain = multi_query(query, several, replace(FASTREID, query="multi"))
+    assert np.allclose(plain.features[0], several.features[:2].mean(axis=0))
+    moved = multi_query(query, several, replace(FASTREID, query="multi", rerank="zhong"))
+    assert np.allclose(np.linalg.norm(moved.features, axis=1), 1)
+    assert np.allclose(moved.features[0], plain.features[0] / np.linalg.norm(plain.features[0]))
+
+
+def test_tracks_are_chosen_with_their_features() -> None:
+    rows = people(5, 6, 7)
+    features = people(1, 2, 3, 4, 5, 6).features
+    tracks = np.array([0, 0, 1, 2, 2, 2])
+    some = replace(rows, pieces=[features[:4], features[4:]], tracks=tracks).at(np.array([0, 2]))
+    assert some.person_id.tolist() == [5, 7]
+    assert some.tracks is not None and some.tracks.tolist() == [0, 0, 1, 1, 1]
+    assert np.array_equal(some.features, features[[0, 1, 3, 4, 5]])
+
+
+def test_beyond_the_depth_there_is_no_rank() -> None:
+    found = scores_of(people(5), people(6, 5), replace(FASTREID, depth=2))
+    assert (found.rank(1), found.rank(2)) == (0, 1)
+    assert math.isnan(found.rank(3))

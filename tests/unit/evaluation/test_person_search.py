@@ -165,6 +165,34 @@ def test_a_list_tells_the_frames_of_each_query(tmp_path: Path) -> None:
     (tmp_path / "TestG50.txt").write_text("999 1.jpg\n")
     with pytest.raises(DataError, match="TestG50: no frames for the query of"):
         scored(store, "cuhk-sysu-50")
+    (tmp_path / "TestG50.txt").write_text("1 1.jpg\n2 1.jpg\n1 2.jpg\n")
+    with pytest.raises(DataError, match="line 3: a second line for person 1; leave one"):
+        scored(store, "cuhk-sysu-50")
+    text = (tmp_path / "TestG500.txt").read_text()
+    (tmp_path / "TestG500.txt").write_text(text.replace("\n", " gone.jpg\n", 1))
+    evaluation = evaluate(store, chosen_protocols(["cuhk-sysu-500"], {}))
+    said = "TestG500: 1 listed frame without a box in the data, such as gone.jpg"
+    assert said in evaluation.diagnosis
+    assert evaluation.scores[0].mAP == found.mAP
+    twice = [path.replace(b"003.jpg", b"a/004.jpg") for path in store.manifest.path.tolist()]
+    manifest = replace(store.manifest, path=np.array(twice))
+    with pytest.raises(DataError, match=r"004\.jpg and .*004\.jpg have one name, by which a list"):
+        scored(replace(store, plan=replace(store.plan, manifest=manifest)), "cuhk-sysu-500")
+
+
+def test_an_unknown_camera_is_no_other_frames_camera() -> None:
+    rows = random_rows(8, 16, 4)
+    for row in rows:
+        row["camera"] = -1
+    with pytest.raises(DataError, match="prw-other-cameras needs a column camera_id"):
+        scored(store_of(rows), "prw-other-cameras")
+    for row in rows:
+        row["camera"] = -1 if row["frame"] % 2 else 3
+    found = scored(store_of(rows), "prw-other-cameras")
+    expected = naive(rows, lambda q, r: q["camera"] == -1 or q["camera"] != r["camera"])
+    assert found.mAP == pytest.approx(expected["mAP"])
+    partly = [dict(row, camera=-1) if row["kind"] == "detection" else row for row in rows]
+    assert scored(store_of(partly), "prw-other-cameras").mAP == found.mAP
 
 
 def test_without_scores_the_true_boxes_are_the_detections() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,16 @@ from array_stores import in_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_protocols import NAIVE, Row, figures
+from rich.console import Console
 
 from distreid.data.manifest import Status, build_manifest
-from distreid.errors import DataError
+from distreid.errors import DataError, OptionError
+from distreid.evaluation.conditions import rows_where
 from distreid.evaluation.evaluate import evaluate
 from distreid.evaluation.protocols.choice import chosen_protocols
 from distreid.evaluation.protocols.known import BENCHMARKS
+from distreid.evaluation.protocols.rule import Benchmark, Draw
+from distreid.evaluation.with_progress import compare_runs
 from distreid.store.array_store import ArrayStore
 
 DIM = 6
@@ -295,3 +300,116 @@ def test_reranking_is_of_each_draws_own_gallery() -> None:
     alone = store_of([rows[row] for row in kept])
     whole = scored(alone, "prcc-same-clothes", rerank="zhong")
     assert plain.draws[3].mAP == pytest.approx(whole.mAP, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", ["-1", "cam-1", "3", "03", "cam3", "-3"])
+def test_a_number_below_zero_is_that_of_itself_alone(text: str) -> None:
+    manifest = build_manifest(
+        root=Path("data"), layout="csv", path=[b"0", b"1"], extra={"place": [text, "x"]}
+    )
+
+    def fits(value: str) -> bool:
+        try:
+            return bool(rows_where(manifest, f"place = {value}", "asks", "x")[0])
+        except DataError:
+            return False
+
+    assert fits("1") == (text == "cam-1")
+    assert fits("3") == (text in ("3", "03", "cam3"))
+    assert fits("-3") == (text == "-3")
+
+
+def test_all_figures_are_means_of_the_draws() -> None:
+    rows = random_rows(1, 80, 9, SPLITS["usual"])
+    for row in rows:
+        row["split"] = "query" if row["person"] < 4 and row["number"] % 2 else "gallery"
+        if row["split"] == "gallery" and row["person"] == 1:
+            row["person"] = 8
+    benchmark = Benchmark(
+        name="own",
+        open_set=True,
+        by_person=True,
+        draw=Draw(times=5, take=2),
+        counting=BENCHMARKS["closed-set"].counting,
+    )
+    scores = evaluate(store_of(rows), [benchmark]).scores[0]
+    assert len(scores.draws) == 5
+    balanced = np.array([each.balanced_rank1 for each in scores.draws], float)
+    assert scores.balanced_rank1 == pytest.approx(balanced.mean()) and balanced.std() > 0
+    for rate, found in enumerate(scores.identification):
+        each = [draw.identification[rate] for draw in scores.draws]
+        assert found.identified[5] == pytest.approx(np.mean([one.identified[5] for one in each]))
+        assert found.balanced_known == pytest.approx(np.mean([e.balanced_known for e in each]))
+        assert found.reached == pytest.approx(np.mean([one.reached for one in each]))
+
+
+def test_balanced_accuracy_counts_whom_rank_1_counts() -> None:
+    rows = random_rows(1, 8, 1, ("gallery",))
+    for number, row in enumerate(rows):
+        row.update(person=number % 4, split="query" if number < 4 else "gallery")
+        row["feature"] = np.eye(DIM)[number % 4]
+    rows = [row for row in rows if row["split"] == "query" or row["person"] < 2]
+    scores = scored(store_of(rows), "closed-set")
+    assert (scores.rank(1), scores.balanced_rank1) == (0.5, 0.5)
+
+
+def test_what_a_benchmark_has_not_is_refused() -> None:
+    for name, changes, message in (
+        ("leave-one-out", {"query": "multi"}, "--query multi: leave-one-out asks with single"),
+        ("cuhk03-classic", {}, None),
+        ("prw", {"rerank": "zhong"}, "--rerank: prw is person search; only ap, denominator, de"),
+        ("prw", {"features": "raw", "distance": "euclidean"}, "--distance: prw is person search"),
+        ("prw", {"camera_rule": "cross"}, "--camera-rule: prw is person search"),
+        ("prw", {"camera_rule": "none", "ap": "trapezoid", "depth": 20}, None),
+        ("closed-set", {"gallery_shots": "single"}, None),
+    ):
+        if message is None:
+            assert chosen_protocols([name], changes)
+            continue
+        with pytest.raises(OptionError, match=message):
+            chosen_protocols([name], changes)
+    shots = replace(BENCHMARKS["closed-set"].counting, gallery_shots="single")
+    wrongs: list[tuple[dict[str, Any], str]] = [
+        ({"open_set": True, "counting": shots}, "open_set: wants one rank of each query"),
+        ({"open_set": True, "cmc": "one of each person"}, "open_set: wants one rank of each"),
+        ({"cmc": "one of each person", "counting": shots}, "--gallery-shots single: own has"),
+        ({"frames": "all", "by_person": True}, "by_person: own is person search, which has none"),
+        ({"frames": "all", "draw": Draw()}, "draw: own is person search, which has none"),
+        ({"frames": "all", "counting": shots}, "gallery_shots: own is person search"),
+    ]
+    for fields, message in wrongs:
+        with pytest.raises(OptionError, match=message):
+            Benchmark(name="own", **fields)
+
+
+def test_a_column_of_draws_that_holds_no_numbers_is_named() -> None:
+    rows = random_rows(1, 60, 5, SPLITS["usual"])
+    for row in rows:
+        row["modality"] = "thermal" if row["number"] % 2 else "visible"
+    store = store_of(rows)
+    trials = np.array([b"1,2", *store.manifest.extra["trials"][1:].tolist()])
+    extra = store.manifest.extra | {"trials": trials}
+    manifest = replace(store.manifest, extra=extra)
+    with pytest.raises(DataError, match=r"data, row 0: trials is '1,2'; whole numbers, separated"):
+        scored(
+            replace(store, plan=replace(store.plan, manifest=manifest)), "regdb-visible-to-thermal"
+        )
+
+
+@pytest.mark.parametrize("name", ["leave-one-out", "prcc-changed-clothes"])
+def test_what_changed_most_is_told_by_the_benchmarks_own_queries(name: str) -> None:
+    rows = random_rows(2, 60, 5, SPLITS["usual"])
+    for row in rows:
+        row["camera"] = row["number"] % 3
+    a = store_of(rows)
+    random = np.random.default_rng(3).normal(size=(60, DIM))
+    b = replace(a, array=(random / np.linalg.norm(random, axis=1)[:, None]).astype(np.float32))
+    (protocol,) = chosen_protocols([name], {}) or []
+    log = Console(file=io.StringIO())
+    change = compare_runs(a, b, protocol, log).differences["mAP"]
+    found = [evaluate(store, [protocol]).scores[0] for store in (a, b)]
+    asked = found[0].rows
+    assert asked is not None
+    gain = dict(zip(asked.tolist(), found[1].per_query.ap - found[0].per_query.ap, strict=True))
+    best = sorted((row for row in gain if gain[row] > 0), key=lambda row: (-gain[row], row))
+    assert change.most_better == best[:10]

@@ -362,6 +362,29 @@ def test_persons_and_cameras_of_features_may_be_names() -> None:
     assert scores.evaluation.scores[0].per_query.matches.tolist() == [1, 1]
 
 
+def test_texts_that_are_numbers_are_these_numbers() -> None:
+    random = np.random.default_rng(0)
+    persons = random.integers(-2, 4, 40)
+    cameras = random.integers(-1, 3, 40)
+    features = random.normal(size=(40, 8)).astype(np.float32)
+
+    def scored(persons: Any, cameras: Any) -> dict[str, Any]:
+        return distreid.evaluate(
+            query_features=features[:10],
+            gallery_features=features[10:],
+            query_ids=persons[:10],
+            gallery_ids=persons[10:],
+            query_cameras=cameras[:10],
+            gallery_cameras=cameras[10:],
+        ).to_dict()
+
+    texts = np.where(persons == -2, "", persons.astype(str))
+    assert scored(texts, np.where(cameras < 0, "", cameras.astype(str))) == scored(persons, cameras)
+    names = ["-1" if person == "-1" else person and f"p{person}" for person in texts.tolist()]
+    places = [camera and f"c{camera}" for camera in np.where(cameras < 0, "", cameras).tolist()]
+    assert scored(names, places)["scores"] == scored(persons, cameras)["scores"]
+
+
 def test_no_image_gives_no_feature(model: distreid.Model) -> None:
     assert model.features([]).shape == (0, 512)
 

@@ -148,3 +148,14 @@ def test_names_and_options_that_cannot_be_meant(
         assert cli.main(["rank", str(file), *map(str, options)]) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "r.csv").exists()
+
+
+def test_a_query_without_a_person_does_not_find_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = np.array([f"{n}.jpg" for n in range(6)])
+    split = np.array(["query+gallery"] * 6)
+    np.savez(tmp_path / "f.npz", features=unit(0, 6), path=names, split=split)
+    ranked(capsys, tmp_path / "f.npz", "--top", 5, "--out", tmp_path / "r.json")
+    for each in json.loads((tmp_path / "r.json").read_text()):
+        assert sorted([each["query"], *each["images"]]) == names.tolist()
