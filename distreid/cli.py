@@ -7,10 +7,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import distreid
 from distreid.cluster.cluster_options import add_cluster_options
@@ -23,7 +24,7 @@ from distreid.errors import (
     say_on_stderr,
 )
 from distreid.evaluation.protocol import CHOICES, PRESETS, Protocol
-from distreid.evaluation.protocols.choice import chosen_protocol, chosen_protocols
+from distreid.evaluation.protocols.choice import chosen_protocols
 from distreid.evaluation.protocols.rule import Benchmark
 from distreid.export.export_options import ExportOptions, add_export_options
 from distreid.extract import DESCRIPTION, extract
@@ -38,6 +39,7 @@ from distreid.interface.link_command import add_link_options, link
 from distreid.interface.search_command import add_search_options, search
 from distreid.job.options import (
     CommandParser,
+    add_data_root,
     add_extract_options,
     add_how_options,
     add_label_options,
@@ -189,16 +191,13 @@ def command_parser() -> argparse.ArgumentParser:
         help="aicity: a line of numbers for each query; txt: the same after its name (default: by "
         "the ending of --out)",
     )
-    command.add_argument("--out", required=True, type=given_path, metavar="FILE")
     command.add_argument(
-        "--protocol",
-        default="fastreid",
-        metavar="NAME",
-        help="what a query does not find, see distreid protocols (default: its person in its "
-        "camera, where these are known)",
+        "--out", required=True, type=given_path, metavar="FILE", help="where the lists go"
     )
-    command.add_argument(
-        "--protocol-file", type=given_path, metavar="FILE", help="protocols of your own, in TOML"
+    _add_protocol(
+        command,
+        "what a query does not find, see distreid protocols; nothing is drawn (default: its "
+        "person in its camera, where these are known)",
     )
     command.add_argument("--rerank", choices=CHOICES["rerank"], help=CONVENTIONS["rerank"])
     command.set_defaults(run=_rank)
@@ -209,9 +208,13 @@ def command_parser() -> argparse.ArgumentParser:
         description="Writes the features of a file as a run, which is compared, searched and "
         "served like any.",
     )
-    command.add_argument("folder", type=given_path, metavar="FILE")
+    command.add_argument(
+        "folder", type=given_path, metavar="FILE", help="features that another program saved"
+    )
     _add_file_options(command)
-    command.add_argument("--out", required=True, type=given_path, metavar="RUN")
+    command.add_argument(
+        "--out", required=True, type=given_path, metavar="RUN", help="a new folder for the run"
+    )
     command.add_argument(
         "--space",
         default="",
@@ -227,11 +230,10 @@ def command_parser() -> argparse.ArgumentParser:
         description="The difference B − A of two runs on the same images, with its interval and "
         "a paired test over persons.",
     )
-    command.add_argument("a", type=given_path, metavar="RUN_A")
-    command.add_argument("b", type=given_path, metavar="RUN_B")
-    command.add_argument(
-        "--protocol", default="fastreid", metavar="NAME", help="see distreid protocols"
-    )
+    for name, what in (("a", "a run, and"), ("b", "one that may be better")):
+        metavar = f"RUN_{name.upper()}"
+        command.add_argument(name, type=given_path, metavar=metavar, help=what)
+    _add_protocol(command, "see distreid protocols (default: fastreid)")
     _add_json(command)
     command.set_defaults(run=_compare)
 
@@ -242,17 +244,19 @@ def command_parser() -> argparse.ArgumentParser:
         "wished false-positive rates; written to calibration.json in the run.",
     )
     _add_run_or_file(command)
-    command.add_argument(
-        "--protocol",
-        metavar="NAME",
-        help="count the pairs of a benchmark, see distreid protocols (default: those of all query "
-        "and gallery rows)",
+    _add_protocol(
+        command,
+        "count the pairs of a benchmark, see distreid protocols (default: those of all query and "
+        "gallery rows)",
     )
     _add_json(command)
     command.set_defaults(run=_calibrate)
 
     command = commands.add_parser(
-        "report", help="one HTML page of a run: scores, pictures, breakdown, identity"
+        "report",
+        help="one HTML page of a run: scores, pictures, breakdown, identity",
+        description="Writes report.html in the run: its scores with their intervals, curves, the "
+        "worst queries with what they find, the mAP of each pair of cameras, how it was made.",
     )
     _add_run(command)
     command.set_defaults(run=_report)
@@ -324,8 +328,15 @@ def command_parser() -> argparse.ArgumentParser:
     add_serve_options(command)
     command.set_defaults(run=serve)
 
-    command = commands.add_parser("verify", help="check every byte of a run, or an export's ranks")
-    command.add_argument("folder", type=given_path, metavar="RUN|EXPORT|FILE")
+    command = commands.add_parser(
+        "verify",
+        help="check every byte of a run, or an export's ranks",
+        description="Reads every byte of a run and compares it with its checksums; of an export, "
+        "tries again whether it finds the same persons on this machine.",
+    )
+    command.add_argument(
+        "folder", type=given_path, metavar="RUN|EXPORT|FILE", help="what is checked"
+    )
     command.add_argument(
         "--against",
         type=given_name,
@@ -348,6 +359,7 @@ def command_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("inspect", help="what data or a checkpoint would be taken for")
     command.add_argument("--data", type=given_name, metavar="DIR|ARCHIVE|CSV|sample")
     add_layout_options(command)
+    add_data_root(command)
     command.add_argument("--checkpoint", type=given_name, metavar="FILE|sample")
     command.add_argument("--model", default="auto", metavar="NAME")
     add_network_options(command)
@@ -424,6 +436,30 @@ def _add_file_options(command: argparse.ArgumentParser) -> None:
     add_label_options(group)
 
 
+def _add_protocol(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--protocol", metavar="NAME", help=what)
+    command.add_argument(
+        "--protocol-file",
+        type=given_path,
+        metavar="FILE",
+        help="a protocol of your own, in TOML; of several, --protocol names one",
+    )
+
+
+def _one_protocol(
+    parsed: argparse.Namespace, changes: Mapping[str, Any] = MappingProxyType({})
+) -> Protocol | Benchmark | None:
+    """The one that is named, or that of --protocol-file; None without either."""
+    own = _own_protocols(parsed)
+    names = [parsed.protocol] if parsed.protocol is not None else [each.name for each in own]
+    if len(names) > 1:
+        raise OptionError(
+            f"--protocol-file {parsed.protocol_file}: say which by --protocol: " + ", ".join(names)
+        )
+    chosen = chosen_protocols(names, changes, own) if names else None
+    return chosen[0] if chosen else None
+
+
 def _add_json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead")
 
@@ -490,14 +526,15 @@ def _rank(parsed: argparse.Namespace) -> None:
     if kind not in WRITERS:
         raise OptionError(f"--out {parsed.out}: say its --format, among {', '.join(WRITERS)}")
     changes = {} if parsed.rerank is None else {"rerank": parsed.rerank}
-    chosen = chosen_protocols([parsed.protocol], changes, _own_protocols(parsed))
-    assert chosen is not None
+    protocol = _one_protocol(parsed, changes) or replace(PRESETS["fastreid"], **changes)
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     store = _run_or_file(parsed, log)
     check_target(parsed.out)  # not only when all is computed
     with Steps(log) as steps:
-        found = rankings(store, chosen[0], parsed.top, progress=steps)
+        found = rankings(store, protocol, parsed.top, progress=steps)
         said = write_rankings(store, found, kind, parsed.out, parsed.top)
+    if isinstance(protocol, Benchmark) and protocol.draw:
+        said.append(f"{protocol.name} draws: the lists are of all that it draws from")
     for line in said:
         log.print(line)
     say_written(log, [parsed.out])
@@ -578,7 +615,7 @@ def _compare(parsed: argparse.Namespace) -> None:
 
     stores = FeatureStore.open(parsed.a), FeatureStore.open(parsed.b)
     log = Console(stderr=True, highlight=False, soft_wrap=True)
-    protocol = chosen_protocol(parsed.protocol)
+    protocol = _one_protocol(parsed) or PRESETS["fastreid"]
     comparison = compare_runs(*stores, protocol, log)
     if parsed.json:
         print(json.dumps(comparison_json(*stores, comparison), indent=2))
@@ -599,7 +636,7 @@ def _calibrate(parsed: argparse.Namespace) -> None:
     from distreid.report.scores import say_written
 
     log = Console(stderr=True, highlight=False, soft_wrap=True)
-    benchmark = None if parsed.protocol is None else chosen_protocol(parsed.protocol)
+    benchmark = _one_protocol(parsed)
     if isinstance(benchmark, Protocol):
         raise OptionError(f"--protocol {parsed.protocol}: pairs are counted alike in each way")
     store = _run_or_file(parsed, log)
@@ -661,6 +698,8 @@ def _verify(parsed: argparse.Namespace) -> None:
     if is_export(parsed.folder):
         from distreid.export.exporting import verify_export
 
+        if parsed.repair:
+            raise OptionError("--repair: is for a run; of an export that fails, export again")
         verify_export(parsed.folder, _say_on_stderr)
         print(printable(f"{parsed.folder}: the export holds"))
         return
@@ -697,7 +736,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
         raise OptionError("inspect --json is of --data alone")
     if parsed.data:
         from distreid.data.inspection import inspect
-        from distreid.data.source import open_data
+        from distreid.data.source import at_own_root, open_data
         from distreid.data.summary import check_counts
         from distreid.evaluation.left_queries import left_queries
         from distreid.images.same_pixels import same_pixels
@@ -714,6 +753,8 @@ def _inspect(parsed: argparse.Namespace) -> None:
             boxes=box_request_of(parsed),
             every=parsed.every,
         )
+        if parsed.data_root is not None:
+            manifest = at_own_root(manifest, parsed.data_root)
         found = inspect(manifest)
         left = left_queries(manifest)
         alike = same_pixels(manifest, [query for query, _ in found.duplicates])

@@ -263,6 +263,7 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
     entries = content.get("annotations") if whole else content
     if not isinstance(entries, list):
         raise DataError(f"{file}: neither COCO's annotations nor a list of detections")
+    where = str(file)
     try:
         if whole:
             names = {str(each["id"]): str(each["file_name"]) for each in content["images"]}
@@ -281,7 +282,7 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
                 )
             if image not in names:
                 raise DataError(f"{where}: no image {image}; check --data")
-            x, y, w, h = (float(value) for value in each["bbox"])
+            x, y, w, h = _four_numbers(where, each["bbox"])
             category = str(each.get("category_id", ""))
             found.add(
                 where,
@@ -292,9 +293,19 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
                 **_single_values(each),
             )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{file}: not as COCO writes it ({reason}); mend it") from error
+        missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{where}: not as COCO writes it ({missing}); mend it") from error
     return found
+
+
+def _four_numbers(where: str, box: Any) -> Corners:
+    try:
+        x, y, w, h = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise DataError(
+            f"{where}: bbox is {str(box)[:40]}; [x, y, width, height] is wanted"
+        ) from None
+    return x, y, w, h
 
 
 COCO_OWN = ("id", "image_id", "bbox", "category_id", "score", "area", "iscrowd", "segmentation")

@@ -23,6 +23,7 @@ from distreid.data.labels import (
     split_rows,
     taken_for_unknown,
 )
+from distreid.data.locators import plain_paths
 from distreid.data.manifest import (
     CAMERA_NAME,
     PERSON_NAME,
@@ -118,6 +119,8 @@ def manifest_of(
             columns.pop(place["split"]), asked.split_names, f"{file}: {place['split']}"
         )
         notes += [note.removeprefix(f"{file}: ") for note in said]
+    elif asked.split_names:
+        raise DataError(f"{file}: --split-names: which column? give --columns split=HEADER too")
     if TIME in place:
         times = columns.pop(place[TIME])
         notes += taken_for_unknown("time", Counter(times), MISSING)
@@ -376,13 +379,14 @@ def _check_paths(table: Table, path: list[str]) -> None:
 
 def _check_paths_are_rows(table: Table, path: list[str], split: list[str] | None) -> None:
     """DataError for an image that a split has twice; query and gallery may share one."""
-    if len(set(path)) == len(path):
+    plain = plain_paths(table.file.parent.absolute(), [os.fsencode(text) for text in path])
+    if len(set(plain)) == len(path):
         return
-    first: dict[tuple[str, str], int] = {}
-    for row, key in enumerate(zip(path, split or [""] * len(path), strict=True)):
+    first: dict[tuple[bytes, str], int] = {}
+    for row, key in enumerate(zip(plain, split or [""] * len(path), strict=True)):
         if (before := first.setdefault(key, row)) != row:
             raise DataError(
-                f"{table.where(row)}: {key[0]!r} stands in {table.where(before)} already; "
+                f"{table.where(row)}: {path[row]!r} stands in {table.where(before)} already; "
                 "leave out one of the two"
             )
 

@@ -149,6 +149,16 @@ def with_box(path: bytes, box: Box) -> bytes:
     return path + "#xyxy={},{},{},{}".format(*box).encode()
 
 
+def plain_paths(root: Path, paths: list[bytes]) -> list[bytes]:
+    """Paths below a root so that each is written in one way: without `./`, and absolute where one
+    of them is."""
+    if any(path.startswith(b"/") for path in paths):
+        paths = [os.path.join(os.fsencode(root), path) for path in paths]
+    elif not any(b"./" in path or b"//" in path for path in paths):
+        return paths
+    return [os.path.normpath(path) for path in paths]
+
+
 def frame_of(path: bytes) -> bytes:
     """What `with_box` was given."""
     return path.rpartition(b"#xyxy=")[0] if b"#xyxy=" in path else path

@@ -8,7 +8,6 @@ is found at extraction.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -82,8 +81,9 @@ def recognise(data: Path) -> str:
                 f"give --data {child}, or --layout folder to take all images below {data}"
             )
     paths, _ = images(data)
-    depths = Counter(path.count(b"/") for path in paths)
-    return "imagefolder" if paths and set(depths) == {1} else "folder"
+    # Of several videos or archives, none is a person.
+    in_folders = all(path.count(b"/") == 1 and b"#/" not in path for path in paths)
+    return "imagefolder" if paths and in_folders else "folder"
 
 
 def open_data(
@@ -220,6 +220,15 @@ def _of_frames(place: Path) -> str:
     if (known := _known_benchmark(place)) in WITH_BOXES:
         return known
     return "motchallenge" if sequences(place) else "frames"
+
+
+def at_own_root(manifest: Manifest, data_root: str, who: str = "this host") -> Manifest:
+    """The manifest with --data-root as a host knows it; DataError if nothing is there."""
+    given = Path(os.path.expandvars(data_root))
+    root = own_root(manifest.root, given)
+    if root is None:
+        raise DataError(f"--data-root {data_root}: {who} has no folder {given}")
+    return replace(manifest, root=root)
 
 
 def own_root(root: Path, given: Path) -> Path | None:

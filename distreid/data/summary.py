@@ -33,7 +33,10 @@ def describe(manifest: Manifest) -> list[str]:
         persons, cameras = manifest.person_id[rows], manifest.camera_id[rows]
         line = f"{split.decode('utf-8', 'replace') or 'images'}: {int(rows.sum()):,}"
         if TRACKLET in manifest.extra:
-            line += f" in {counted(len(set(manifest.extra[TRACKLET][rows].tolist())), 'tracklet')}"
+            tracklets = manifest.extra[TRACKLET][rows]
+            line += f" in {counted(len({*tracklets.tolist()} - {b''}), 'tracklet')}"
+            if single := int((tracklets == b"").sum()):
+                line += f" and {single:,} of none"
         if (persons != NO_PERSON).any():
             line += f", {counted(len(known_persons(manifest, persons)), 'person')}"
         if (cameras != NO_CAMERA).any():

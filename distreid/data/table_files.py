@@ -115,9 +115,12 @@ def _excel(file: Path) -> Table:
         rows = [row[:-1] for row in rows]
     if len(rows[0]) > COLUMN_LIMIT:
         raise DataError(_too_many(file, len(rows[0])))
-    header = ["" if name is None else _text(file, name) for name in rows[0]]
+    header = [_text(name, file, "the header", 1) for name in rows[0]]
     columns = [[row[place] for row in rows[1:]] for place in range(len(header))]
-    texts = [[_text(file, value) for value in column] for column in columns]
+    texts = [
+        [_text(value, file, name, row) for row, value in enumerate(column, start=2)]
+        for name, column in zip(header, columns, strict=True)
+    ]
     return Table(file=file, header=header, columns=texts)
 
 
@@ -135,22 +138,27 @@ def _table(file: Path, columns: Mapping[str, Iterable[Any]], notes: list[str]) -
     return Table(
         file=file,
         header=[name.strip() for name in columns],
-        columns=[[_text(file, value) for value in column] for column in columns.values()],
+        columns=[
+            [_text(value, file, name, row) for row, value in enumerate(column, start=1)]
+            for name, column in columns.items()
+        ],
         notes=notes,
     )
 
 
-def _text(file: Path, value: Any) -> str:
-    """A single value as a CSV would have it."""
+def _text(value: Any, file: Path, name: str, row: int) -> str:
+    """A single value as a CSV would have it; its column and row, from 1, are for messages."""
     if value is None:
         return ""
     if isinstance(value, (datetime.datetime, datetime.date)):
         return value.isoformat()
     if isinstance(value, (dict, list)):
-        raise DataError(f"{file}: {str(value)[:40]!r} is no single value; leave the column out")
+        raise DataError(
+            f"{file}, row {row}: {name} is {str(value)[:40]}, no single value; leave the column out"
+        )
     text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
     if len(text) > FIELD_LIMIT:
-        raise DataError(f"{file}: a value of more than {FIELD_LIMIT:,} characters")
+        raise DataError(f"{file}, row {row}: {name} has more than {FIELD_LIMIT:,} characters")
     return text
 
 

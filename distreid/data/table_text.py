@@ -12,6 +12,7 @@ from pathlib import Path
 
 from distreid.data.image_files import IMAGE_SUFFIXES
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 # Every row of a column takes as many bytes as its longest. Linux opens no longer path either.
 FIELD_LIMIT = 4096
@@ -130,7 +131,7 @@ def _header(file: Path, line: int, fields: list[str], has_header: bool) -> list[
 def _check(file: Path, line: int, header: list[str], fields: list[str]) -> None:
     if len(fields) != len(header):
         raise DataError(
-            f"{file}, line {line}: {len(fields)} fields, the header has {len(header)}; "
+            f"{file}, line {line}: {counted(len(fields), 'field')}, the header has {len(header)}; "
             "mend the line"
         )
     if len(max(fields, key=len)) > FIELD_LIMIT:
@@ -162,7 +163,7 @@ def _read_list(file: Path, encoding: str, has_header: bool, notes: list[str]) ->
             header = header or _header(file, number, words, has_header)
             if len(words) != len(header):
                 raise DataError(
-                    f"{file}, line {number}: {len(words)} words, the first line has "
+                    f"{file}, line {number}: {counted(len(words), 'word')}, the first line has "
                     f"{len(header)}; mend the line"
                 )
             _check(file, number, header, words)

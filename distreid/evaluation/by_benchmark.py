@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distreid.data.locators import plain_paths
 from distreid.data.manifest import (
     CAMERA_NAME,
     GALLERY,
     JUNK,
+    NO_CAMERA,
     NO_PERSON,
     QUERY,
     Manifest,
@@ -21,6 +23,7 @@ from distreid.data.tracklet_rows import owners
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.conditions import (
     LOCATION,
+    NUMBERED,
     need_column,
     rows_where,
     texts,
@@ -92,7 +95,7 @@ def ask(store: FeatureStore, benchmark: Benchmark, *, labelled: bool = True) -> 
     column = tracklet_column(manifest, benchmark)
     if column is None and benchmark.gallery_unit != "image" != benchmark.query_unit:
         column = ""  # rows that are tracklets already
-    if column is None and "image" not in (benchmark.gallery_unit,):
+    if column is None and (benchmark.query_unit, benchmark.gallery_unit) != ("image", "image"):
         need_column(manifest, benchmark.tracklets[0], who)
     queries, gallery = query_images, gallery_images
     if column and benchmark.query_unit == "tracklet":
@@ -164,7 +167,9 @@ def own_files(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | tuple[None, None]:
     """(Q,) and (G,): what is one image has one number, if any is in both; else nothing. An image
     is told by its path, or where a side has paths twice, by its row."""
-    sides = [manifest.path[rows] for rows in (queries, gallery)]
+    paths = [manifest.path[rows] for rows in (queries, gallery)]
+    plain = plain_paths(manifest.root, np.concatenate(paths).tolist())
+    sides = np.split(np.array(plain, np.bytes_), [len(queries)])
     if any(len(np.unique(side)) < len(side) for side in sides):
         if not np.isin(queries, gallery).any():
             return None, None
@@ -222,14 +227,39 @@ def _columns(
 
 def _locations(manifest: Manifest, shared: dict[str, str]) -> NDArray[np.bytes_]:
     """(N,) the camera, or the one whose location it shares."""
-    names = manifest.names(CAMERA_NAME)
     cameras, which = np.unique(manifest.camera_id, return_inverse=True)
-    said = []
-    for camera in cameras.tolist():
-        text = names.get(camera, str(camera))
-        digits = "".join(filter(str.isdigit, text)).lstrip("0")
-        said.append("" if camera < 0 else shared.get(text, shared.get(digits, digits or text)))
+    named = _as_places_name(manifest, shared)
+    said = [shared.get(named[camera], named[camera]) for camera in cameras.tolist()]
     return np.array([text.encode() for text in said])[which]
+
+
+def _as_places_name(manifest: Manifest, shared: dict[str, str]) -> dict[int, str]:
+    """Camera → its name as `places` writes it, which may be its number alone, 3 for cam3; else its
+    own; empty where it is not known."""
+    written, own = {*shared, *shared.values()}, manifest.names(CAMERA_NAME)
+    found = {}
+    for camera in np.unique(manifest.camera_id).tolist():
+        text = own.get(camera, str(camera))
+        number = NUMBERED.fullmatch(text)
+        as_number = str(int(number[1])) if number else text
+        found[camera] = as_number if text not in written and as_number in written else text
+        if camera == NO_CAMERA:
+            found[camera] = ""
+    return found
+
+
+def notes_on(manifest: Manifest, benchmark: Benchmark) -> list[str]:
+    """What a benchmark speaks of and the data has not, and what was guessed."""
+    notes = []
+    shared = dict(benchmark.places)
+    named = {*_as_places_name(manifest, shared).values()} if shared else set()
+    if absent := sorted({*shared, *shared.values()} - named):
+        notes.append(f"{benchmark.name}: places: no row is of camera {', '.join(absent)}")
+    units = (benchmark.query_unit, benchmark.gallery_unit)
+    if "image" not in units and tracklet_column(manifest, benchmark) is None:
+        wanted = " or ".join(benchmark.tracklets)
+        notes.append(f"{benchmark.name}: no column {wanted}: each row is taken for a tracklet")
+    return notes
 
 
 def effective_counting(benchmark: Benchmark) -> Protocol:

@@ -22,10 +22,14 @@ SYSU = ({3, 6}, {1, 2, 4, 5})  # cameras of the queries and of the gallery
 
 
 def of_matches(
-    query: LabelledFeatures, gallery: LabelledFeatures, scores: QueryScores, instead: str
+    query: LabelledFeatures,
+    gallery: LabelledFeatures,
+    scores: QueryScores,
+    instead: str,
+    leaves_out: Sequence[str] = (),
 ) -> list[str]:
     """Why no query has a match; nothing if one has. `instead` names the column that counts those
-    of the query's own camera."""
+    of the query's own camera; a benchmark may leave out more."""
     if (scores.matches > 0).any():
         return []
     persons = query.person_id[query.person_id != JUNK]
@@ -34,6 +38,8 @@ def of_matches(
     cameras = np.unique(np.concatenate([query.camera_id, gallery.camera_id]))
     if not len(persons):
         text += ": every query's person is -1, which is junk"
+    elif shared and leaves_out:
+        text += f": the protocol leaves out every one ({'; '.join(leaves_out)})"
     elif shared and len(cameras) == 1:
         text += f" in another camera: all camera ids are equal{instead}"
     elif shared:

@@ -23,7 +23,7 @@ from distreid.data.manifest import (
 )
 from distreid.errors import DataError, OptionError
 from distreid.evaluation import diagnosis
-from distreid.evaluation.by_benchmark import ask, own_files, rank
+from distreid.evaluation.by_benchmark import ask, notes_on, own_files, rank
 from distreid.evaluation.confidence import (
     Confidence,
     Interval,
@@ -324,7 +324,8 @@ def score_benchmark(
         counts=_counts(query, ranked.gallery, scores.per_query) | NOTHING_LEFT_OUT,
         diagnosis=_diagnosed(query, ranked.gallery, scores, distance_QG is None)
         + diagnosis.of_names(store.manifest, asked.query_images)
-        + _own_draws(store, benchmark),
+        + _own_draws(store, benchmark)
+        + notes_on(store.manifest, benchmark),
     )
 
 
@@ -472,7 +473,7 @@ def _diagnosed(
     per_query, counting = scores.per_query, scores.protocol
     leaves_out = () if scores.benchmark is None else scores.benchmark.leaves_out
     found = diagnosis.of_matches(
-        query, gallery, per_query, SAME_CAMERA if scores.benchmark is None else ""
+        query, gallery, per_query, SAME_CAMERA if scores.benchmark is None else "", leaves_out
     )
     if by_features:
         found += diagnosis.of_features(query, gallery)

@@ -93,6 +93,7 @@ def _linked(
     for unit in range(count - 1):
         stop = place + count - 1 - unit
         own = 1 - (features_ND[unit + 1 :] @ features_ND[unit]).astype(np.float64)
+        np.maximum(own, 0, out=own)  # of equal features rounding may leave less
         if seen is not None:
             own[seen.together(unit)] = APART
         distances_P[place:stop] = own

@@ -62,7 +62,9 @@ class ExportOptions:
         if self.with_resize and min(self.with_resize) < 1:
             height, width = self.with_resize
             raise OptionError(f"--with-resize {height}x{width}: pixels, at least 1")
-        if self.with_resize and (self.raw or self.format not in RESIZING):
+        if self.with_resize and self.raw:
+            raise OptionError("--with-resize: of images, and --raw takes none; give one of the two")
+        if self.with_resize and self.format not in RESIZING:
             raise OptionError(
                 f"--with-resize: of images, in the formats {', '.join(RESIZING)}, whose runtimes "
                 "can compute it bit for bit"

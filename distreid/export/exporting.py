@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from distreid.inference.engines import INT8
 from distreid.inference.extractor import CPU_ROWS
 from distreid.inference.quantisation import LEAST_CALIBRATION, calibration_rows
 from distreid.inference.views import Augmentation
-from distreid.models.architecture import NO_CAMERA, Size
+from distreid.models.architecture import MOST_PIXELS, NO_CAMERA, Size
 from distreid.models.checkpoint import Model, load_model
 from distreid.models.choices import Choices
 from distreid.models.program_files import IMAGES, NORMALISED
@@ -73,6 +74,7 @@ def export(
     architecture = model.architecture
     if architecture.program:
         raise OptionError(f"--checkpoint {options.checkpoint}: an export already; give its weights")
+    _resize(options, architecture.preprocess)  # refused before anything is written
     flip = architecture.flip if options.flip is None else options.flip
     augmentation = Augmentation(flip=flip)
     for line in model.describe():
@@ -215,6 +217,9 @@ def _resize(options: ExportOptions, preprocess: Preprocess) -> ExactResize | Non
             f"--with-resize: {options.checkpoint} keeps the aspect or resizes as OpenCV does, "
             "which no layer does"
         )
+    if math.prod(options.with_resize) > MOST_PIXELS:
+        height, width = options.with_resize
+        raise OptionError(f"--with-resize {height}x{width}: at most {MOST_PIXELS:,} pixels")
     size = preprocess.height, preprocess.width
     return ExactResize(options.with_resize, size, preprocess.interpolation)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,9 +18,9 @@ from distreid.data.archive_index import save_indexes
 from distreid.data.archives import check_unchanged, indexes_of, take_indexes
 from distreid.data.locators import is_address
 from distreid.data.manifest import Status
-from distreid.data.source import own_root
+from distreid.data.source import at_own_root
 from distreid.data.summary import describe
-from distreid.errors import DataError, StoreError, printable
+from distreid.errors import StoreError, printable
 from distreid.evaluation.evaluate import Evaluation, cannot_evaluate
 from distreid.evaluation.with_progress import evaluate_run
 from distreid.host.atomic_files import make_folder
@@ -255,13 +254,8 @@ def _at_own_root(job: Job, run: Run) -> Run:
     """The run with --data-root as this host knows it, if that was given."""
     if job.options.data_root is None:
         return run
-    given = Path(os.path.expandvars(job.options.data_root))
-    root = own_root(run.plan.manifest.root, given)
-    if root is None:
-        raise DataError(
-            f"--data-root {job.options.data_root}: {job.group.world} has no folder {given}"
-        )
-    return replace(run, plan=replace(run.plan, manifest=replace(run.plan.manifest, root=root)))
+    manifest = at_own_root(run.plan.manifest, job.options.data_root, str(job.group.world))
+    return replace(run, plan=replace(run.plan, manifest=manifest))
 
 
 def _extract(job: Job, runs: Sequence[Run], extractors: Sequence[Extractor]) -> list[RankReport]:

@@ -310,11 +310,7 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
         "the same kind in it, that run is continued. Of several checkpoints, each has a folder of "
         "its own in it, named after its file"
     )  # fmt: skip
-    what.add_argument(
-        "--data-root", type=given_name, metavar="DIR", help="read the images of --data below this "
-        "folder instead, on every host for itself: $VARIABLES are those of the host, as in "
-        "'$TMPDIR/market'"
-    )  # fmt: skip
+    add_data_root(what)
     add_how_options(parser)
     machine = add_machine_options(parser)
     machine.add_argument(
@@ -367,6 +363,15 @@ def add_what_options(parser: argparse.ArgumentParser) -> OptionGroup:
     )  # fmt: skip
     add_layout_options(what)
     return what
+
+
+def add_data_root(parser: argparse._ActionsContainer | OptionGroup) -> None:
+    """Adds where the images lie, if elsewhere than beside their list."""
+    parser.add_argument(
+        "--data-root", type=given_name, metavar="DIR", help="read the images of --data below this "
+        "folder instead, on every host for itself: $VARIABLES are those of the host, as in "
+        "'$TMPDIR/market'"
+    )  # fmt: skip
 
 
 def add_how_options(parser: argparse.ArgumentParser) -> None:

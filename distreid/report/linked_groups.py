@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table as RichTable
 
-from distreid.data.manifest import CAMERA_NAME, PERSON_NAME, TRACKLET
+from distreid.data.manifest import CAMERA_NAME, NO_CAMERA, NO_PERSON, PERSON_NAME, TRACKLET
 from distreid.errors import printable
 from distreid.evaluation.cluster_agreement import Agreement
 from distreid.host.counts import counted
@@ -52,9 +52,9 @@ class LinkedGroups:
 
     def facts(self) -> list[str]:
         """For people."""
-        kind = "tracklets" if self.by_tracklet else "rows"
+        units = counted(self.units, "tracklet" if self.by_tracklet else "row")
         missing = int((self.group == NO_GROUP).sum())
-        lines = [f"{self.units:,} {kind} to {self.count:,} groups, {self.how}"]
+        lines = [f"{units} to {counted(self.count, 'group')}, {self.how}"]
         if missing:
             lines.append(f"{counted(missing, 'row has', 'rows have')} no feature, and no group")
         return lines
@@ -103,7 +103,7 @@ class LinkedGroups:
         return np.split(order, np.cumsum(np.bincount(self.group[rows], minlength=self.count))[:-1])
 
     def csv(self) -> str:
-        """A line for each row of the store."""
+        """A line for each row of the store; empty what is not known."""
         manifest = self.store.manifest
         persons, cameras = manifest.names(PERSON_NAME), manifest.names(CAMERA_NAME)
         tracklets = manifest.extra.get(TRACKLET)
@@ -116,9 +116,9 @@ class LinkedGroups:
                 [
                     row,
                     printable(os.fsdecode(manifest.path[row])),
-                    cameras.get(camera, camera),
+                    "" if camera == NO_CAMERA else cameras.get(camera, camera),
                     "" if tracklets is None else tracklets[row].decode(),
-                    persons.get(person, person),
+                    "" if person == NO_PERSON else persons.get(person, person),
                     "" if group == NO_GROUP else group,
                 ]
             )

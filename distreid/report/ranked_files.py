@@ -17,6 +17,7 @@ from distreid.data.manifest import Manifest
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.ranked_lists import RankedList, Rankings
 from distreid.host.atomic_files import publish
+from distreid.host.counts import counted
 from distreid.store import FeatureStore
 
 COLUMNS = ("query", "rank", "image", "score")
@@ -40,14 +41,15 @@ def write_rankings(
     shortest = [top]
     lines = [0]
 
-    def counted() -> Iterator[RankedList]:
+    def noted() -> Iterator[RankedList]:
         for each in rankings.lists:
             shortest[0] = min(shortest[0], len(each.rows))
             lines[0] += 1
             yield each
 
-    publish(file, lambda aside: WRITERS[kind](aside, counted(), checked))
-    said = [f"{lines[0]:,} queries, the first {top:,} of {len(rankings.gallery):,} images each"]
+    publish(file, lambda aside: WRITERS[kind](aside, noted(), checked))
+    queries, images = counted(lines[0], "query", "queries"), len(rankings.gallery)
+    said = [f"{queries}, the first {min(top, images):,} of {counted(images, 'image')} each"]
     if shortest[0] < top:
         said.append(f"the shortest list has {shortest[0]:,}: the gallery holds no more for it")
     return said

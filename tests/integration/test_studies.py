@@ -102,6 +102,11 @@ def test_two_runs_are_compared(runs: Path, output_of: OutputOf) -> None:
     assert change["low"] <= change["value"] <= change["high"]
     assert change["better"] + change["equal"] + change["worse"] == found["queries"] == 60
     assert 0 < change["p_value"] <= 1
+    own = runs / "own.toml"
+    own.write_text('name = "own"\nlike = "cross-camera"\n')
+    by_own = output_of("compare", runs / "plain", runs / "flip", "--protocol-file", own)
+    by_known = output_of("compare", runs / "plain", runs / "flip", "--protocol", "cross-camera")
+    assert by_own == by_known.replace("cross-camera", "own")
     table = output_of("compare", runs / "plain", runs / "flip")
     for expected in ("B − A, points", "Rank-1", "mINP", "better most in AP: query/"):
         assert expected in table

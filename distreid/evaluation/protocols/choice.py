@@ -48,10 +48,3 @@ def chosen_protocols(
             renamed: dict[str, Any] = {"name": f"{name}, changed", "as_in": ""} if changes else {}
             chosen.append(replace(found, **renamed, **changes))
     return chosen
-
-
-def chosen_protocol(name: str) -> Protocol | Benchmark:
-    """The one of this name; OptionError if there is none."""
-    found = chosen_protocols([name], {})
-    assert found is not None
-    return found[0]

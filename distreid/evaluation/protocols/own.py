@@ -25,7 +25,7 @@ def read_protocols(file: Path) -> list[Benchmark]:
     wrong.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise OptionError(f"--protocol-file {file}: {error.strerror}; check its name") from error
     except UnicodeDecodeError as error:
@@ -34,12 +34,20 @@ def read_protocols(file: Path) -> list[Benchmark]:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"--protocol-file {file}: no TOML: {error}") from error
+    except RecursionError as error:
+        raise OptionError(f"--protocol-file {file}: no TOML: nested too deep") from error
     several = content.pop("protocol", None)
     if several is None:
         several = [content]
     elif content or not isinstance(several, list):
         stray = next(iter(content), "protocol")
         raise OptionError(f"{_where(file, text, stray)}: write each protocol below [[protocol]]")
+    for number, each in enumerate(several):
+        if not isinstance(each, dict):
+            place = _where(file, text, "protocol")
+            raise OptionError(f"{place}: {each!r}, number {number}: write it below [[protocol]]")
+    if not several:
+        raise OptionError(f"{_where(file, text, 'protocol')}: there is none")
     made = [_benchmark(file, text, each, number) for number, each in enumerate(several)]
     for number, benchmark in enumerate(made):
         if benchmark.name in [*PRESETS, *BENCHMARKS, *(each.name for each in made[:number])]:
@@ -51,11 +59,14 @@ def read_protocols(file: Path) -> list[Benchmark]:
 
 def _benchmark(file: Path, text: str, content: dict[str, Any], number: int) -> Benchmark:
     def wrong(field: str, reason: str) -> OptionError:
+        flag = field.replace("_", "-")
+        # Errors begin with the field, or with its option.
+        reason = re.sub(rf"^(draw\.{field}|--{flag}|{field})( =|:|) ", "", reason)
         return OptionError(f"{_where(file, text, field, number)}: {reason}")
 
     content = dict(content)
     like = content.pop(LIKE, None)
-    if like is not None and like not in BENCHMARKS:
+    if like is not None and not (isinstance(like, str) and like in BENCHMARKS):
         raise wrong(LIKE, f"{like!r} is no benchmark; distreid protocols lists them")
     if "name" not in content:
         raise OptionError(f"--protocol-file {file}: name: each protocol needs one")
@@ -84,7 +95,13 @@ def _value(found: Benchmark, field: str, value: Any) -> Any:
         for name, choice in value.items():
             if name in CHOICES and choice not in CHOICES[name]:
                 raise _Wrong(f"{choice!r}: choose one of {', '.join(CHOICES[name])}", name)
-        return replace(found.counting, name="own", as_in="", **value)
+            _check_kind(name, choice, getattr(found.counting, name))
+        try:
+            return replace(found.counting, name="own", as_in="", **value)
+        except OptionError as error:
+            flags = {f"--{name.replace('_', '-')}": name for name in value}
+            named = next((flags[flag] for flag in flags if str(error).startswith(flag)), field)
+            raise _Wrong(str(error), named) from error
     if field == "places":
         return tuple((str(camera), str(at)) for camera, at in _dict(value, field).items())
     before = getattr(found, field)
@@ -92,8 +109,7 @@ def _value(found: Benchmark, field: str, value: Any) -> Any:
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
             raise OptionError('a list of texts is wanted, such as ["same person, same clothes"]')
         return tuple(value)
-    if type(value) is not type(before):
-        raise OptionError(f"{value!r}: {_kind(before)} is wanted")
+    _check_kind(field, value, before)
     return value
 
 
@@ -104,9 +120,9 @@ def _table(draw: Draw, value: Any, name: str) -> Draw:
             known = ", ".join(one.name for one in fields(Draw))
             raise _Wrong(f"no such field; there are {known}", field)
         before = getattr(draw, field)
-        wanted = tuple(each) if isinstance(before, tuple) and isinstance(each, list) else each
-        if type(wanted) is not type(before):
-            raise _Wrong(f"{each!r}: {_kind(before)} is wanted", field)
+        is_texts = isinstance(each, list) and all(isinstance(one, str) for one in each)
+        wanted = tuple(each) if isinstance(before, tuple) and is_texts else each
+        _check_kind(field, wanted, before)
         changes[field] = wanted
     try:
         return replace(draw, **changes)
@@ -120,6 +136,12 @@ def _dict(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise OptionError(f"{value!r}: a table is wanted, [{name}]")
     return value
+
+
+def _check_kind(field: str, value: Any, before: Any) -> None:
+    """_Wrong unless a value is of the kind of the one that it replaces."""
+    if type(value) is not type(before):
+        raise _Wrong(f"{value!r}: {_kind(before)} is wanted", field)
 
 
 def _kind(value: Any) -> str:

@@ -20,6 +20,7 @@ SEEDED = ("once", "each")
 CONDITION = re.compile(r"\s*([\w-]+)\s*(!?=)\s*([^=]*?)\s*")
 TERM = re.compile(r"(same|other) ([\w-]+)")
 
+MOST_TIMES = 1000  # each draw is scored
 # Of person search: what of a benchmark it has not, what of its counting, and what may be changed.
 NOT_OF_FRAMES = ("draw", "query_unit", "gallery_unit", "cmc", "open_set", "by_person")
 COUNTING_NOT_OF_FRAMES = ("exclude_same", "gallery_shots", "rerank", "expand")
@@ -71,6 +72,8 @@ class Draw:
         for name, value in (("times", self.times), ("take", self.take)):
             if value < 1:
                 raise OptionError(f"draw.{name} must be at least 1, got {value}")
+        if self.times > MOST_TIMES:
+            raise OptionError(f"draw.times must be at most {MOST_TIMES:,}, got {self.times:,}")
         if self.how == "listed" and not self.listed:
             raise OptionError("draw.listed: name the column that lists the draws of each row")
         if not self.each:
@@ -197,6 +200,8 @@ def alternatives(text: str, name: str) -> list[list[Condition]]:
                     "camera != 1 | 2, joined by and"
                 )
             column, operator, values = match.groups()
+            if "|" in values and not all(value.strip() for value in values.split("|")):
+                raise OptionError(f"{name} = {text!r}: there is nothing between two |")
             parts.append(
                 Condition(
                     column=column,

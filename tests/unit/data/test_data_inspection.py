@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import Run, draw, touch
 
+from distreid import cli
 from distreid.data import source as datasets
 from distreid.data.inspection import duplicates, file_sizes, inspect, without_match
 from distreid.data.source import LAYOUTS, open_data
@@ -165,3 +166,17 @@ def test_the_main_job_is_strict_too(root: Path, run_command: Run, osnet_file: Pa
     done = run_command(*job, "--out", root / "run", "--strict-counts")
     assert done.returncode == 2 and "instead of 15,913" in done.stderr
     assert not (root / "run").exists()
+
+
+def test_images_that_lie_elsewhere_than_their_list_are_inspected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "images/0.jpg", 1)
+    (tmp_path / "list.csv").write_text("path,person_id\n0.jpg,1\n")
+    line = ["inspect", "--data", str(tmp_path / "list.csv")]
+    assert cli.main(line) == 0
+    assert "not there" in capsys.readouterr().out
+    assert cli.main([*line, "--data-root", str(tmp_path / "images")]) == 0
+    assert "not there" not in capsys.readouterr().out
+    assert cli.main([*line, "--data-root", str(tmp_path / "nothing")]) == 2
+    assert f"this host has no folder {tmp_path}/nothing" in capsys.readouterr().err

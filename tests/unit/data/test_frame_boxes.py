@@ -14,6 +14,7 @@ from distreid.data.box_request import BoxRequest
 from distreid.data.locators import locate
 from distreid.data.manifest import Manifest
 from distreid.data.source import open_data
+from distreid.data.summary import describe
 from distreid.errors import DataError, ImageError, OptionError
 from distreid.images.frames import cut
 from distreid.images.preprocess import Preprocess, decode, read
@@ -196,11 +197,15 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
         [{"image_id": 8, "bbox": [1, 2, 3, 4]}],
         [{"bbox": 1}],
         [3],
+        [entry, {"image_id": 7, "bbox": [1, 2, 3]}],
+        [entry, {"image_id": 7, "bbox": None}],
     ]
     for wrong in wrongs:
         file.write_text(json.dumps(wrong))
-        with pytest.raises(DataError, match=r"coco\.json"):
+        with pytest.raises(DataError, match=r"coco\.json") as error:
             open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(file)))
+        if isinstance(wrong, list) and len(wrong) == 2:
+            assert "annotation 1: bbox is" in str(error.value)
 
 
 def test_boxes_of_a_name_that_two_frames_have_are_refused(tmp_path: Path) -> None:
@@ -298,3 +303,13 @@ def test_boxes_in_their_order_are_views_and_one_alone_does_not_keep_its_frame(
     alone = Preprocess().load(boxes[0])
     assert alone.base is None
     assert np.array_equal(alone, pixels[4:30, 3:20])
+
+
+def test_boxes_of_no_track_are_no_tracklet(tmp_path: Path) -> None:
+    frame(tmp_path / "frames/a.png", 20, 10)
+    (tmp_path / "labels").mkdir()
+    lines = ["0 0.5 0.5 0.5 0.4 0.9 3", "0 0.5 0.5 0.5 0.4 0.9 3", "0 0.25 0.5 0.1 0.2"]
+    (tmp_path / "labels/a.txt").write_text("\n".join(lines) + "\n")
+    boxes = BoxRequest(file=str(tmp_path / "labels"))
+    manifest = open_data(str(tmp_path / "frames"), boxes=boxes)
+    assert describe(manifest)[0] == "images: 3 in 1 tracklet and 1 of none"

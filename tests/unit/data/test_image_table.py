@@ -49,7 +49,7 @@ def test_a_csv_of_paths_alone_is_enough(tmp_path: Path) -> None:
         ("", "line 1: no column named path"),
         ("document,person_id\na.doc,1\n", "line 1: no column named path"),
         ("path,path\na,b\n", "line 1: every column needs a name of its own"),
-        ("path,person_id\na.jpg,1\nb.jpg\n", "line 3: 1 fields, the header has 2"),
+        ("path,person_id\na.jpg,1\nb.jpg\n", "line 3: 1 field, the header has 2"),
         ("path,person_id\na.jpg,1\nb.jpg,-7\n", "line 3: person_id is '-7'"),
         ("path,camera_id\na.jpg,1.5\n", "line 2: camera_id is '1.5'"),
         ("path,camera_id\n,1\n", "line 2: the path is empty"),
@@ -355,7 +355,7 @@ def test_files_of_other_programs(tmp_path: Path, kind: str) -> None:
         ("a.parquet", b"PAR1 nothing PAR1", "no Parquet, or a damaged one"),
         ("a.json", b"[1]", "record 1: '1' is no record"),
         ("a.json", b'{"path": 1}', "no list of records"),
-        ("a.json", b'[{"path": ["a"]}]', "is no single value"),
+        ("a.json", b'[{"path": ["a"]}]', r"row 1: path is \['a'\], no single"),
         ("a.json", b"[" * 100000, "no JSON"),
         ("a.jsonl", b'{"path": "a"}\n{"path"\n', "record 2: no JSON"),
         ("a.xlsx", b"PK nothing", r"no \.xlsx, or a damaged one"),
@@ -392,3 +392,25 @@ def test_any_csv_is_read_or_refused(header: list[str], rows: list[list[str]], en
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DataError):
         manifest = open_data(csv_file(Path(folder), text.encode() + end), "csv")
         assert 1 <= len(manifest) <= 1 + len(text.splitlines()) + len(end)
+
+
+def test_words_of_the_split_want_its_column(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("path,who,part\n0.jpg,1,seek\n")
+    with pytest.raises(DataError, match="--split-names: which column"):
+        open_data(str(file), columns={"person_id": "who"}, split_names={"seek": "query"})
+
+
+def test_an_image_is_listed_once_however_its_path_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    for other in ("./0.jpg", f"{tmp_path}/0.jpg", "a/../0.jpg"):
+        file.write_text(f"path,person_id\n0.jpg,1\n{other},1\n")
+        with pytest.raises(DataError, match=r"line 3: .*0\.jpg' stands in .*line 2 already"):
+            open_data(str(file))
+
+
+def test_a_value_that_is_several_is_named_by_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"path": "0.jpg", "x": 1}\n{"path": "1.jpg", "x": [1, 2]}\n')
+    with pytest.raises(DataError, match=r"row 2: x is \[1, 2\], no single value"):
+        open_data(str(file))

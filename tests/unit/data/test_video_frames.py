@@ -20,7 +20,7 @@ from distreid.data.archive_index import Stamp
 from distreid.data.archives import read_member
 from distreid.data.box_request import BoxRequest
 from distreid.data.locators import locate
-from distreid.data.manifest import Manifest
+from distreid.data.manifest import NO_PERSON, Manifest
 from distreid.data.source import SAMPLE_VIDEO, SAMPLE_VIDEO_FOLDER, open_data
 from distreid.data.video_files import VideoFile, frame_times, scan_video
 from distreid.errors import DataError, ImageError, OptionError
@@ -448,3 +448,11 @@ def test_the_sample_video_has_eight_persons_in_two_cameras() -> None:
     assert box is not None and decode(read(frame)).shape == (288, 384, 3)
     x1, y1, x2, y2 = box
     assert decode(read(manifest.file(row))).shape == (y2 - y1, x2 - x1, 3)
+
+
+def test_no_video_of_a_folder_is_a_person(tmp_path: Path) -> None:
+    for file in SAMPLE_VIDEO_FOLDER.glob("*.mp4"):
+        shutil.copy(file, tmp_path)
+    manifest = open_data(str(tmp_path), every="1s")
+    assert manifest.layout == "folder"
+    assert (manifest.person_id == NO_PERSON).all()

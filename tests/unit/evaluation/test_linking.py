@@ -279,3 +279,18 @@ def test_rows_without_a_feature_alone_are_no_group(tmp_path: Path) -> None:
     assert main(["link", str(run), "--threshold", "0.5"]) == 0
     lines = (run / "groups.csv").read_text().splitlines()
     assert [line.rpartition(",")[2] for line in lines] == ["group", "", "0"]
+
+
+@pytest.mark.parametrize("method", ["average", "complete"])
+def test_features_that_are_equal_are_linked_whatever_rounding_leaves(method: str) -> None:
+    features = np.full((12, 16), 0.25, np.float32)
+    features[::2] *= np.float32(1.0000003)
+    assert float(features[0] @ features[2]) > 1
+    assert link(features, None, method=method, threshold=0.9).tolist() == [0] * 12
+
+
+def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 1, 3, persons=[-2, -1, 7], cameras=[-1, 2, 3])
+    assert main(["link", str(run), "--threshold", "0.5"]) == 0
+    lines = [line.split(",") for line in (run / "groups.csv").read_text().splitlines()]
+    assert [(line[2], line[4]) for line in lines[1:]] == [("", ""), ("2", "-1"), ("3", "7")]

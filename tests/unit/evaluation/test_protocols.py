@@ -413,3 +413,64 @@ def test_what_changed_most_is_told_by_the_benchmarks_own_queries(name: str) -> N
     gain = dict(zip(asked.tolist(), found[1].per_query.ap - found[0].per_query.ap, strict=True))
     best = sorted((row for row in gain if gain[row] > 0), key=lambda row: (-gain[row], row))
     assert change.most_better == best[:10]
+
+
+def test_a_place_is_shared_by_the_cameras_that_are_named() -> None:
+    cameras = ["gate1", "gate2", "shop1", "shop2", "gate1", "cam3", "3", "cam2"]
+    numbers = {name: number for number, name in enumerate(sorted({*cameras}))}
+    manifest = build_manifest(
+        root=Path("data"),
+        layout="csv",
+        path=[f"{n}.jpg".encode() for n in range(8)],
+        person_id=[1] * 8,
+        camera_id=[numbers[name] for name in cameras],
+        split=["query+gallery"] * 8,
+        extra={"camera_name": cameras},
+    )
+    store = in_memory(manifest, np.eye(8))
+
+    def left(places: tuple[tuple[str, str], ...]) -> tuple[list[int], list[str]]:
+        counting = BENCHMARKS["closed-set"].counting
+        own = Benchmark(name="own", leaves_out=("same location",), places=places, counting=counting)
+        found = evaluate(store, [own])
+        return found.scores[0].per_query.matches.tolist(), found.diagnosis
+
+    matches, said = left((("gate2", "gate1"),))
+    assert matches == [5, 5, 7, 7, 5, 7, 7, 7] and not any("places" in line for line in said)
+    matches, said = left((("3", "2"), ("77", "2")))
+    assert matches == [6, 3, 7, 3, 6, 3, 3, 3]  # gate2 and shop2 are of number 2
+    assert "own: places: no row is of camera 77" in said
+
+
+def test_a_unit_of_tracklets_wants_their_column() -> None:
+    rows = random_rows(1, 60, 5, SPLITS["usual"])
+    for row in rows:
+        row["split"] = "query" if row["number"] % 3 else "gallery"
+    store = store_of(rows)
+    counting = BENCHMARKS["closed-set"].counting
+    own = Benchmark(name="own", query_unit="tracklet", tracklets=("trakc",), counting=counting)
+    with pytest.raises(DataError, match="own needs a column trakc"):
+        evaluate(store, [own])
+    said = evaluate(store, [replace(own, gallery_unit="tracklet")]).diagnosis
+    assert "own: no column trakc: each row is taken for a tracklet" in said
+
+
+def test_a_rule_that_leaves_out_every_match_is_named() -> None:
+    rows = random_rows(1, 60, 5, ("query", "gallery"))
+    own = Benchmark(
+        name="own", leaves_out=("same person",), counting=BENCHMARKS["closed-set"].counting
+    )
+    (first, *_) = evaluate(store_of(rows), [own]).diagnosis
+    assert first.endswith("queries have a match: the protocol leaves out every one (same person)")
+
+
+def test_an_image_is_one_however_its_path_is_written() -> None:
+    manifest = build_manifest(
+        root=Path("/data"),
+        layout="csv",
+        path=[b"0.jpg", b"a/1.jpg", b"./0.jpg", b"/data/a/../a/1.jpg", b"a//2.jpg"],
+        person_id=[0, 1, 0, 1, 0],
+        split=["query", "query", "gallery", "gallery", "gallery"],
+    )
+    store = in_memory(manifest, np.eye(5))
+    assert scored(store, "fastreid").per_query.matches.tolist() == [1, 0]

@@ -159,3 +159,25 @@ def test_a_query_without_a_person_does_not_find_itself(
     ranked(capsys, tmp_path / "f.npz", "--top", 5, "--out", tmp_path / "r.json")
     for each in json.loads((tmp_path / "r.json").read_text()):
         assert sorted([each["query"], *each["images"]]) == names.tolist()
+
+
+def test_a_file_of_protocols_gives_its_only_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, names = unit(0, 6), np.array([f"{n}.jpg" for n in range(6)])
+    np.savez(
+        tmp_path / "f.npz",
+        features=features,
+        path=names,
+        split=np.array(["query", "gallery"] * 3),
+        person_id=np.array([1, 1, 2, 2, 1, 2]),
+    )
+    own = tmp_path / "own.toml"
+    own.write_text('name = "own"\nasks = "person = 2"\n[draw]\n[counting]\ncamera_rule = "none"\n')
+    line = ["--protocol-file", own, "--out", tmp_path / "r.json"]
+    said = ranked(capsys, tmp_path / "f.npz", *line)
+    assert "3 queries, the first 3 of 3 images each" in said
+    assert "own draws: the lists are of all that it draws from" in said
+    own.write_text('[[protocol]]\nname = "a"\n[[protocol]]\nname = "b"\n')
+    assert cli.main(["rank", str(tmp_path / "f.npz"), *map(str, line)]) == 2
+    assert "say which by --protocol: a, b" in capsys.readouterr().err
