@@ -394,7 +394,7 @@ def command_parser() -> argparse.ArgumentParser:
         description="Measures each step of an extraction alone and all together. Shards are tried "
         "in a temporary folder, which TMPDIR moves to another disk.",
     )
-    add_what_options(command)
+    add_what_options(command, several=False)
     add_how_options(command)
     add_machine_options(command)
     command.add_argument(
@@ -737,7 +737,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
     if parsed.data:
         from distreid.data.inspection import inspect
         from distreid.data.source import at_own_root, open_data
-        from distreid.data.summary import check_counts
+        from distreid.data.summary import check_counts, shown_root
         from distreid.evaluation.left_queries import left_queries
         from distreid.images.same_pixels import same_pixels
 
@@ -773,7 +773,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
                 f"{counted(each.queries, 'query', 'queries')} with a match among {each.gallery:,}"
                 for each in left
             ]
-            _print_lines(f"{manifest.root}: {manifest.layout}", lines)
+            _print_lines(f"{shown_root(manifest)}: {manifest.layout}", lines)
         if parsed.strict_counts:
             check_counts(manifest)
     if parsed.checkpoint:

@@ -130,7 +130,8 @@ def manifest_of(
         if name in place:
             extra[name] = columns.pop(place[name])
             source_names[name] = place[name]
-    for meaning in place.keys() - SYNONYMS.keys() - {*NAMES.values()}:
+    for meaning in sorted(place.keys() - SYNONYMS.keys() - {*NAMES.values()}):
+        notes.append(f"{place[meaning]} is kept as the column {meaning}")
         extra[meaning] = columns.pop(place[meaning])
     for name in [*columns]:
         if name in extra or name in OWN:

@@ -52,6 +52,11 @@ def describe(manifest: Manifest) -> list[str]:
     return lines + list(manifest.notes)
 
 
+def shown_root(manifest: Manifest) -> str:
+    """Where the images lie, for people: of all of an archive's or a video's, its file alone."""
+    return str(manifest.root).removesuffix("#")
+
+
 def has_distractors(manifest: Manifest) -> bool:
     """Whether person 0 is nobody."""
     queried = manifest.person_id[manifest.rows(QUERY)]

@@ -126,6 +126,7 @@ def by_pattern(root: Path, asked: LayoutRequest) -> Manifest:
         if absent := asked.split_names.keys() - parts:
             raise DataError(f"{root}: --split-names: no folder {', '.join(sorted(absent))}")
         splits = [_folder_split(os.fsdecode(path), asked.split_names) for path in matches]
+    notes += [f"the pattern's group {name} is kept as a column" for name in groups]
     return build_manifest(
         root=root,
         layout="pattern",

@@ -79,8 +79,12 @@ def add_export_options(
     path: Callable[[str], Path],
 ) -> None:
     """Adds what is exported, and how; `size` reads a height and width, `path` a path."""
-    parser.add_argument("--checkpoint", required=True, metavar="FILE|sample")
-    parser.add_argument("--format", required=True, choices=FORMATS)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE|sample", help="the trained weights"
+    )
+    parser.add_argument(
+        "--format", required=True, choices=FORMATS, help="what the network is written as"
+    )
     parser.add_argument(
         "--out", required=True, type=path, metavar="DIR", help="a new folder for the network, "
         "distreid.json and the images of the gate"

@@ -29,7 +29,9 @@ RATE = 1e-3
 
 def add_link_options(command: argparse.ArgumentParser) -> None:
     """The options of `distreid link`."""
-    command.add_argument("run_folder", type=given_path, metavar="RUN")
+    command.add_argument(
+        "run_folder", type=given_path, metavar="RUN", help="--out of an extraction"
+    )
     command.add_argument(
         "--method",
         choices=METHODS,

@@ -19,7 +19,7 @@ from distreid.data.archives import check_unchanged, indexes_of, take_indexes
 from distreid.data.locators import is_address
 from distreid.data.manifest import Status
 from distreid.data.source import at_own_root
-from distreid.data.summary import describe
+from distreid.data.summary import describe, shown_root
 from distreid.errors import StoreError, printable
 from distreid.evaluation.evaluate import Evaluation, cannot_evaluate
 from distreid.evaluation.with_progress import evaluate_run
@@ -164,7 +164,7 @@ def _begin(
     log.print(f"[bold]distreid {distreid.__version__}[/] on {where}")
     made = provenance(job.group.world, job.device, options)
     plans: list[Plan] = []
-    _section(log, "data", f"{manifest.root} ({manifest.layout})", about)
+    _section(log, "data", f"{shown_root(manifest)} ({manifest.layout})", about)
     todo: list[list[Shard]] = []
     told: set[str] = set()
     for folder, copy, model, extractor in zip(folders, copies, models, extractors, strict=True):

@@ -346,8 +346,8 @@ def add_extract_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_what_options(parser: argparse.ArgumentParser) -> OptionGroup:
-    """Adds which images and which weights."""
+def add_what_options(parser: argparse.ArgumentParser, *, several: bool = True) -> OptionGroup:
+    """Adds which images and which weights, of one checkpoint or of several."""
     what = OptionGroup(parser, "how the images are read")
     what.add_argument(
         "--data", required=True, type=given_name, metavar="DIR|ARCHIVE|CSV|sample", help="a "
@@ -356,10 +356,10 @@ def add_what_options(parser: argparse.ArgumentParser) -> OptionGroup:
         "person_id, camera_id, split, or what is built in: sample, sample-video"
     )  # fmt: skip
     what.add_argument(
-        "--checkpoint", dest="checkpoints", required=True, nargs="+", action="extend",
-        type=given_name, metavar="FILE|sample", help="the trained weights; an opts.yaml beside "
-        "them is read too. Several, such as model/net_*.pth: every image is read once for all, and "
-        "they are compared"
+        "--checkpoint", dest="checkpoints", required=True, nargs="+" if several else 1,
+        action="extend", type=given_name, metavar="FILE|sample", help="the trained weights; an "
+        "opts.yaml beside them is read too" + (". Several, such as model/net_*.pth: every image is "
+        "read once for all, and they are compared" if several else "")
     )  # fmt: skip
     add_layout_options(what)
     return what
@@ -430,7 +430,12 @@ def add_how_options(parser: argparse.ArgumentParser) -> None:
         "another identity than eager ones; if torch cannot compile, the job says so and goes on "
         "without (default: off)"
     )  # fmt: skip
-    how.add_argument("--dtype", default="float32", choices=DTYPES, help="of the stored features")
+    how.add_argument(
+        "--dtype",
+        default="float32",
+        choices=DTYPES,
+        help="of the stored features (default: float32)",
+    )
 
 
 def add_network_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
@@ -467,7 +472,10 @@ def add_network_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
         "order of --channels and on the scale of --range (default: the model's own)"
     )  # fmt: skip
     parser.add_argument(
-        "--std", type=three_numbers, metavar="R,G,B", help="that they are divided by"
+        "--std",
+        type=three_numbers,
+        metavar="R,G,B",
+        help="that they are divided by (default: the model's own)",
     )
     parser.add_argument(
         "--interpolation", choices=INTERPOLATIONS, help="of the resize; opencv: read and resized "
@@ -494,7 +502,10 @@ def add_network_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
 def add_machine_options(parser: argparse.ArgumentParser) -> OptionGroup:
     """Adds what the rate depends on."""
     machine = OptionGroup(parser, "the machine")
-    machine.add_argument("--device", default="auto", choices=DEVICES)
+    machine.add_argument(
+        "--device", default="auto", choices=DEVICES, help="what computes the features (default: "
+        "auto, a GPU for each process where there is one)"
+    )  # fmt: skip
     machine.add_argument(
         "--share-gpu", action="store_true", help="let several processes compute on one GPU, which "
         "is rarely faster"
@@ -530,8 +541,8 @@ def add_layout_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
     add_label_options(parser)
     add_box_options(parser)
     parser.add_argument(
-        "--every", default="", metavar="0.5s|N", help="of a video, a frame each half second, or "
-        "each Nth (default: all)"
+        "--every", default="", metavar="0.5s|N", help="of a video a frame each half second, or "
+        "each Nth, and of boxes those in such frames (default: all)"
     )  # fmt: skip
     parser.add_argument(
         "--strict-counts", action="store_true", help="an error unless query and gallery have as "

@@ -85,7 +85,9 @@ def safe_load(source: Path | BinaryIO, name: str, size: int) -> Any:
                 f"{name}: holds {culprit[1]}, which loading would run, so it was not loaded; "
                 "save model.state_dict() alone"
             ) from error
-        raise CheckpointError(f"{name}: not a checkpoint that torch.save wrote") from error
+        raise CheckpointError(
+            f"{name}: not a checkpoint that torch.save wrote; give a file of weights"
+        ) from error
     except OSError as error:
         raise CheckpointError(f"{name}: {error.strerror or error}") from error
     except Exception as error:  # damaged archives raise nearly anything
