@@ -118,13 +118,13 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
 
 
 def is_mot_text(file: Path) -> bool:
-    """Whether a file's first line is MOTChallenge's: numbers alone, at least `MOT_FIELDS`."""
+    """Whether a file begins as MOTChallenge's do: with numbers, which no table does."""
     try:
         with file.open(encoding="utf-8-sig") as stream:
             values = [float(value) for value in stream.readline().split(",")]
     except (OSError, ValueError):
         return False
-    return len(values) >= MOT_FIELDS
+    return len(values) > 1
 
 
 def add_tracks(

@@ -82,10 +82,12 @@ def _tracks(videos: Mapping[Path, str], boxes: Path, *, with_ids: bool) -> Found
         )
     found = FoundBoxes()
     for video, file in files.items():
+        before = len(found.frame)
         if file.is_file():
             add_tracks(found, file, video, numbers_of(video, videos[video]), with_ids=with_ids)
-        else:
-            found.notes.append(f"{video.name}: no boxes, as there is no {file}")
+        if len(found.frame) == before:
+            why = f"{file} is empty" if file.is_file() else f"there is no {file}"
+            found.notes.append(f"{video.name}: no boxes, as {why}")
     return found
 
 

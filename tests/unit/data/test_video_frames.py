@@ -166,6 +166,16 @@ def test_boxes_of_a_tracker_are_cut_from_frames(kind: str, tmp_path: Path) -> No
     assert (decode(read(manifest.file(0))) == picture(1)[20:60, 10:40]).all()
     if kind == "mot":
         assert manifest.names("camera_name") == {0: "cam1"} or "camera_name" in manifest.extra
+        text = boxes.read_text()
+        boxes.write_text("2,7,10,20,30\n" + text)
+        with pytest.raises(DataError, match=r"det\.txt, line 1: frame, id, x, y, w, h are wanted"):
+            open_data(str(file), boxes=BoxRequest(file=str(boxes)))
+        shutil.copy(file, tmp_path / "cam2.mov")
+        (tmp_path / "cam1.txt").write_text(text)
+        (tmp_path / "cam2.txt").write_text("")
+        boxes.unlink()
+        both = open_data(str(tmp_path), boxes=BoxRequest(file=str(tmp_path)))
+        assert f"cam2.mov: no boxes, as {tmp_path}/cam2.txt is empty" in both.notes
 
 
 def test_a_damaged_middle_leaves_the_rest(tmp_path: Path) -> None:
