@@ -272,6 +272,11 @@ def changing(gallery: Path, how: Manner) -> Iterator[Generation]:
 def _added(
     gallery: Path, current: Generation, store: FeatureStore, prefix: str, copy: bool, how: Manner
 ) -> Generation:
+    if not is_address(store.run) and store.run.resolve().is_relative_to(gallery.resolve()):
+        raise OptionError(
+            f"{store.run}: lies in the folder of the gallery, whose files are its own; move the "
+            "run elsewhere"
+        )
     identity = store.plan.identity
     if differing := differences(
         current.space, feature_space(identity), words="the gallery has {ours}, the run {theirs}"

@@ -1,8 +1,13 @@
-"""Files that no generation names: removed by the next writer, overwritten where rows are erased."""
+"""Files that no generation names: removed by the next writer, overwritten where rows are erased.
+
+Only what has a name of the form that a writer gives is ever removed: what else lies in a gallery's
+folder is somebody's own.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -20,6 +25,12 @@ from distreid.search.generation import (
 from distreid.search.readers import describe, read_generations, wait_for
 
 WIPED_AT_ONCE = 1 << 20
+OUR_ENTRY = re.compile(
+    r"[0-9]{6}(-[0-9]{8})?"  # of a run, at a generation
+    r"|((directions|approximate)-)?[0-9]{8}"  # of a generation
+    r"|[0-9]{8}\.npz(\..+\.tmp)?"
+)
+BEING_WRITTEN = re.compile(r"(gallery|[0-9]{8})\.json\..+\.tmp")
 
 
 def sweep(gallery: Path, current: Generation, keep_s: float) -> None:
@@ -52,13 +63,13 @@ def _unnamed(gallery: Path, named: set[str]) -> list[Path]:
         entry
         for folder in FOLDERS
         for entry in sorted((gallery / folder).glob("*"))
-        if f"{folder}/{entry.name}" not in named
+        if OUR_ENTRY.fullmatch(entry.name) and f"{folder}/{entry.name}" not in named
     ]
     return entries + sorted(
         file
         for place in (gallery, gallery / "generations")
         for file in place.glob("*.tmp")
-        if ".lock." not in file.name
+        if BEING_WRITTEN.fullmatch(file.name)
     )
 
 

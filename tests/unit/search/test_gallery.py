@@ -319,6 +319,21 @@ def test_what_a_dead_writer_left_is_cleared(tmp_path: Path, how: Manner) -> None
     assert old_numbers(gallery) == [2]
 
 
+def test_what_is_not_the_gallerys_is_left_where_it_is(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how, copy=True)
+    own = make_run(gallery / "runs" / "mine", 2)
+    others = [gallery / "notes.tmp", gallery / "labels" / "1.txt", gallery / "index" / "12.faiss"]
+    for file in others:
+        file.write_text("mine")
+    for copy in (False, True):
+        with pytest.raises(OptionError, match="mine: lies in the folder of the gallery"):
+            add(gallery, own, how, copy=copy)
+    remove(gallery, how, rows=[1], erase=True)
+    compact(gallery, how)
+    assert (own / "store.h5").exists() and [file.read_text() for file in others] == ["mine"] * 3
+
+
 def test_a_full_disk_in_add_leaves_the_gallery(
     tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
