@@ -34,8 +34,11 @@ from distreid.search.generation import (
     PICTURES,
     Generation,
     Segment,
+    keep_generation,
+    old_file,
     publish_generation,
     read_generation,
+    read_old,
 )
 from distreid.search.index import learn_directions, read_directions, write_codes
 from distreid.search.kept_columns import (
@@ -57,7 +60,7 @@ from distreid.search.marks import (
     read_labels,
     write_labels,
 )
-from distreid.search.unnamed_files import finish_erasing, sweep
+from distreid.search.unnamed_files import BEING_WRITTEN, finish_erasing, sweep
 from distreid.store import FeatureStore
 from distreid.store.identity import feature_space, how_computed
 from distreid.store.plan import differences
@@ -104,12 +107,7 @@ def create(gallery: Path, runs: Sequence[Path], how: Manner, *, copy: bool = Fal
     run in an object store is always copied."""
     if is_address(gallery):
         raise OptionError(f"{gallery}: a gallery lies in a local folder; give one")
-    if (gallery / FILE).exists():
-        raise StoreError(f"{gallery}: there is a gallery already; add to it, or give another name")
-    if gallery.is_dir() and any(not _is_lock(entry) for entry in gallery.iterdir()):
-        left = [entry.name for entry in gallery.iterdir() if not _is_lock(entry)]
-        if not {*left} <= {*FOLDERS, "generations", "readers"}:
-            raise StoreError(f"{gallery}: not empty, and no gallery; give another name")
+    _refuse_unless_free(gallery)
     stores = [FeatureStore.open(run) for run in runs]
     first = Generation(
         generation=0,
@@ -124,13 +122,17 @@ def create(gallery: Path, runs: Sequence[Path], how: Manner, *, copy: bool = Fal
         erasing=False,
     )
     with _one_writer(gallery, how):
-        for folder in (*FOLDERS, "generations", "readers"):
+        _refuse_unless_free(gallery)  # another may have made one meanwhile
+        make_folder(gallery / "generations")
+        keep_generation(gallery, first)  # so that a second try knows what the first one left
+        for folder in (*FOLDERS, "readers"):
             make_folder(gallery / folder)
         sweep(gallery, first, how.keep_s)
         current = first
         for run, store in zip(runs, stores, strict=True):
             current = _added(gallery, current, store, "", copy or is_address(run), how)
         publish_generation(gallery, current)
+        old_file(gallery, first.generation).unlink()
     return current
 
 
@@ -523,5 +525,19 @@ def _copy_synced(file: Path, target: Path) -> None:
     os.close(handle)
 
 
-def _is_lock(entry: Path) -> bool:
-    return entry.name.startswith("job-")
+def _refuse_unless_free(gallery: Path) -> None:
+    """StoreError for a folder with a gallery, or with anything that no `create` left there which
+    was interrupted."""
+    if (gallery / FILE).exists():
+        raise StoreError(f"{gallery}: there is a gallery already; add to it, or give another name")
+    if not gallery.is_dir() or read_old(gallery, 0) is not None:
+        return
+    before = gallery / "generations"
+    found = [*gallery.iterdir(), *before.glob("*")]
+    if any(not (entry == before or _is_unfinished(entry)) for entry in found):
+        raise StoreError(f"{gallery}: not empty, and no gallery; give another name")
+
+
+def _is_unfinished(entry: Path) -> bool:
+    """Whether it may be there before `create` has noted that it has begun."""
+    return entry.name.startswith("job-") or BEING_WRITTEN.fullmatch(entry.name) is not None

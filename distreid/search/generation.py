@@ -132,9 +132,14 @@ def old_numbers(gallery: Path) -> list[int]:
 
 def publish_generation(gallery: Path, generation: Generation) -> None:
     """Makes it the gallery's; before, what it names must be on the disk."""
+    publish_text(gallery / FILE, keep_generation(gallery, generation))
+
+
+def keep_generation(gallery: Path, generation: Generation) -> str:
+    """Writes it among those that somebody may read; gives its text."""
     text = json.dumps({"format": FORMAT} | asdict(generation), indent=1) + "\n"
     publish_text(old_file(gallery, generation.generation), text)
-    publish_text(gallery / FILE, text)
+    return text
 
 
 def _parsed(file: Path, text: str) -> Generation:

@@ -60,6 +60,41 @@ while not done.exists():
 print(answers)
 """
 
+CREATOR = """
+import os, sys
+from pathlib import Path
+import torch
+from distreid.search import index
+from distreid.search.changes import Manner, create
+
+folder, runs = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
+index.LEAST_ROWS = 50
+torch.set_num_threads(1)
+quiet = Manner(say=lambda _: None)
+create(folder / "warm", runs, quiet, copy=True)
+for number in (*range(20), *range(20, 10_000, 11)):  # each of its first steps, then some
+    gallery = folder / f"{number}"
+    if (pid := os.fork()) == 0:
+        left = [number]
+
+        def die(event, arguments):  # before it asks this much of the system
+            if event.split(".")[0] in ("open", "os") and str(gallery) in str(arguments[0]):
+                left[0] -= 1
+                if left[0] < 0:
+                    os._exit(9)
+
+        sys.addaudithook(die)
+        create(gallery, runs, quiet, copy=True)
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if ended == 0:
+        break
+    assert ended == 9
+    print(number)
+    if not (gallery / "gallery.json").exists():
+        create(gallery, runs, quiet, copy=True)
+"""
+
 
 def seen(gallery: Path) -> dict[int, bytes]:
     """The rows that can be found, with their paths."""
@@ -170,6 +205,23 @@ def test_no_kill_leaves_half_a_change(tmp_path: Path, seed: int) -> None:
             path, feature = path_of(run, place).encode(), features_of(run, COUNT)[place].tobytes()
             assert (path in content) == (path in there), path
             assert (feature in content) == (path in there), path
+
+
+def test_create_is_repeated_wherever_it_was_killed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"{number}", number, 40) for number in range(2)]
+    done = subprocess.run(
+        [sys.executable, "-c", CREATOR, str(tmp_path / "many"), *map(str, runs)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    kills = done.stdout.split()
+    assert len(kills) > 30
+    for number in kills:
+        gallery = tmp_path / "many" / number
+        assert len(seen(gallery)) == 80 and verify_gallery(gallery) == []
+        assert sorted(entry.name for entry in (gallery / "runs").iterdir()) == ["000000", "000001"]
 
 
 def test_a_writer_that_waits_survives_the_death_of_the_first(tmp_path: Path) -> None:

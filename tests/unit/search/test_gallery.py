@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import DIM, features_of, make_run, path_of
@@ -317,6 +318,34 @@ def test_what_a_dead_writer_left_is_cleared(tmp_path: Path, how: Manner) -> None
     assert add(gallery, make_run(tmp_path / "b", 2), how) == 30
     assert not list(gallery.rglob("half")) and not dead.exists()
     assert old_numbers(gallery) == [2]
+
+
+@pytest.mark.parametrize("place", ["runs/market", "labels", "rows/x", "readers", "generations"])
+def test_a_folder_of_the_users_is_no_place_for_a_gallery(
+    tmp_path: Path, how: Manner, place: str
+) -> None:
+    own = tmp_path / "g" / place / "1.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    with pytest.raises(StoreError, match="not empty, and no gallery; give another name"):
+        create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
+    assert own.read_text() == "mine"
+    assert [file for file in (tmp_path / "g").rglob("*") if file.is_file()] == [own]
+
+
+def test_a_gallery_that_another_made_meanwhile_stays(tmp_path: Path, how: Manner) -> None:
+    gallery, waiting = tmp_path / "g", list[str]()
+    runs = [make_run(tmp_path / "a", 1), make_run(tmp_path / "b", 2)]
+    with ThreadPoolExecutor(1) as threads:
+        with hold(gallery, print):
+            second = threads.submit(create, gallery, runs, Manner(say=waiting.append), copy=True)
+            wait_until(lambda: bool(waiting))
+            create(tmp_path / "h", runs[:1], how, copy=True)
+            for entry in (tmp_path / "h").iterdir():
+                entry.rename(gallery / entry.name)
+        with pytest.raises(StoreError, match="there is a gallery already"):
+            second.result()
+    assert ids_of(gallery) == set(range(30))
 
 
 def test_what_is_not_the_gallerys_is_left_where_it_is(tmp_path: Path, how: Manner) -> None:
