@@ -40,9 +40,16 @@ from distreid.search.generation import (
     read_generation,
     read_old,
 )
-from distreid.search.index import learn_directions, read_directions, write_codes
+from distreid.search.index import (
+    check_codes,
+    copy_codes,
+    learn_directions,
+    read_directions,
+    write_codes,
+)
 from distreid.search.kept_columns import (
     Columns,
+    check_arrays,
     columns_of,
     facts_of,
     known_persons,
@@ -195,7 +202,8 @@ def remove(
 def compact(gallery: Path, how: Manner) -> dict[str, Any]:
     """Leaves hidden rows out for good, and learns the codes anew where they have become blunt;
     says what it did."""
-    with changing(gallery, how) as current:
+    with changing(gallery, how) as before:
+        current = _with_codes(gallery, before, how)
         opened = Gallery(gallery)
         try:
             gone = [
@@ -214,7 +222,8 @@ def compact(gallery: Path, how: Manner) -> dict[str, Any]:
             after = _indexed(gallery, replace(after, directions=None), how)
         if dropped or blunt:
             publish_generation(gallery, after)
-        return {"dropped": dropped, "scored_share": share, "learnt_anew": blunt}
+        learnt = blunt or current is not before
+        return {"dropped": dropped, "scored_share": share, "learnt_anew": learnt}
 
 
 def mark_hits(gallery: Path, marks: Marks, how: Manner) -> int:
@@ -383,6 +392,24 @@ def _indexed(gallery: Path, generation: Generation, how: Manner) -> Generation:
     return replace(generation, segments=tuple(segments))
 
 
+def _with_codes(gallery: Path, current: Generation, how: Manner) -> Generation:
+    """The gallery's generation, or a next one where codes of this one cannot be read."""
+    if current.directions is None:
+        return current
+    directions = gallery / current.directions
+    try:
+        check_arrays(directions)
+        for segment in current.segments:
+            if segment.index:
+                check_codes(gallery / segment.index, directions, segment.count)
+        return current
+    except StoreError as error:
+        how.say(f"{error}: made anew")
+    after = _indexed(gallery, replace(current.following(), directions=None), how)
+    publish_generation(gallery, after)
+    return after
+
+
 def _matching(
     opened: Gallery, number: int, which: Filter | None, asked: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
@@ -446,9 +473,9 @@ def _without(
         write_arrays(gallery / rows, arrays, facts)
         index = segment.index if keeps_codes else None
         if index is not None:
-            code, its_facts = read_array(gallery / index, "code"), read_facts(gallery / index)
-            index = f"index/{number}-{stamp}"
-            write_arrays(gallery / index, {"code": code[kept]}, its_facts)
+            file = f"index/{number}-{stamp}"
+            copy_codes(gallery / index, gallery / file, kept)
+            index = file
         segments.append(replace(segment, rows=rows, index=index, count=len(kept)))
     all_gone = np.concatenate([*gone, np.empty(0, np.int64)])
     hidden = _write_hidden(gallery, after.generation, np.setdiff1d(opened.hidden, all_gone))

@@ -9,6 +9,7 @@ import numpy as np
 
 from distreid.errors import StoreError
 from distreid.search.generation import read_generation
+from distreid.search.index import check_codes
 from distreid.search.kept_columns import Columns, check_arrays
 from distreid.search.marks import read_labels
 from distreid.store import FeatureStore
@@ -29,14 +30,22 @@ def _problems(gallery: Path) -> Iterator[str]:
             read_labels(gallery / current.labels)
         except StoreError as error:
             yield str(error)
-    folders = [each for each in current.entries() if not each.startswith(("runs/", "labels/"))]
-    for entry in sorted(folders):
+    codes = {segment.index for segment in current.segments}
+    for entry in sorted(current.entries() - codes):
+        if entry.startswith(("runs/", "labels/")):
+            continue
         try:
             check_arrays(gallery / entry)
         except StoreError as error:
             yield f"{error}; see distreid gallery compact for index/…, else restore it"
     seen: set[int] = set()
     for segment in current.segments:
+        if segment.index and current.directions:
+            try:
+                index, directions = gallery / segment.index, gallery / current.directions
+                check_codes(index, directions, segment.count)
+            except StoreError as error:
+                yield f"{error}; distreid gallery compact makes the codes anew"
         run = gallery / segment.run
         if not run.exists():
             yield f"{run}: a run of the gallery that is gone; put it back, or erase its rows"

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from distreid.errors import StoreError
 from distreid.nearest.codes import Codes, Directions, encode, learn
 from distreid.nearest.exact_search import Part, StoredRows, search, unit_queries
-from distreid.search.kept_columns import read_array, read_facts, write_arrays
+from distreid.search.kept_columns import check_arrays, read_array, read_facts, write_arrays
 
 LEAST_ROWS = 20_000  # fewer are simply multiplied
 SAMPLED_ROWS = 20_000  # of which directions are learnt
@@ -68,6 +70,20 @@ def write_codes(folder: Path, directions: Directions, rows: StoredRows) -> None:
     if codes.finer is not None:
         arrays["rest"], facts["finer"] = codes.finer.code, _facts(codes.finer)
     write_arrays(folder, arrays, facts)
+
+
+def check_codes(folder: Path, directions: Path, rows: int) -> None:
+    """StoreError if the codes of so many rows are damaged, or cannot be read with the directions
+    of a folder."""
+    check_arrays(folder)
+    if len(read_codes(folder, read_directions(directions))) != rows:
+        raise StoreError(f"{folder}: not the codes of its run's rows")
+
+
+def copy_codes(folder: Path, to: Path, kept: NDArray[np.int64]) -> None:
+    """The codes of the rows at these places; each array of the folder has one for each row."""
+    arrays = {file.stem: read_array(folder, file.stem)[kept] for file in folder.glob("*.npy")}
+    write_arrays(to, arrays, read_facts(folder))
 
 
 def _facts(codes: Codes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -19,6 +20,7 @@ from small_runs import DIM, features_of, make_run, path_of
 
 from distreid.errors import OptionError, StoreError
 from distreid.host.folder_lock import Holder, hold
+from distreid.nearest.codes import learn
 from distreid.search import index
 from distreid.search.changes import Manner, add, compact, create, remove
 from distreid.search.fusion import search_fused
@@ -243,6 +245,32 @@ def test_what_is_erased_is_in_no_byte(
     assert not files_with(gallery, b"who3") and files_with(gallery, b"who2")
     assert ids_of(gallery) == {r for r in range(60) if r % 30 not in gone}
     assert verify_gallery(gallery) == []
+
+
+def test_codes_of_two_levels_outlive_an_erasure(
+    tmp_path: Path, how: Manner, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learnt(*arguments: Any) -> Any:
+        directions, tried = learn(*arguments)
+        return dataclasses.replace(directions, scanned=directions.count // 2), tried
+
+    monkeypatch.setattr(index, "LEAST_ROWS", 50)
+    monkeypatch.setattr(index, "learn", learnt)
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1, 90), make_run(tmp_path / "b", 2)], how, copy=True)
+    remove(gallery, how, rows=[3, 100], erase=True)
+    assert verify_gallery(gallery) == [] and ids_of(gallery) == {*range(120)} - {3, 100}
+    assert Gallery(gallery).search(features_of(1, 90)[50], 1).rows.tolist() == [[50]]
+    # Where such an array is lost, that is said and mended.
+    (missing, *_) = (gallery / "index").rglob("rest.npy")
+    missing.unlink()
+    checksums = missing.with_name("checksums.json")
+    known = json.loads(checksums.read_text())
+    checksums.write_text(json.dumps({name: known[name] for name in known if name != missing.name}))
+    (line,) = verify_gallery(gallery)
+    assert "rest.npy: missing" in line and "compact makes the codes anew" in line
+    assert compact(gallery, how)["learnt_anew"] and "rest.npy" in "".join(said)
+    assert verify_gallery(gallery) == [] and ids_of(gallery) == {*range(120)} - {3, 100}
 
 
 def test_a_whole_run_can_be_erased_though_it_is_gone(tmp_path: Path, how: Manner) -> None:
