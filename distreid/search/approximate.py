@@ -3,6 +3,10 @@
 The index has the rows that could be found when it was built. Rows that were hidden since are left
 out of every answer, rows that were added since are searched exactly beside it.
 
+What its recall was measured on is a search of all its rows. Where a filter leaves a share of them,
+the effort is raised by that share; where it leaves few, or the index finds fewer for a query than
+there are, the answer is the exact one.
+
 A row's own neighbours stand for answers: of some rows of the gallery the first ten others are known
 exactly, and the parameters of the search are raised until the share of them that the index finds
 reaches what was asked for.
@@ -42,6 +46,7 @@ RESCORED, LARGEST_RESCORED = 20, 1280
 HNSW_LINKS, HNSW_CONSTRUCTION = 32, 100
 LEAST_HNSW_EFFORT, LARGEST_EFFORT = 16, 4096
 FILTERS_KEPT = 8  # of a generation
+FEW_ALLOWED = 20_000  # rows that a filter leaves: these are simply searched exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,18 +119,24 @@ class Reader:
     """As in `Built`."""
 
     def answer(
-        self, queries: NDArray[np.float32], top: int, allowed: NDArray[np.uint8] | None
+        self,
+        queries: NDArray[np.float32],
+        top: int,
+        allowed: NDArray[np.uint8] | None = None,
+        share: float = 1.0,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """(Q, top) scores and places among the index's rows, −1 where it found no more; `allowed`
-        has a bit for each row."""
+        has a bit for each row, set for this `share` of them."""
         faiss = _faiss()
         how: dict[str, Any] = {}
         if allowed is not None:
             how["sel"] = faiss.IDSelectorBitmap(allowed)  # looked at without a copy
+        # Of what it looks at, only a share may be found.
+        effort = round(min(self.effort / share, max(self.effort, LARGEST_EFFORT)))
         if self.kind == "hnsw":
-            parameters = faiss.SearchParametersHNSW(efSearch=max(self.effort, top), **how)
+            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, top), **how)
         else:
-            parameters = faiss.SearchParametersIVF(nprobe=self.effort, **how)
+            parameters = faiss.SearchParametersIVF(nprobe=effort, **how)
         wanted = min(top, len(self.ids))
         scores, places = self.index.search(queries, wanted, params=parameters)
         return scores, places
@@ -186,16 +197,30 @@ def _prepare(gallery: Gallery, ids: NDArray[np.int64]) -> _Prepared:
 def search_approximately(
     gallery: Gallery, features: ArrayLike, top: int = 10, which: Filter | None = None
 ) -> Hits:
-    """As `Gallery.search`, by the gallery's index; StoreError if it has none."""
+    """As `Gallery.search`, by the gallery's index; StoreError if it has none. Answers that are
+    exact, since a filter leaves few rows or the index found too few, say so."""
     known = gallery.generation.approximate
     if known is None:
         raise StoreError(
             f"{gallery.folder}: no approximate index; build one by distreid index {gallery.folder}"
         )
+    parts = gallery.parts(which)
+    is_filtered = which is not None and not which.is_open
+    if is_filtered and sum(map(len, parts)) <= FEW_ALLOWED:
+        return gallery.search(features, top, which)
     queries = checked_queries(features, gallery.dim)
     gallery.check()
     reader = read_faiss_index(gallery.folder / known["folder"])
     hits = _answered(gallery, reader, queries, top, which)
+    short = np.flatnonzero((hits.place < 0).any(axis=1))
+    if len(short):
+        found = search(parts, queries[short], top, gallery.device)
+        hits.rows[short], hits.scores[short], hits.place[short] = (
+            found.ids,
+            found.scores,
+            found.place,
+        )
+        hits.exact[short], hits.scored[short] = True, hits.scored[short] + found.scored
     gallery.check()
     return hits
 
@@ -207,9 +232,13 @@ def _answered(
     top: int,
     which: Filter | None,
 ) -> Hits:
+    """By the index and the rows beside it; −1 is the place where it found no more."""
     parts, prepared = gallery.parts(which), _prepare(gallery, reader.ids)
     place_of, allowed = prepared.place_of, prepared.allowed(gallery, which)
-    scores, found = reader.answer(queries.astype(np.float32), top * reader.rescored, allowed)
+    share = sum(len(parts[number]) for number in prepared.covered) / len(reader.ids)
+    scores, found = reader.answer(
+        queries.astype(np.float32), top * reader.rescored, allowed, max(share, 1 / len(reader.ids))
+    )
     scores = np.where(found >= 0, scores, -np.inf).astype(np.float32)
     place = np.where(found >= 0, place_of[found], -1)
     ids = np.where(found >= 0, reader.ids[found], np.iinfo(np.int64).max)
@@ -227,14 +256,11 @@ def _answered(
         ids = np.concatenate([ids, more.ids], axis=1)
         place = np.concatenate([place, more.place + base], axis=1)
     order = np.lexsort((ids, -scores), axis=1)[:, : min(top, sum(map(len, parts)))]
-    place = np.take_along_axis(place, order, 1)
-    # Where the index found fewer for one of the queries, all answers end there.
-    full = int((place >= 0).sum(axis=1).min(initial=place.shape[1]))
     return Hits(
-        rows=np.take_along_axis(ids, order, 1)[:, :full],
-        scores=np.take_along_axis(scores, order, 1)[:, :full],
+        rows=np.take_along_axis(ids, order, 1),
+        scores=np.take_along_axis(scores, order, 1),
         exact=np.zeros(len(queries), bool),
-        place=place[:, :full],
+        place=np.take_along_axis(place, order, 1),
         scored=np.full(len(queries), found.shape[1]),
     )
 

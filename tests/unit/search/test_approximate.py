@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_runs import DIM, features_of, make_run
 
 from distreid.errors import OptionError, StoreError
-from distreid.search.approximate import build, search_approximately
+from distreid.search import approximate
+from distreid.search.approximate import Reader, build, search_approximately
 from distreid.search.changes import Manner, add, compact, create, remove
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.generation import read_generation
@@ -59,6 +61,54 @@ def test_removed_rows_never_come_back_and_added_ones_are_found(
     assert opened.column("path", hits.place)[3, 0] == b"run0002/image-00003.jpg"
     some = search_approximately(opened, features_of(1, 900)[:9], 5, Filter(persons=(2,)))
     assert (opened.column("person_id", some.place) == 2).all() and some.rows.shape[1] == 5
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+@pytest.mark.parametrize("few", [100, 0])  # searched without the index, or with it
+def test_a_filter_gives_all_that_are_wanted(
+    gallery: Path, kind: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate, "FEW_ALLOWED", few)
+    build(gallery, kind, 0.9, HOW)
+    remove(gallery, HOW, rows=range(15, 900))
+    opened = Gallery(gallery)
+    persons, queries = Filter(persons=(2,)), features_of(1, 900)[:60]
+    exact = opened.search(queries, 10, persons)
+    found = search_approximately(opened, queries, 10, persons)
+    assert found.rows.tolist() == exact.rows.tolist() and found.rows.shape == (60, 3)
+    assert few == 0 or found.exact.all()
+
+
+def test_only_a_query_with_too_few_answers_is_answered_exactly(
+    gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(gallery, "hnsw", 0.9, HOW)
+    answer = Reader.answer
+
+    def short(self: Reader, *arguments: Any) -> Any:
+        scores, places = answer(self, *arguments)
+        places[1, 2:] = -1
+        return scores, places
+
+    opened, queries = Gallery(gallery), features_of(1, 900)[:3]
+    before, exact = search_approximately(opened, queries, 7), opened.search(queries, 7)
+    monkeypatch.setattr(Reader, "answer", short)
+    found = search_approximately(opened, queries, 7)
+    assert found.exact.tolist() == [False, True, False]
+    assert found.rows[[0, 2]].tolist() == before.rows[[0, 2]].tolist()
+    assert found.rows[1].tolist() == exact.rows[1].tolist()
+    assert found.place[1].tolist() == exact.place[1].tolist()
+
+
+def test_a_filter_raises_the_effort(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximate, "FEW_ALLOWED", 0)
+    build(gallery, "hnsw", 0.97, HOW)
+    opened, queries = Gallery(gallery), features_of(2, 100)
+    for which in (Filter(persons=(2,)), Filter(persons=(1, 3), cameras=(1, 2))):
+        exact = opened.search(queries, 10, which)
+        found = search_approximately(opened, queries, 10, which)
+        shares = [np.isin(a, b).mean() for a, b in zip(exact.rows, found.rows, strict=True)]
+        assert np.mean(shares) > 0.95 and not found.exact.all()
 
 
 def test_erasing_takes_the_index_with_it(gallery: Path) -> None:
