@@ -31,7 +31,7 @@ from distreid.nearest.exact_search import Part, best_among, search
 from distreid.search.changes import Manner, changing
 from distreid.search.gallery import Filter, Gallery, Hits, checked_queries
 from distreid.search.generation import publish_generation
-from distreid.search.kept_columns import read_array, read_facts, write_arrays
+from distreid.search.kept_columns import read_array, read_checksums, read_facts, write_arrays
 
 KINDS = ("hnsw", "ivfpq")
 EXTRA = "pip install 'distreid[search]'"
@@ -142,9 +142,14 @@ class Reader:
         return scores, places
 
 
-@functools.lru_cache(maxsize=2)
 def read_faiss_index(folder: Path) -> Reader:
     """An index in its folder, kept for the next search."""
+    return _read_once(folder.resolve(), read_checksums(folder))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(folder: Path, _checksums: str) -> Reader:
+    """The checksums say whether it still is the index that lay there."""
     facts = read_facts(folder)
     index = _faiss().deserialize_index(np.array(read_array(folder, "index")))
     rescored = facts.get("rescored", RESCORED if facts["kind"] == "ivfpq" else 1)

@@ -83,6 +83,16 @@ def check_arrays(folder: Path) -> None:
         raise StoreError(f"{folder}: missing or damaged ({error})") from error
 
 
+def read_checksums(folder: Path) -> str:
+    """A text that is another one for other arrays and facts."""
+    try:
+        return (folder / CHECKSUMS).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{folder / CHECKSUMS}: missing or damaged ({error}); see distreid gallery verify"
+        ) from error
+
+
 def read_array(folder: Path, name: str) -> NDArray[Any]:
     """An array, mapped."""
     try:

@@ -111,6 +111,23 @@ def test_a_filter_raises_the_effort(gallery: Path, monkeypatch: pytest.MonkeyPat
         assert np.mean(shares) > 0.95 and not found.exact.all()
 
 
+def test_another_gallery_of_the_same_path_has_its_own_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        here = tmp_path / str(number)
+        create(here / "g", [make_run(here / "run", number, 100)], HOW)
+        build(here / "g", "hnsw", 0.9, HOW)
+        monkeypatch.chdir(here)
+        hits = search_approximately(Gallery(Path("g")), features_of(number, 100)[:5], 1)
+        assert hits.rows[:, 0].tolist() == [0, 1, 2, 3, 4], number
+    # Also where one lies in the very place of the other.
+    Path("g").rename(tmp_path / "away")
+    (tmp_path / "1" / "g").rename("g")
+    hits = search_approximately(Gallery(Path("g")), features_of(1, 100)[:5], 1)
+    assert hits.rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_erasing_takes_the_index_with_it(gallery: Path) -> None:
     build(gallery, "hnsw", 0.5, HOW)
     feature = features_of(1, 900)[5].tobytes()
