@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from distreid.errors import OptionError, StoreError
 from distreid.nearest.exact_search import Part, best_among, search
 from distreid.search.changes import Manner, changing
-from distreid.search.gallery import Filter, Gallery, Hits, checked_queries
+from distreid.search.gallery import Filter, Gallery, Hits, checked_queries, checked_top
 from distreid.search.generation import publish_generation
 from distreid.search.kept_columns import read_array, read_checksums, read_facts, write_arrays
 
@@ -209,11 +209,11 @@ def search_approximately(
         raise StoreError(
             f"{gallery.folder}: no approximate index; build one by distreid index {gallery.folder}"
         )
+    queries, top = checked_queries(features, gallery.dim), checked_top(top)
     parts = gallery.parts(which)
     is_filtered = which is not None and not which.is_open
     if is_filtered and sum(map(len, parts)) <= FEW_ALLOWED:
         return gallery.search(features, top, which)
-    queries = checked_queries(features, gallery.dim)
     gallery.check()
     reader = read_faiss_index(gallery.folder / known["folder"])
     hits = _answered(gallery, reader, queries, top, which)

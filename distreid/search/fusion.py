@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distreid.errors import OptionError
-from distreid.search.gallery import Filter, Gallery, Hits, checked_queries
+from distreid.search.gallery import Filter, Gallery, Hits, checked_queries, checked_top
 
 FUSIONS = ("mean", "max", "rank")
 RANKED = 100
@@ -30,7 +30,7 @@ def search_fused(
     """One answer (1, K) for all features (Q, D), as `Gallery.search`."""
     if how not in FUSIONS:
         raise OptionError(f"fuse {how!r}: choose one of {', '.join(FUSIONS)}")
-    queries = checked_queries(features, gallery.dim)
+    queries, top = checked_queries(features, gallery.dim), checked_top(top)
     if how == "mean":
         mean = queries.mean(axis=0)
         if np.linalg.norm(mean) < 1e-12:

@@ -281,9 +281,7 @@ class Gallery:
         OptionError for features of another shape, with NaN, or zero; StoreError if the generation
         was erased meanwhile.
         """
-        queries = checked_queries(features, self.dim)
-        if top < 1:
-            raise OptionError(f"top {top}: give 1 or more")
+        queries, top = checked_queries(features, self.dim), checked_top(top)
         self.check()
         found = search(self.parts(which), queries, top, self.device)
         self.check()
@@ -413,6 +411,15 @@ def checked_queries(features: ArrayLike, dim: int) -> NDArray[np.float64]:
         if is_bad.any():
             raise OptionError(f"query feature {int(np.argmax(is_bad))} (from 0) {name}")
     return unit_queries(values)
+
+
+def checked_top(top: Any) -> int:
+    """How many rows are wanted; OptionError for what is no whole number from 1."""
+    if isinstance(top, bool) or not isinstance(top, (int, np.integer)):
+        raise OptionError(f"top {top!r}: a whole number is wanted")
+    if top < 1:
+        raise OptionError(f"top {top}: give 1 or more")
+    return int(top)
 
 
 def _kept(known: dict[Filter, T], which: Filter, find: Callable[[], T]) -> T:

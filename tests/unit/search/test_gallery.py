@@ -448,8 +448,26 @@ def test_what_cannot_be_a_query_is_refused(
 def test_more_than_there_are_gives_all(tmp_path: Path, how: Manner) -> None:
     create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
     assert Gallery(tmp_path / "g").search(np.ones(DIM), 1000).rows.shape == (1, 30)
-    with pytest.raises(OptionError, match="top 0"):
-        Gallery(tmp_path / "g").search(np.ones(DIM), 0)
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        (0, "top 0: give 1 or more"),
+        (10.0, r"top 10\.0: a whole number is wanted"),
+        (True, "top True: a whole number"),
+        ("3", "top '3': a whole number"),
+    ],
+)
+def test_how_many_is_a_whole_number(tmp_path: Path, how: Manner, top: Any, words: str) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
+    opened = Gallery(tmp_path / "g")
+    assert opened.search(np.ones(DIM), np.int64(3)).rows.shape == (1, 3)
+    with pytest.raises(OptionError, match=words):
+        opened.search(np.ones(DIM), top)
+    for fused in ("max", "rank"):
+        with pytest.raises(OptionError, match=words):
+            search_fused(opened, np.ones(DIM), fused, top)
 
 
 def test_fused_answers_are_those_of_their_definitions(tmp_path: Path, how: Manner) -> None:
