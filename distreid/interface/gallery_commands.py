@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distreid.errors import OptionError, StoreError, printable
-from distreid.host.counts import counted
+from distreid.host.counts import counted, whole_number
 from distreid.job.options import given_name, given_path
 
 if TYPE_CHECKING:
@@ -273,10 +273,12 @@ def _row_ids(file: Path) -> list[int]:
         raise OptionError(f"--rows {file}: no text; give row ids, one a line") from error
     if not lines:
         say(f"--rows {file}: empty, no row is named")
+    rows = []
     for line in lines:
-        if not line.isdecimal():
+        if (row := whole_number(line)) is None or row < 0:
             raise OptionError(f"--rows {file}: {line[:40]!r} is no row id; give one a line")
-    return [int(line) for line in lines]
+        rows.append(row)
+    return rows
 
 
 def _list(parsed: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from distreid.data.locators import under
 from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
+from distreid.host.counts import whole_number
 from distreid.nearest.exact_search import Found, Part, search, unit_queries
 from distreid.search.generation import Generation, Segment
 from distreid.search.index import read_codes, read_directions
@@ -254,8 +255,8 @@ class Gallery:
         for wanted, what in ((which.cameras, "camera"), (persons, "person")):
             known = self.words(what, wanted) if wanted else set()
             for word in map(str, wanted or ()):
-                number = str(int(word)) if word.lstrip("-").isdecimal() else word
-                if not {word, number} & known:
+                number = whole_number(word)
+                if not {word, word if number is None else str(number)} & known:
                     found.append(f"{what} {word}")
         is_timed = which.since is not None or which.until is not None
         if is_timed and all(np.isnan(run.columns.time).all() for run in self.runs):
@@ -266,7 +267,7 @@ class Gallery:
         """Where a run has one of these persons or cameras; a word is a name, or else a number."""
         texts = run.columns.texts(f"{what}_name")
         names = {str(each).encode() for each in wanted}
-        numbers = {int(each) for each in wanted if str(each).lstrip("-").isdecimal()}
+        numbers = {n for each in wanted if (n := whole_number(str(each))) is not None}
         ordered = run.by_person if what == "person" else run.by_camera
         places = ordered.places(numbers)
         if texts is None:

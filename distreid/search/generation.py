@@ -13,6 +13,7 @@ from typing import Any
 from distreid.data.locators import is_address
 from distreid.errors import StoreError
 from distreid.host.atomic_files import publish_text
+from distreid.host.counts import whole_number
 
 FORMAT = 1
 FILE = "gallery.json"
@@ -126,8 +127,8 @@ def old_file(gallery: Path, number: int) -> Path:
 
 def old_numbers(gallery: Path) -> list[int]:
     """The generations that are kept, ascending; the current one is among them."""
-    found = (file.stem for file in (gallery / "generations").glob("*.json"))
-    return sorted(int(name) for name in found if name.isdigit())
+    numbers = (whole_number(file.stem) for file in (gallery / "generations").glob("*.json"))
+    return sorted(number for number in numbers if number is not None)
 
 
 def publish_generation(gallery: Path, generation: Generation) -> None:

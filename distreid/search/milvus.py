@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
-from distreid.search.gallery import UNKNOWN, Filter, Gallery, checked_queries
+from distreid.host.counts import whole_number
+from distreid.search.gallery import UNKNOWN, Filter, Gallery, checked_queries, checked_top
 
 EXTRA = "pip install 'distreid[milvus]'"
 SCHEME = "milvus:"
@@ -94,7 +95,7 @@ def search_collection(
             raise StoreError(f"{uri}: no collection {name}; push a gallery to it")
         fields = client.describe_collection(name)["fields"]
         dim = next(int(f["params"]["dim"]) for f in fields if f["name"] == "feature")
-        queries = checked_queries(features, dim)
+        queries, top = checked_queries(features, dim), checked_top(top)
         client.load_collection(name)
         found = _found(client, name, queries, top, which)
     return [
@@ -126,14 +127,14 @@ def expression(which: Filter | None) -> str:
     for words, is_wanted in ((which.persons, True), (which.not_persons, False)):
         if words is not None:
             names = json.dumps([str(word) for word in words])
-            numbers = [int(word) for word in words if str(word).lstrip("-").isdecimal()]
+            numbers = [n for word in words if (n := whole_number(str(word))) is not None]
             term = f'(person_name in {names} or (person_name == "" and person in {numbers}))'
             terms.append(term if is_wanted else f"not {term}")
     if which.cameras is not None:
-        try:
-            terms.append(f"camera in {[int(word) for word in which.cameras]}")
-        except ValueError as error:
-            raise OptionError(f"--cameras: a collection has their numbers ({error})") from error
+        cameras = {str(word): whole_number(str(word)) for word in which.cameras}
+        if wrong := [word for word, number in cameras.items() if number is None]:
+            raise OptionError(f"--cameras {wrong[0]}: a collection has their numbers; give these")
+        terms.append(f"camera in {[*cameras.values()]}")
     if which.since is not None:
         terms.append(f"time >= {which.since!r}")
     if which.until is not None:

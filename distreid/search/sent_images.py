@@ -40,7 +40,7 @@ from distreid.store.shards import Rows, write_shard
 
 KEPT_S = 24 * 3600
 """How long a request's key means that request."""
-NUMBER = re.compile(r"\d{1,18}")
+NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, kw_only=True)

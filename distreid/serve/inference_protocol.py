@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from distreid.host.counts import whole_number
 from distreid.serve.limits import MAX_IMAGES
 from distreid.serve.problems import ERRORS, Problem
 from distreid.serve.request_parts import parse_json, unless_left
@@ -200,9 +201,10 @@ def _read(service: Service, body: bytes, length: str | None) -> tuple[AskedInfer
     """What is asked, and (N, 3, H, W) uint8."""
     end = len(body)
     if length is not None:
-        if not length.isascii() or not length.isdecimal() or int(length) > end:
+        number = whole_number(length)
+        if number is None or not 0 <= number <= end:
             raise Problem(400, f"{HEADER_LENGTH}: not within the body's {end:,} bytes")
-        end = int(length)
+        end = number
     asked: AskedInference = AskedInference.model_validate(parse_json(body[:end]))
     images = asked.inputs[0]
     wanted = _size(service)

@@ -160,7 +160,7 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["gallery", "remove", "g"], "which rows?"),
         (["gallery", "remove", "g", "--rows", "short.npy"], "short.npy: no text; give row ids"),
         (["search", "g", "--row", str(10**25)], f"row {10**25}: the gallery g has no such row"),
-        (["gallery", "remove", "g", "--rows", "huge.txt"], f"row {10**25}: the gallery g has no"),
+        (["gallery", "remove", "g", "--rows", "huge.txt"], "huge.txt: '100000"),
         (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
         (["gallery", "remove", "g", "--before", "soon"], "'soon': ISO 8601"),

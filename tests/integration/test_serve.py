@@ -178,6 +178,7 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     refused(client.get("/v1/images/0?widht=50"), 422, "widht: no such parameter; there are width")
     refused(client.get("/v1/rows?top=1&top=2"), 422, "top: given twice")
     assert client.get("/v1/rows?persons=1&persons=2").status_code == 200
+    assert client.get("/v1/rows?persons=--5").status_code == 200
     refused(client.get("/v1/gallery?x=1"), 422, "x: no such parameter")
     refused(client.delete("/v1/rows/2?ersae=true"), 422, "no such parameter; there are erase")
     refused(client.delete("/v1/rows/2?erase=true&erase=false"), 422, "erase: given twice")

@@ -161,6 +161,18 @@ def test_filters_are_of_cameras_persons_and_time(tmp_path: Path, how: Manner) ->
     assert nothing.rows.shape == nothing.scores.shape == (3, 0) and nothing.exact.all()
 
 
+@pytest.mark.parametrize("word", ["--5", "-", "1_0", "9" * 5000, "²", "٥"])
+def test_what_is_no_number_is_a_name_that_no_row_has(
+    tmp_path: Path, how: Manner, word: str
+) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1)], how)
+    opened, which = Gallery(tmp_path / "g"), Filter(persons=(word,), cameras=(word, 1))
+    assert opened.search(np.ones(DIM), 9, which).rows.shape == (1, 0)
+    assert opened.unmatched(which) == [f"camera {word}", f"person {word}"]
+    (tmp_path / "g" / "generations" / "².json").write_text("{}")
+    assert old_numbers(tmp_path / "g") == [1]
+
+
 def test_another_feature_space_is_refused_by_its_fields(tmp_path: Path, how: Manner) -> None:
     gallery = tmp_path / "g"
     create(gallery, [make_run(tmp_path / "a", 1)], how)

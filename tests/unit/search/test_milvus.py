@@ -13,7 +13,7 @@ from distreid.errors import OptionError, StoreError
 from distreid.search import milvus
 from distreid.search.changes import Manner, add, create, remove
 from distreid.search.gallery import Filter, Gallery
-from distreid.search.milvus import push, search_collection, target
+from distreid.search.milvus import expression, push, search_collection, target
 
 pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
@@ -89,6 +89,17 @@ def test_another_feature_space_is_refused(tmp_path: Path) -> None:
         push(tmp_path / "h", uri, "shop")
     with pytest.raises(StoreError, match="no collection market"):
         search_collection(uri, "market", features_of(1, 1), 1)
+
+
+def test_a_filter_has_names_and_numbers() -> None:
+    words = ("Ann", "7", "--5")
+    assert expression(Filter(persons=words, cameras=("3", 4))) == (
+        '(person_name in ["Ann", "7", "--5"] or (person_name == "" and person in [7])) and '
+        "camera in [3, 4]"
+    )
+    for word in ("yard", "--5", "1_0"):
+        with pytest.raises(OptionError, match=f"--cameras {word}: a collection has their numbers"):
+            expression(Filter(cameras=(word,)))
 
 
 def test_addresses_are_a_file_or_a_server() -> None:
