@@ -59,14 +59,15 @@ class ServedGallery:
     def answer(self, of: Callable[[Held], Answer]) -> Answer:
         """What a function says of the newest generation; asked again where rows of that were
         erased meanwhile."""
-        try:
+        while True:
             with self.reading() as held:
-                return of(held)
-        except StoreError:
-            if not self.take_over():
-                raise
-        with self.reading() as held:
-            return of(held)
+                try:
+                    return of(held)
+                except StoreError:
+                    self.take_over()
+                    # Another request may have taken over before.
+                    if held is self._current:
+                        raise
 
     def take_over(self) -> bool:
         """Opens the newest generation, if that is another one; says whether it did."""
