@@ -129,25 +129,30 @@ class Persons:
         the number is all that is known.
 
         A name that is known is that person. Without names and prefix a number is the person of
-        that number. Junk, distractors and the unknown stay what they are. The gallery's own 0 is
-        nobody: where a run's person 0 is somebody, the name is `0`.
+        that number, or of the name that is written so. Junk, distractors and the unknown stay what
+        they are. The gallery's own 0 is nobody: where a run's person 0 is somebody, the name is
+        `0`.
         """
         given = manifest.names(PERSON_NAME)
         numbers, place_N = np.unique(manifest.person_id, return_inverse=True)
-        known, taken = dict(self.names), set(self.numbers)
-        by_name = set(known.values())
+        taken, by_name = set(self.numbers), set(self.names.values())
+        by_number = {str(each): each for each in taken - by_name if each > DISTRACTOR}
+        known = by_number | dict(self.names)
         following = itertools.count(max(DISTRACTOR, *taken, *numbers.tolist()) + 1)
         least = DISTRACTOR + 1 if has_distractors(manifest) else DISTRACTOR
         mapped, names = [], []
         for number in numbers.tolist():
             name = given.get(number, "") if number >= least else ""
-            taken_by_another = not name and (number == DISTRACTOR or number in by_name)
-            if number >= least and (prefix or taken_by_another):
+            is_another = number in by_name or known.get(str(number), number) != number
+            has_no_number = not name and (number == DISTRACTOR or is_another)
+            if number >= least and (prefix or has_no_number):
                 name = prefix + (name or str(number))
             if not name:
                 mapped.append(number)
                 names.append("")
                 taken.add(number)
+                if number > DISTRACTOR:
+                    known[str(number)] = number
                 continue
             if name not in known:
                 is_free = number > DISTRACTOR and number not in taken

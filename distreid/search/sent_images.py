@@ -188,7 +188,8 @@ def _numbered(
     words: Sequence[str], unknown: int, named: Mapping[str, int]
 ) -> tuple[list[int], list[str]]:
     """Each word's number, and its name where it is none; a word that is somebody's name already is
-    a name. Numbers of names are free ones, and mean something within one run alone."""
+    a name, as a number of any run is the person whose name is written so. Numbers of names are
+    free ones, and mean something within one run alone."""
     is_name = {word: word in named or not NUMBER.fullmatch(word) for word in words if word}
     given = {word: int(word) for word, named_ in is_name.items() if not named_}
     following = max([0, *given.values()]) + 1

@@ -107,6 +107,29 @@ def test_names_decide_where_there_are_names(tmp_path: Path, how: Manner) -> None
     assert set(opened.search(np.ones(DIM), 9, Filter(persons=(1,))).rows[0].tolist()) == {4}
 
 
+@pytest.mark.parametrize("is_named_first", [True, False])
+def test_a_name_and_a_number_that_are_one_word_are_one_person(
+    tmp_path: Path, how: Manner, is_named_first: bool
+) -> None:
+    names = {"person_name": ["5", "ann", "7"]}
+    named = make_run(tmp_path / "named", 1, 3, persons=[1, 2, 3], extra=names)
+    numbers = make_run(tmp_path / "numbers", 2, 3, persons=[1, 2, 5])
+    runs = [named, numbers] if is_named_first else [numbers, named]
+    runs += [
+        make_run(tmp_path / "more", 3, 4, persons=[4, 5, 6, 7]),
+        make_run(tmp_path / "again", 4, 1, persons=[1], extra={"person_name": ["5"]}),
+    ]
+    create(tmp_path / "g", runs, how)
+    opened = Gallery(tmp_path / "g")
+    place = np.arange(opened.count)
+    words = opened.names("person", place).tolist()
+    person = opened.column("person_id", place).tolist()
+    assert len(set(zip(words, person, strict=True))) == len(set(words)) == len(set(person)) == 7
+    assert words.count("5") == 4 and words.count("7") == 2
+    found = opened.search(np.ones(DIM), 99, Filter(persons=(5,)))
+    assert found.rows.shape == (1, 4)
+
+
 def test_person_0_is_nobody_in_market_alone(tmp_path: Path, how: Manner) -> None:
     gallery, two = tmp_path / "g", (0, 5)
     named = {"person_name": ["ann", "bob"]}

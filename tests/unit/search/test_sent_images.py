@@ -12,6 +12,7 @@ from small_runs import DIM, features_of, make_run
 from distreid.errors import OptionError
 from distreid.search import sent_images
 from distreid.search.changes import Manner, compact, create, remove
+from distreid.search.changes import add as add_run
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.gallery_check import verify_gallery
 from distreid.search.sent_images import AddedImages, SentImages, add_images
@@ -78,6 +79,14 @@ def test_requests_of_a_group_are_one_generation_with_their_pictures(gallery: Pat
         assert row in ids and len(ids) == 16
     for place, number in zip(found.place[:, 0].tolist(), range(5), strict=True):
         assert opened.file(place).read_bytes() == b"picture %d" % number
+
+
+def test_a_number_that_is_sent_is_whom_a_run_has_by_it(gallery: Path, tmp_path: Path) -> None:
+    add(gallery, sent(0, 2, persons=["7", "12"]))
+    add_run(gallery, make_run(tmp_path / "more", 2, 2, persons=[7, 12]), QUIET)
+    opened = Gallery(gallery)
+    persons = opened.column("person_id", np.arange(opened.count)).tolist()
+    assert persons[30:32] == persons[32:34] and persons[30] == persons[1]
 
 
 def test_a_request_with_a_key_adds_once(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
