@@ -286,9 +286,11 @@ def _of_file(file: Path) -> NDArray[Any]:
 def calibrated_threshold(gallery: Gallery) -> float | None:
     """The strictest threshold for 'not in the gallery' that `distreid calibrate` found for one of
     the runs; said, and which file of a run is damaged."""
+    from distreid.search.generation import CALIBRATION
+
     found: list[tuple[float, float, Path]] = []
     for run in gallery.reader.runs:
-        file = run.run / "calibration.json"
+        file = run.run / CALIBRATION
         try:
             points = json.loads(file.read_text(encoding="utf-8"))["identification"]
             known = [point for point in points if point["threshold"] is not None]

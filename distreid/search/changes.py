@@ -29,6 +29,7 @@ from distreid.nearest.exact_search import Part
 from distreid.search import index as codes_of
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.generation import (
+    CALIBRATION,
     FILE,
     FOLDERS,
     PICTURES,
@@ -465,6 +466,8 @@ def _without(
         if segment.owned:
             folder = f"runs/{number}-{stamp}"
             store = _run_without(FeatureStore.open(run.run), gallery / folder, columns["source"])
+            if (run.run / CALIBRATION).is_file():
+                _copy_synced(run.run / CALIBRATION, store.run / CALIBRATION)
             columns["source"] = np.arange(len(kept), dtype=np.int64)
             columns["shards"], facts = shards_of(store), facts_of(store, gallery)
             segment = replace(segment, run=folder, digest=store.plan.digest)
@@ -538,7 +541,7 @@ def _share_left(opened: Gallery) -> float | None:
 def _copy_run(run: Path, to: Path) -> None:
     try:
         make_folder(to / "shards")
-        for file in (run / "store.h5", *sorted((run / "shards").glob("*.h5"))):
+        for file in (run / "store.h5", *run.glob(CALIBRATION), *sorted(run.glob("shards/*.h5"))):
             target = to / file.relative_to(run)
             _copy_synced(file, target)
     except OSError as error:

@@ -20,6 +20,8 @@ from small_runs import DIM, features_of, make_run, path_of
 
 from distreid.errors import OptionError, StoreError
 from distreid.host.folder_lock import Holder, hold
+from distreid.interface.opened_gallery import open_gallery
+from distreid.interface.search_command import calibrated_threshold
 from distreid.nearest.codes import learn
 from distreid.search import index
 from distreid.search.changes import Manner, add, compact, create, remove
@@ -306,6 +308,21 @@ def test_codes_of_two_levels_outlive_an_erasure(
     assert "rest.npy: missing" in line and "compact makes the codes anew" in line
     assert compact(gallery, how)["learnt_anew"] and "rest.npy" in "".join(said)
     assert verify_gallery(gallery) == [] and ids_of(gallery) == {*range(120)} - {3, 100}
+
+
+def test_what_a_run_was_calibrated_to_is_copied_and_outlives_an_erasure(
+    tmp_path: Path, how: Manner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "a", 1)
+    point = {"threshold": 0.75, "false_rate": 0.01}
+    (run / "calibration.json").write_text(json.dumps({"identification": [point]}))
+    create(tmp_path / "g", [run], how, copy=True)
+    shutil.rmtree(run)
+    for row in (3, 4):
+        with open_gallery(tmp_path / "g") as opened:
+            assert calibrated_threshold(opened) == 0.75
+        assert "in the gallery from 0.7500" in capsys.readouterr().err
+        remove(tmp_path / "g", how, rows=[row], erase=True)
 
 
 def test_a_whole_run_can_be_erased_though_it_is_gone(tmp_path: Path, how: Manner) -> None:
