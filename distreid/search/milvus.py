@@ -2,12 +2,14 @@
 
 The collection has a row for each row that can be found, under its id, with its feature, person,
 camera, time and path; its description is the feature space. Pushing again changes nothing, what was
-begun is continued, and rows that were removed are removed there too. The client is the same for a
-server and for a file, which milvus-lite opens in this process.
+begun is continued, and rows that were removed are removed there too. A row's `origin` says which
+row of which run it is, so that another gallery's under the same id is not taken for it. The client
+is the same for a server and for a file, which milvus-lite opens in this process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
@@ -25,6 +27,7 @@ from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
 from distreid.host.counts import whole_number
 from distreid.search.gallery import UNKNOWN, Filter, Gallery, checked_queries, checked_top
+from distreid.search.kept_columns import read_array
 
 EXTRA = "pip install 'distreid[milvus]'"
 SCHEME = "milvus:"
@@ -34,6 +37,8 @@ ASKED_ROWS = 50
 TOP = 10
 NO_TIME = -1e18  # of rows whose time is not known: Milvus has no NaN
 PATH_BYTES = 4096
+ORIGIN = "origin"
+ORIGIN_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # odd, and far apart
 FIELDS = ["person", "person_name", "camera", "time", "path"]
 
 
@@ -63,12 +68,13 @@ def push(gallery: Path, uri: str, name: str) -> Pushed:
     try:
         with _client(uri) as client:
             _prepare(client, name, opened)
-            there = _ids(client, name)
+            there, known = _there(client, name)
             ours = np.concatenate(
                 [part.ids[part.places] for part in opened.parts()] or [np.empty(0, np.int64)]
             )
-            missing = np.setdiff1d(ours, there)
-            gone = np.setdiff1d(there, ours).tolist()
+            same = np.isin(ours, there)
+            same[same] = _origins(opened, ours[same]) == known[np.isin(there, ours)]
+            missing, gone = ours[~same], np.setdiff1d(there, ours).tolist()
             for first in range(0, len(missing), PUSHED_AT_ONCE):
                 rows = missing[first : first + PUSHED_AT_ONCE]
                 client.upsert(name, _entities(opened, rows))
@@ -166,14 +172,20 @@ def _prepare(client: Any, name: str, opened: Gallery) -> None:
                 f"collection {name}: of another feature space ({there[:200]}); give another "
                 "--collection"
             )
+        if ORIGIN not in {field["name"] for field in said["fields"]}:
+            raise StoreError(
+                f"collection {name}: of an earlier distreid, which did not note whose rows it has; "
+                "drop it, or give another --collection"
+            )
         return
     pymilvus = _pymilvus()
     kinds = pymilvus.DataType
     schema = client.create_schema(auto_id=False, description=space)
     schema.add_field("id", kinds.INT64, is_primary=True)
     schema.add_field("feature", kinds.FLOAT_VECTOR, dim=opened.dim)
-    for field, kind in (("person", kinds.INT64), ("camera", kinds.INT64), ("time", kinds.DOUBLE)):
-        schema.add_field(field, kind)
+    for field in (ORIGIN, "person", "camera"):
+        schema.add_field(field, kinds.INT64)
+    schema.add_field("time", kinds.DOUBLE)
     for field in ("person_name", "path"):
         schema.add_field(field, kinds.VARCHAR, max_length=PATH_BYTES)
     index = client.prepare_index_params()
@@ -187,12 +199,14 @@ def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     features = opened.features(rows.tolist())
     columns = {name: opened.column(name, place) for name in ("person_id", "camera_id", "time")}
     names = opened.names("person", place)
+    origins = _origins(opened, rows)
     unnamed = [(UNKNOWN, str(number)) for number in columns["person_id"].tolist()]
     paths = [os.fsdecode(path) for path in opened.column("path", place).tolist()]
     return [
         {
             "id": int(rows[i]),
             "feature": features[i].tolist(),
+            ORIGIN: int(origins[i]),
             "person": int(columns["person_id"][i]),
             "person_name": "" if names[i] in unnamed[i] else str(names[i]),
             "camera": int(columns["camera_id"][i]),
@@ -203,15 +217,36 @@ def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     ]
 
 
-def _ids(client: Any, name: str) -> NDArray[np.int64]:
-    """Of every row of the collection."""
+def _origins(opened: Gallery, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each row: another one for another run, other features in its shard, another
+    row of the run or another person."""
+    place = opened.place_of(rows)
+    source, person = opened.column("source", place), opened.column("person_id", place)
+    number, origins = opened.part_of(place), np.empty(len(rows), np.uint64)
+    for i, run in enumerate(opened.runs):
+        of_run = number == i
+        said = f"{run.segment.digest} {run.segment.prefix}".encode()
+        origins[of_run] = int.from_bytes(hashlib.blake2b(said, digest_size=8).digest(), "little")
+        shard = source[of_run] // run.columns.facts["shard_rows"]
+        checksum = read_array(run.columns.folder, "shards")[shard, 2]
+        for value, factor in zip(
+            (source[of_run], person[of_run], checksum), ORIGIN_FACTORS, strict=True
+        ):
+            origins[of_run] += value.astype(np.uint64) * np.uint64(factor)  # modulo 2 ** 64
+    return origins.view(np.int64)
+
+
+def _there(client: Any, name: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ascending ids of every row of the collection, and their origins."""
     client.load_collection(name)
-    found: list[int] = []
-    pages = client.query_iterator(name, batch_size=PUSHED_AT_ONCE, output_fields=["id"])
+    found: list[tuple[int, int]] = []
+    pages = client.query_iterator(name, batch_size=PUSHED_AT_ONCE, output_fields=["id", ORIGIN])
     while page := pages.next():
-        found += [int(row["id"]) for row in page]
+        found += [(int(row["id"]), int(row[ORIGIN])) for row in page]
     pages.close()
-    return np.unique(np.array(found, np.int64))
+    ids, origins = np.array(found, np.int64).reshape(-1, 2).T
+    there, first = np.unique(ids, return_index=True)
+    return there, origins[first]
 
 
 def _recall(client: Any, name: str, opened: Gallery, ours: NDArray[np.int64]) -> float:

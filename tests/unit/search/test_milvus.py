@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_runs import features_of, make_run
+from small_runs import features_of, make_run, path_of
 
 from distreid.errors import OptionError, StoreError
 from distreid.search import milvus
@@ -77,6 +77,35 @@ def test_a_push_that_was_interrupted_is_continued(
             push(gallery, uri, "shop")
     done = push(gallery, uri, "shop")
     assert (done.inserted, done.rows) == (10, 30)
+
+
+def test_another_gallerys_rows_are_replaced(tmp_path: Path) -> None:
+    uri = str(tmp_path / "m.db")
+    runs = {name: make_run(tmp_path / name, number) for number, name in enumerate("ab", start=1)}
+    # Of the same paths, persons and identity; other features.
+    paths = [path_of(1, row) for row in range(30)]
+    runs["c"] = make_run(tmp_path / "c", 1, features=features_of(3, 30), paths=paths)
+    runs["d"] = make_run(tmp_path / "d", 1, paths=paths, persons=[9] * 30)
+    for name, run in runs.items():
+        create(tmp_path / f"g{name}", [run], HOW, copy=True)
+        done = push(tmp_path / f"g{name}", uri, "shop")
+        assert (done.inserted, done.deleted, done.rows, done.recall) == (30, 0, 30, 1.0)
+        again = push(tmp_path / f"g{name}", uri, "shop")
+        assert (again.inserted, again.rows) == (0, 30)
+    (hits,) = search_collection(uri, "shop", features_of(1, 30)[7], 1)
+    assert (hits[0]["row"], hits[0]["person_id"]) == (7, 9) and hits[0]["score"] > 0.999
+
+
+def test_a_collection_without_origins_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, uri = tmp_path / "g", str(tmp_path / "m.db")
+    create(gallery, [make_run(tmp_path / "a", 1)], HOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(milvus, "ORIGIN", "other")
+        push(gallery, uri, "shop")
+    with pytest.raises(StoreError, match="collection shop: of an earlier distreid"):
+        push(gallery, uri, "shop")
 
 
 def test_another_feature_space_is_refused(tmp_path: Path) -> None:
