@@ -269,7 +269,9 @@ def command_parser() -> argparse.ArgumentParser:
     )
     _add_run(command)
     command.add_argument("--row", type=int, required=True, metavar="N", help="from 0")
-    command.add_argument("--out", type=given_path, required=True, metavar="FILE")
+    command.add_argument(
+        "--out", type=given_path, required=True, metavar="FILE", help="where the picture goes"
+    )
     command.add_argument(
         "--frame", action="store_true", help="of a box: its frame, and the box drawn"
     )
@@ -357,11 +359,17 @@ def command_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_status)
 
     command = commands.add_parser("inspect", help="what data or a checkpoint would be taken for")
-    command.add_argument("--data", type=given_name, metavar="DIR|ARCHIVE|CSV|sample")
+    command.add_argument(
+        "--data", type=given_name, metavar="DIR|ARCHIVE|CSV|sample", help="images, as of extract"
+    )
     add_layout_options(command)
     add_data_root(command)
-    command.add_argument("--checkpoint", type=given_name, metavar="FILE|sample")
-    command.add_argument("--model", default="auto", metavar="NAME")
+    command.add_argument(
+        "--checkpoint", type=given_name, metavar="FILE|sample", help="weights, as of extract"
+    )
+    command.add_argument(
+        "--model", default="auto", metavar="NAME", help="as of extract (default: auto)"
+    )
     add_network_options(command)
     _add_json(command)
     command.set_defaults(run=_inspect)

@@ -27,13 +27,26 @@ def add_gallery_commands(command: argparse.ArgumentParser) -> None:
 
     create = _command(commands, "create", "a new gallery of one or several runs", _create)
     create.add_argument(
-        "--run", dest="runs", required=True, nargs="+", type=given_path, metavar="RUN"
+        "--run",
+        dest="runs",
+        required=True,
+        nargs="+",
+        type=given_path,
+        metavar="RUN",
+        help="complete runs, whose rows it has",
     )
     _add_copy(create)
     _add_writer(create)
 
     add = _command(commands, "add", "a run's rows to a gallery", _add)
-    add.add_argument("--run", dest="added", required=True, type=given_path, metavar="RUN")
+    add.add_argument(
+        "--run",
+        dest="added",
+        required=True,
+        type=given_path,
+        metavar="RUN",
+        help="a complete run of the same feature space",
+    )
     _add_copy(add)
     add.add_argument(
         "--prefix",
@@ -79,12 +92,14 @@ def add_gallery_commands(command: argparse.ArgumentParser) -> None:
     push.add_argument(
         "--milvus", required=True, metavar="URI", help="a file for milvus-lite, or a server's"
     )
-    push.add_argument("--collection", required=True, metavar="NAME")
+    push.add_argument(
+        "--collection", required=True, metavar="NAME", help="made where there is none"
+    )
 
 
 def add_index_options(command: argparse.ArgumentParser) -> None:
     """The options of `distreid index`."""
-    command.add_argument("gallery", type=given_path, metavar="GALLERY")
+    command.add_argument("gallery", type=given_path, metavar="GALLERY", help="its folder")
     command.add_argument("--kind", default="hnsw", choices=KINDS, help="(default: hnsw)")
     command.add_argument(
         "--recall",
@@ -113,7 +128,7 @@ def build_index(parsed: argparse.Namespace) -> None:
 
 def _command(commands: Any, name: str, what: str, run: Any) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-    command.add_argument("gallery", type=given_path, metavar="GALLERY")
+    command.add_argument("gallery", type=given_path, metavar="GALLERY", help="its folder")
     command.add_argument("--json", action="store_true", help="print JSON instead")
     command.set_defaults(run=run)
     return command

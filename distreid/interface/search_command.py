@@ -32,7 +32,9 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         help="a gallery's folder, or a collection of distreid gallery push",
     )
     queries = command.add_mutually_exclusive_group(required=True)
-    queries.add_argument("--image", nargs="+", type=given_path, metavar="FILE")
+    queries.add_argument(
+        "--image", nargs="+", type=given_path, metavar="FILE", help="pictures of persons"
+    )
     queries.add_argument("--row", nargs="+", type=int, metavar="R", help="rows of the gallery")
     queries.add_argument(
         "--feature-file", type=given_path, metavar="FILE", help="an .npy of features, one a row"
@@ -46,8 +48,9 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="of the checkpoint (default: auto)")
     command.add_argument("--top", type=int, default=10, metavar="K", help="(default: 10)")
     add_filters(command, "cameras", "persons", "not_persons")
-    command.add_argument("--since", type=seconds, metavar="TIME", help="ISO 8601 or seconds")
-    command.add_argument("--until", type=seconds, metavar="TIME")
+    for flag, what in (("--since", "rows from then on"), ("--until", "rows up to then")):
+        said = f"{what}: ISO 8601, or seconds since 1970"
+        command.add_argument(flag, type=seconds, metavar="TIME", help=said)
     command.add_argument(
         "--threshold",
         type=float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 
@@ -89,3 +90,18 @@ def test_help_begins_with_what_one_needs(capsys: pytest.CaptureFixture[str]) -> 
     first = text.partition(f"{FIRST_HEADING}:\n")[2].partition("\n\n")[0]
     assert len(NEEDED) == 10
     assert set(re.findall(r"^  (--[a-z-]+)", first, re.MULTILINE)) == set(NEEDED)
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    silent: list[str] = []
+
+    def look(parser: argparse.ArgumentParser) -> None:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for each in action.choices.values():
+                    look(each)
+            elif not action.help:
+                silent.append(f"{parser.prog} {action.dest}")
+
+    look(cli.command_parser())
+    assert silent == []
