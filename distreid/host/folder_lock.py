@@ -144,15 +144,13 @@ def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
             if not alive:
                 yield
                 lock.check()
+                is_new = False
                 return
-        except BaseException:
+        finally:
             lock.withdraw()
             if is_new:
                 with contextlib.suppress(OSError):  # it is not empty
                     run.rmdir()
-            raise
-        finally:
-            lock.withdraw()
         if again := alive.keys() & rivals.keys():
             raise Busy(run, alive[again.pop()])
         # Two that start at once see each other, withdraw, and try again at different moments.
