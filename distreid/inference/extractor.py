@@ -363,8 +363,12 @@ class Extractor:
 
     def _set(self, precision: str) -> None:
         self.precision, self.dtype, self.captured = precision, PRECISIONS[precision], None
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision in ("tf32", "tf32-conv")
+        self._allow_tf32()
+
+    def _allow_tf32(self) -> None:
+        """As the precision says: torch's switches are the process's, so each pass sets them."""
+        torch.backends.cuda.matmul.allow_tf32 = self.precision == "tf32"
+        torch.backends.cudnn.allow_tf32 = self.precision in ("tf32", "tf32-conv")
 
     def drift_from_fp32(self, images_BCHW: Tensor, cameras_B: Tensor | None = None) -> Drift:
         """Of torch in the extractor's precision, on some images."""
@@ -378,6 +382,7 @@ class Extractor:
     def _padded(self, images_BCHW: Tensor, cameras_B: Tensor | None) -> Features:
         """A pass on the device, filled up with zeros to the rows that it is to have."""
         rows = len(images_BCHW)
+        self._allow_tf32()
         if self.captured and rows <= self.captured.rows:
             return self.captured(images_BCHW, cameras_B)
         filled = CPU_ROWS if self.threads and self.fills_passes else rows

@@ -24,18 +24,20 @@ from distreid.job.options import (
     scales,
     split_names,
     three_numbers,
+    words,
 )
 from distreid.job.runs import run_folders
 from distreid.ranks.group import World
 from distreid.store import FeatureStore
 
 GIVEN = ("data", "checkpoints", "out")
-# Of the options that are several numbers: what reads the command line's form, and an example.
+# Of the options that are several values: what reads the command line's form, and an example.
 SEVERAL: dict[str, tuple[Callable[[str], Any], str]] = {
     "input_size": (input_size, "(256, 128)"),
     "scales": (scales, "(1, 1.1)"),
     "mean": (three_numbers, "(0.485, 0.456, 0.406)"),
     "std": (three_numbers, "(0.229, 0.224, 0.225)"),
+    "classes": (words, '("person", "2")'),
 }
 
 
@@ -108,8 +110,8 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_tuple(name: str, values: Any) -> Any:
-    """What was given for an option of `SEVERAL` as the options have it: a sequence of numbers, or
-    a text as on the command line. None stays None. OptionError for anything else."""
+    """What was given for an option of `SEVERAL` as the options have it: a sequence, or a text as on
+    the command line. None stays None. OptionError for anything else."""
     read, example = SEVERAL[name]
     if values is None:
         return None
@@ -119,5 +121,5 @@ def as_tuple(name: str, values: Any) -> Any:
         except argparse.ArgumentTypeError as error:
             raise OptionError(f"{name}={error}") from error
     if not isinstance(values, Iterable):
-        raise OptionError(f"{name}={values!r}: several numbers are wanted, such as {example}")
+        raise OptionError(f"{name}={values!r}: several values are wanted, such as {example}")
     return tuple(values)

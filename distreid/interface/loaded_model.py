@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -151,7 +152,7 @@ class Model:
         self._process = os.getpid()
         self._model = model
         self._camera_embedding = camera_embedding
-        with _callers_threads_kept():
+        with THREADS.kept():
             self._extract = Extractor(
                 model, views, precision=precision, device=device, threads=cores(), engine=engine
             )
@@ -275,7 +276,7 @@ class Model:
         listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
         indices = self._camera_indices(cameras, viewpoints, len(listed))
         parts = [np.empty((0, self.dim), np.float32)]
-        with _callers_threads_kept():
+        with THREADS.kept():
             for start in range(0, len(listed), AT_ONCE):
                 part = slice(start, start + AT_ONCE)
                 parts.append(self._features(listed[part], start, bgr, indices, part))
@@ -325,7 +326,7 @@ class Model:
                 f"(N, {', '.join(map(str, shape))})"
             )
         cameras = self._camera_indices(None, None, len(pixels))
-        with _callers_threads_kept():
+        with THREADS.kept():
             return self._computed(pixels, cameras)
 
     def _pixels(self, image: Any, place: int, bgr: bool) -> NDArray[np.uint8]:
@@ -468,15 +469,31 @@ def _of_array(image: NDArray[Any], place: int, bgr: bool) -> NDArray[np.uint8]:
     return np.ascontiguousarray(colours)
 
 
-@contextlib.contextmanager
-def _callers_threads_kept() -> Iterator[None]:
-    """A pass on a CPU is one thread's; afterwards torch has as many as the caller gave it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class _CallersThreads:
+    """A pass on a CPU is one thread's; when nobody computes any more, torch has as many as before
+    the first of them began: the number is the process's, and new threads take it."""
+
+    def __init__(self) -> None:
+        self._lock, self._computing, self._before = threading.Lock(), 0, 1
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """While the calling thread computes."""
+        own = torch.get_num_threads()
+        with self._lock:
+            if not self._computing:
+                self._before = own
+            self._computing += 1
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._computing -= 1
+                torch.set_num_threads(self._before if own == 1 else own)
+
+
+THREADS = _CallersThreads()
 
 
 def _whole_numbers(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import pandas
 
 TABLES_EXTRA = "pip install 'distreid[tables]'"
+OWN_COLUMNS = ("features", "feature", "has_image", "file", "allow_pickle")
+"""What an exported table has itself, or numpy's function for one; a data set's column of such a
+name is `NAME_in_table`."""
 
 
 def open_store(path: str | os.PathLike[str], *, verify: bool = True) -> Store:
@@ -215,6 +218,11 @@ class Store:
             ):
                 part = slice(shard.start, shard.stop)
                 columns = {name: column[part] for name, column in self._columns().items()}
+                # A name that is no UTF-8 has its bytes as escapes.
+                columns["path"] = [
+                    os.fsencode(path).decode("utf-8", "backslashreplace")
+                    for path in columns["path"]
+                ]
                 values = pyarrow.array(np.ascontiguousarray(block).reshape(-1))
                 feature = pyarrow.FixedSizeListArray.from_arrays(values, self.features.shape[1])
                 table = pyarrow.table(columns | {"feature": feature})
@@ -237,7 +245,7 @@ class Store:
 
     def _columns(self) -> dict[str, Any]:
         extra = {
-            name: np.char.decode(column, "utf-8")
+            f"{name}_in_table" if name in OWN_COLUMNS else name: np.char.decode(column, "utf-8")
             for name, column in self.feature_store.manifest.extra.items()
         }
         return {

@@ -218,8 +218,20 @@ def _table_of_features(table: Table) -> Arrays:
     numbered: dict[str, dict[int, int]] = {}
     for place, name in enumerate(table.header):
         if (match := NUMBERED.fullmatch(name)) and _plain(match[1]) in ("", *KINDS["features"]):
-            numbered.setdefault(match[1], {})[int(match[2])] = place
-    found = max(numbered.values(), key=len, default={})
+            of_it = numbered.setdefault(match[1], {})
+            if int(match[2]) in of_it:
+                raise DataError(f"{table.file}: {name} and another column are one number; mend it")
+            of_it[int(match[2])] = place
+    several = {name: places for name, places in numbered.items() if len(places) > 1}
+    if len(several) > 1:
+        first, second = (table.header[min(places.values())] for places in [*several.values()][:2])
+        raise DataError(
+            f"{table.file}: {first}, … and {second}, … could be the features; leave one out"
+        )
+    found = next(iter(several.values()), {})
+    if found and max(found) - min(found) >= len(found):
+        lacking = next(n for n in range(min(found), max(found)) if n not in found)
+        raise DataError(f"{table.file}: no column for number {lacking} of the features; mend it")
     if len(found) < 2:
         raise DataError(
             f"{table.file}: no features; a table has a column for each of their numbers, such as "
@@ -486,7 +498,10 @@ def _torch(file: Path) -> dict[str, Any]:
     for name, value in _flat(content).items():
         if hasattr(value, "detach"):
             value = value.detach()
-            value = (value.float() if value.is_floating_point() else value).numpy()
+            try:
+                value = (value.float() if value.is_floating_point() else value).numpy()
+            except (TypeError, RuntimeError, NotImplementedError):
+                continue  # sparse, quantised, complex, or without numbers
         elif not isinstance(value, (list, tuple)) or not all(
             isinstance(each, (int, float, str)) for each in value
         ):
@@ -541,10 +556,15 @@ def _parquet_features(file: Path) -> NDArray[Any] | None:
         raise OptionError("pyarrow is not there: pip install 'distreid[tables]'") from error
     try:
         whole = parquet.ParquetFile(file)
-        lists = [f.name for f in whole.schema_arrow if types.is_nested(f.type)]
+        lists = [f.name for f in whole.schema_arrow if _is_list(types, f.type)]
         names = [name for name in lists if _is("features", name)] or lists
         if not names:
             return None
+        if len(names) > 1:
+            raise DataError(
+                f"{file}: columns {' and '.join(names)} could be the features; leave one out, or "
+                "name one of them features"
+            )
         column = whole.read(columns=names[:1]).column(0).combine_chunks()
         lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
         if len(lengths) != 1 or column.null_count:
@@ -555,6 +575,14 @@ def _parquet_features(file: Path) -> NDArray[Any] | None:
         raise
     except Exception as error:  # damaged files raise nearly anything
         raise DataError(f"{file}: no Parquet, or a damaged one ({_one_line(error)})") from error
+
+
+def _is_list(types: Any, kind: Any) -> bool:
+    """Whether a column has lists of numbers."""
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(
+        is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))
+    )
 
 
 LOADERS: dict[str, Callable[[Path], dict[str, Any]]] = {

@@ -10,6 +10,7 @@ from distreid.data.manifest import GALLERY, NO_PERSON, QUERY, Status
 from distreid.data.source import open_data
 from distreid.errors import EngineError, OptionError
 from distreid.evaluation.quick_map import quick_map
+from distreid.host.counts import counted
 from distreid.images.loader import ImageRows
 from distreid.inference.extractor import CPU_ROWS, Extractor
 from distreid.inference.onnx_conversion import convert
@@ -63,15 +64,20 @@ def quantised_network(
 def calibrated(
     model: Model, augmentation: Augmentation, images: ImageRows, chosen: NDArray[np.intp]
 ) -> Quantised:
-    """The network in int8, by the ranges that it has on the chosen rows; those of the last pass
-    that is not full are left out. EngineError if it cannot be quantised."""
+    """The network in int8, by the ranges that it has on the chosen rows; those that cannot be
+    read, and those of the last pass that is not full, are left out. EngineError if it cannot be
+    quantised, OptionError if no pass is full."""
+    found = [images[range(row, row + 1)] for row in chosen.tolist()]
+    good = [one.images_BCHW for one in found if one.status_B[0] == Status.OK]
     batches = [
-        images.preprocess.resize(
-            images.preprocess.load(images.manifest.file(int(row))) for row in rows
-        ).movedim(1, -1).contiguous().numpy()
-        for rows in np.array_split(chosen, range(CPU_ROWS, len(chosen), CPU_ROWS))
-        if len(rows) == CPU_ROWS
-    ]  # fmt: skip
+        torch.cat(good[first : first + CPU_ROWS]).movedim(1, -1).contiguous().numpy()
+        for first in range(0, len(good) - CPU_ROWS + 1, CPU_ROWS)
+    ]
+    if not batches:
+        raise OptionError(
+            f"{images.manifest.root}: {counted(len(good), 'image')} that can be read, where int8 "
+            f"wants {CPU_ROWS} at least to see its ranges on"
+        )
     attention = any("attn" in name for name, _ in model.network.named_modules())
     return quantise(convert(model, augmentation, CPU_ROWS).graph, batches, attention)
 

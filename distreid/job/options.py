@@ -48,14 +48,23 @@ MERGE = ("no", "tracklet")
 ENGINES = ("auto", "torch", "openvino", "onnxruntime", "tensorrt")
 
 # Of the options that are neither a choice nor a path. The command line's are so by themselves.
-KINDS: dict[str, tuple[type, str]] = {
+KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     **dict.fromkeys(
-        ("multi_query", "strict_counts", "flip", "evaluate", "mat"), (bool, "True or False")
+        ("multi_query", "strict_counts", "flip", "evaluate", "mat", "share_gpu"),
+        (bool, "True or False"),
     ),
     **dict.fromkeys(
-        ("split", "batch_size", "num_workers", "shard_rows", "max_bad"), (int, "a whole number")
+        ("split", "batch_size", "num_workers", "shard_rows", "max_bad", "min_size", "viewpoints"),
+        (int, "a whole number"),
     ),
-    **dict.fromkeys(("data", "pattern", "model", "every"), (str, "a text")),
+    **dict.fromkeys(
+        ("min_score", "box_margin", "box_aspect", "semantic_weight", "merge_top", "max_map_loss"),
+        ((int, float), "a number"),
+    ),
+    **dict.fromkeys(
+        ("data", "pattern", "model", "every", "weights", "pooling", "keep_aspect"),
+        (str, "a text"),
+    ),
 }
 
 FIRST_HEADING = "what one needs first"
@@ -191,7 +200,9 @@ class ExtractOptions:
             raise OptionError("--input-size: height x width, such as 256x128")
         for name in ("mean", "std"):
             three = getattr(self, name)
-            if three is not None and (len(three) != 3 or not all(map(math.isfinite, three))):
+            if three is not None and not (
+                len(three) == 3 and all(_is_a((int, float), n) and math.isfinite(n) for n in three)
+            ):
                 raise OptionError(f"{_flag(name)} {three}: three numbers are wanted")
         if self.pattern:
             name_pattern(self.pattern)
@@ -220,6 +231,8 @@ class ExtractOptions:
         for name in ("columns", "split_names"):
             if not _is_names(getattr(self, name)):
                 raise OptionError(f"{_flag(name)} {getattr(self, name)!r}: pairs of texts wanted")
+        if not all(isinstance(name, str) for name in self.classes):
+            raise OptionError(f"--classes {self.classes!r}: names or numbers, as texts")
         if wrong := [split for split in self.split_names.values() if split not in SPLITS]:
             raise OptionError(f"--split-names: {wrong[0]} is none of {', '.join(SPLITS)}")
         if is_address(self.out):
@@ -562,7 +575,7 @@ def add_box_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
         "--min-size", type=int, metavar="N", help="pixels that a box is wide and high at least"
     )
     parser.add_argument(
-        "--classes", type=_words, default=(), metavar="NAME,…", help="of boxes, by name or number "
+        "--classes", type=words, default=(), metavar="NAME,…", help="of boxes, by name or number "
         "(default: all)"
     )  # fmt: skip
     parser.add_argument(
@@ -689,7 +702,8 @@ def _is_names(value: object) -> bool:
     )
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """`car,person` as words."""
     return tuple(word.strip() for word in text.split(","))
 
 

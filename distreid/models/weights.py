@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,8 @@ class Checkpoint:
 
     file: Path
     sha256: str
-    """Of the file's bytes, hex."""
+    """Of the file's bytes, hex; of another network in it than the usual one, of that and its name.
+    """
     state: dict[str, Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     """What the files of `OPTIONS` beside the file say; empty if there are none."""
@@ -67,8 +69,12 @@ def read_checkpoint(file: Path, weights: str | None = None) -> Checkpoint:
     content, notes = load_weights(file)
     tensors, found = _chosen(file, content, weights)
     asked = "" if found and found[-1].endswith(AS_ASKED) else weights
-    state, stripped = _unprefixed(file, tensors, sum(one.stat().st_size for one in files_of(file)))
+    size = sum(one.stat().st_size for one in files_of(file))
+    state, stripped = _unprefixed(file, tensors, size)
     state, more = _copy(file, state, asked)
+    if weights and not _is_usual(file, content, size, state):
+        # Of the other network in the file, which must not be taken for this one.
+        sha256 = hashlib.sha256(f"{sha256} {weights}".encode()).hexdigest()
     options, read = _options(file)
     if hyper := _hyper_parameters(content):
         options = {HYPER: hyper, **options}
@@ -77,6 +83,15 @@ def read_checkpoint(file: Path, weights: str | None = None) -> Checkpoint:
     if halves:
         notes.append(f"weights of {' and '.join(halves)}; computed in float32")
     return Checkpoint(file=file, sha256=sha256, state=state, options=options, notes=tuple(notes))
+
+
+def _is_usual(file: Path, content: Any, size: int, state: Mapping[str, Tensor]) -> bool:
+    """Whether these are the tensors that are taken when nothing is asked for."""
+    try:
+        usual, _ = _copy(file, _unprefixed(file, _chosen(file, content, "")[0], size)[0], "")
+    except CheckpointError:  # it is asked for which
+        return False
+    return usual.keys() == state.keys() and all(usual[name] is state[name] for name in state)
 
 
 def _chosen(file: Path, content: Any, weights: str) -> tuple[Mapping[Any, Any], list[str]]:

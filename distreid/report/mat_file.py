@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distreid.data.manifest import GALLERY, MULTI_QUERY, QUERY, Status
+from distreid.data.manifest import GALLERY, JUNK, MULTI_QUERY, NO_PERSON, QUERY, Status
 from distreid.errors import StoreError
 from distreid.host.atomic_files import publish
 from distreid.store import FeatureStore
@@ -20,8 +20,10 @@ def write_mat(store: FeatureStore) -> list[Path]:
     """`pytorch_result.mat`, and with multi-query rows `multi_query.mat`, in the store's folder.
 
     As Person_reID_baseline_pytorch's evaluate_gpu.py reads them: features (N, D) float32,
-    labels and cameras 1 × N; and, added, the paths as cells. Rows without features are
-    left out. StoreError if a variable would exceed 4 GiB. Gives the files written.
+    labels and cameras 1 × N; and, added, the paths as cells. Rows without features are left out,
+    and queries without a person; in the gallery these are junk (−1), which is found by nobody: that
+    program would take all of them for one person. StoreError if a variable would exceed 4 GiB.
+    Gives the files written.
     """
     parts = {"pytorch_result.mat": {"gallery": GALLERY, "query": QUERY}}
     if len(store.manifest.rows(MULTI_QUERY)):
@@ -39,6 +41,9 @@ def write_mat(store: FeatureStore) -> list[Path]:
 def _mat_variables(store: FeatureStore, prefix: str, split: str) -> dict[str, Any]:
     rows = store.manifest.rows(split)
     rows = rows[store.status[rows] == Status.OK]
+    if split != GALLERY:
+        rows = rows[store.manifest.person_id[rows] != NO_PERSON]
+    persons = store.manifest.person_id[rows]
     if len(rows) * store.plan.dim * 4 >= MAT_LIMIT:
         raise StoreError(
             f"{store.run}: {prefix}_f would have {len(rows):,} × {store.plan.dim} values, and a "
@@ -47,7 +52,7 @@ def _mat_variables(store: FeatureStore, prefix: str, split: str) -> dict[str, An
     paths = [path.decode("utf-8", "backslashreplace") for path in store.manifest.path[rows]]
     return {
         f"{prefix}_f": store.features(rows),
-        f"{prefix}_label": store.manifest.person_id[rows][None],
+        f"{prefix}_label": np.where(persons == NO_PERSON, JUNK, persons)[None],
         f"{prefix}_cam": store.manifest.camera_id[rows][None],
         f"{prefix}_path": np.array(paths, dtype=object)[None],
     }

@@ -8,7 +8,6 @@ lost answer, a crash or a restart adds nothing twice.
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distreid.data.labels import CAMERA, MISSING, PERSON, WHOLE, Kind
 from distreid.data.manifest import (
     CAMERA_NAME,
-    NO_CAMERA,
-    NO_PERSON,
     PERSON_NAME,
     TIME,
     Manifest,
@@ -40,7 +38,6 @@ from distreid.store.shards import Rows, write_shard
 
 KEPT_S = 24 * 3600
 """How long a request's key means that request."""
-NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +167,8 @@ def _write_run(
 def _manifest(
     folder: Path, paths: Sequence[str], asked: Sequence[SentImages], named: Mapping[str, int]
 ) -> Manifest:
-    persons, person_names = _numbered([p for one in asked for p in one.persons], NO_PERSON, named)
-    cameras, camera_names = _numbered([c for one in asked for c in one.cameras], NO_CAMERA, {})
+    persons, person_names = _numbered([p for one in asked for p in one.persons], PERSON, named)
+    cameras, camera_names = _numbered([c for one in asked for c in one.cameras], CAMERA, {})
     times = ["" if time is None else repr(time) for one in asked for time in one.times]
     extra = {PERSON_NAME: person_names, CAMERA_NAME: camera_names, TIME: times}
     return build_manifest(
@@ -185,14 +182,20 @@ def _manifest(
 
 
 def _numbered(
-    words: Sequence[str], unknown: int, named: Mapping[str, int]
+    words: Sequence[str], kind: Kind, named: Mapping[str, int]
 ) -> tuple[list[int], list[str]]:
     """Each word's number, and its name where it is none; a word that is somebody's name already is
-    a name, as a number of any run is the person whose name is written so. Numbers of names are
-    free ones, and mean something within one run alone."""
-    is_name = {word: word in named or not NUMBER.fullmatch(word) for word in words if word}
-    given = {word: int(word) for word, named_ in is_name.items() if not named_}
+    a name, as a number of any run is the person whose name is written so. What is empty, or the
+    number of the unknown, is not known, and the person -1 is junk, as in tables. Numbers of names
+    are free ones, and mean something within one run alone."""
+    given: dict[str, int] = {}
+    for word in words:
+        number = WHOLE.fullmatch(word.strip())
+        if word.strip() in MISSING or (number and int(number[1]) == kind.unknown):
+            given[word] = kind.unknown
+        elif number and word not in named and int(number[1]) >= kind.least:
+            given[word] = int(number[1])
     following = max([0, *given.values()]) + 1
-    names = [word for word, named_ in is_name.items() if named_]
-    numbers = {"": unknown} | given | {name: following + i for i, name in enumerate(names)}
-    return [numbers[word] for word in words], [word if is_name.get(word) else "" for word in words]
+    names = list(dict.fromkeys(word for word in words if word not in given))
+    numbers = given | {name: following + i for i, name in enumerate(names)}
+    return [numbers[word] for word in words], ["" if word in given else word for word in words]

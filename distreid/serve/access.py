@@ -6,10 +6,9 @@ import hmac
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, cookie_parser
 
 from distreid.errors import OptionError
 
@@ -41,14 +40,15 @@ class Access:
             return "change"
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            token = _of_cookie(headers.get("cookie", ""))
+            # Cookies of others on this host may be in no form.
+            token = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         return self.role_of(token.strip())
 
     def role_of(self, token: str) -> str | None:
         """The role that a token gives, compared in the same time whatever it is."""
         found = None
         for known, role in (self.tokens or {}).items():
-            if hmac.compare_digest(known.encode(), token.encode("utf-8", "surrogateescape")):
+            if hmac.compare_digest(known.encode(), token.encode("utf-8", "surrogatepass")):
                 found = role
         return found
 
@@ -99,11 +99,3 @@ def read_tokens(file: Path) -> dict[str, str]:
     if not tokens:
         raise OptionError(f"--token-file {file}: no token; write a line `search TOKEN`")
     return tokens
-
-
-def _of_cookie(header: str) -> str:
-    try:
-        cookie = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie else ""

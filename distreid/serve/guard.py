@@ -36,7 +36,8 @@ UNCOUNTED = (  # answered also where all else is refused
     *("/healthz", "/readyz", "/metrics"),
     *("/v2/health/live", "/v2/health/ready"),
 )
-CHANGES = ("/v1/images", "/v1/marks")  # what is posted there, and all that is deleted
+ASKS = ("/v1/search", "/v1/features", "/v1/session")  # posts that change nothing; inference too
+METHODS = ("GET", "HEAD", "POST", "DELETE")  # others are counted as one
 
 
 class Guard:
@@ -83,15 +84,20 @@ class Guard:
         finally:
             self.running -= 1
             route = getattr(scope.get("route"), "path", "other")
-            method = scope["method"] if route != "other" else "other"
+            is_known = route != "other" and scope["method"] in METHODS
+            method = scope["method"] if is_known else "other"
             self.meters.requests.labels(method, route, str(begun or 499)).inc()
 
     def _check(self, scope: Scope, path: str, headers: Mapping[str, str]) -> None:
         """Problem for what is not let in."""
         if not self.access.may_call(headers.get("host", "")):
             raise Problem(421, "the service is called localhost here; ask it by that name")
+        if not path.isprintable():
+            # A route would answer a path with a line break as the one without.
+            raise Problem(404, "no such path")
         method = scope["method"]
-        is_change = method == "DELETE" or (method == "POST" and path in CHANGES)
+        asks = method == "POST" and (path in ASKS or path.endswith("/infer"))
+        is_change = not (asks or method in ("GET", "HEAD"))
         if method not in ("GET", "HEAD") and headers.get("sec-fetch-site") in (
             "cross-site",
             "same-site",

@@ -33,7 +33,9 @@ Row = Annotated[int, BeforeValidator(_number), Field(ge=0, le=ROW_LIMIT)]
 RowId = Annotated[int, Path(ge=0, le=ROW_LIMIT)]
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Words = Annotated[list[Word], Field(max_length=MAX_WORDS)]
+MOST_TIME = 8.64e12  # seconds from 1970, of the last moment that a browser can write
 Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Moment = Annotated[Finite, Field(ge=-MOST_TIME, le=MOST_TIME)]
 Cosine = Annotated[float, BeforeValidator(_number), Field(ge=-1, le=1)]
 Feature = Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)]
 Rows = Annotated[list[Row], Field(max_length=MAX_TOP)]
@@ -125,7 +127,7 @@ class KnownOfImages(BaseModel):
     person: Labels = [""]
     """Names or numbers; empty: not known."""
     camera: Labels = [""]
-    time: Annotated[list[Finite], Field(max_length=MAX_IMAGES)] | None = None
+    time: Annotated[list[Moment], Field(max_length=MAX_IMAGES)] | None = None
     """Seconds since 1970."""
 
 

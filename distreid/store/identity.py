@@ -22,7 +22,7 @@ TALL_VERTICALLY_FIRST = "tall images vertically first"
 """As Pillow does since version 13, and distreid 0.1.0 with it did."""
 
 FEATURE_SPACE = (
-    "weights",  # SHA-256 of the checkpoint's bytes, hex
+    "weights",  # SHA-256 of the checkpoint's bytes, hex; see `models.weights.Checkpoint`
     "model",  # the network and the layer that the feature is taken from
     "preprocess",  # decoding, size, normalisation
     RESIZE,  # the order of the passes; of distreid 0.1.0's stores see `resize_rule`

@@ -187,6 +187,17 @@ def test_hits_are_marked_exported_and_laid_out_in_time(
     assert first.locator("[aria-pressed=true]").inner_text() == "wrong"
     first.get_by_text("wrong", exact=True).click()
     page.locator("#status", has_text="1 mark is kept").wait_for()
+    # A mark is of the query whose hits are shown, also while a later search is under way.
+    held: list[Any] = []
+    page.route("**/v1/search", lambda route: held.append(route))
+    page.locator("#hits button.hit").nth(3).click()
+    page.locator("#status", has_text="Searching").wait_for()
+    with page.expect_request("**/v1/marks") as marked:
+        page.locator("#hits li").nth(2).get_by_text("right", exact=True).click()
+    assert marked.value.headers["content-type"].startswith("multipart/form-data")
+    held[0].continue_()
+    page.unroute("**/v1/search")
+    page.locator("#status", has_text="hits of generation").wait_for()
     assert main(["evaluate", str(next(gallery.glob("labels/*.npz"))), "--json"]) in (0, 2)
     assert faults(page) == []
     page.close()

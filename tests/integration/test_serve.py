@@ -266,12 +266,26 @@ def test_tokens_have_roles(gallery: Path, tmp_path: Path) -> None:
         assert client.post("/v1/search", json={"row": 1}, headers=may_search).status_code == 200
         refused(client.delete("/v1/rows/1", headers=may_search), 403, "may search")
         assert client.delete("/v1/rows/1", headers=may_change).json()["rows"] == 1
+        picture = sent(QUERIES[0])
+        for path in ("/v1/images", "/v1/marks", "/v1/other"):
+            refused(client.post(path, files=picture, headers=may_search), 403, "may search")
+            for end in ("%0A", "%0D", "%00"):
+                answer = client.post(path + end, files=picture, headers=may_search)
+                refused(answer, 404, "no such path")
+        refused(client.post("/v1/session", content=b'{"token": "\\ud800"}'), 401, "an unknown")
         # The page keeps it in a cookie.
         refused(client.post("/v1/session", json={"token": "no"}), 401, "an unknown token")
         kept = client.post("/v1/session", json={"token": SEARCHER})
         assert kept.json() == {"status": "search"}
         assert {"HttpOnly", "SameSite=strict"} <= set(kept.headers["set-cookie"].split("; "))
         assert client.get("/v1/gallery").status_code == 200
+        client.cookies.clear()
+        others = {"Cookie": f'prefs={{"dark":1}}; a[b]=1; distreid_token={SEARCHER}'}
+        assert client.get("/v1/gallery", headers=others).status_code == 200
+        for number in range(20):
+            assert client.request(f"MADE-UP-{number}", "/healthz").status_code == 405
+        counted = client.get("/metrics", headers=may_search).text
+        assert "MADE-UP" not in counted and 'method="other"' in counted
         process.terminate()
         assert SEARCHER not in process.communicate(timeout=LIMIT_S)[1]
 

@@ -13,8 +13,8 @@ function cell(value) {
 function csv(hits) {
   const lines = hits.map((hit) =>
     COLUMNS.map((name) => {
-      const is_known = name === "time" && hit.time !== null;
-      return cell(is_known ? new Date(hit.time * 1000).toISOString() : hit[name]);
+      const time = new Date((hit.time ?? NaN) * 1000); // none of a time beyond a calendar's
+      return cell(name === "time" && !isNaN(time) ? time.toISOString() : hit[name]);
     }),
   );
   return [COLUMNS, ...lines].map((line) => `${line.join(",")}\r\n`).join("");

@@ -56,17 +56,17 @@ function json(content) {
   return { method: "POST", body: JSON.stringify(content), headers };
 }
 
-// The images that are searched with, as a form with these fields.
-function form(pairs) {
+// The images of a query, as a form with these fields.
+function form(files, pairs) {
   const body = new FormData();
-  for (const file of query.files) body.append("image", file);
+  for (const file of files) body.append("image", file);
   for (const [name, value] of pairs) body.append(name, value);
   return { method: "POST", body };
 }
 
-function request() {
-  if (query.files) return form([...fields(), ...(query.files.length > 1 ? [["fuse", "mean"]] : [])]);
-  const body = { row: query.row };
+function request({ files, row }) {
+  if (files) return form(files, [...fields(), ...(files.length > 1 ? [["fuse", "mean"]] : [])]);
+  const body = { row };
   for (const [name, value] of fields()) {
     if (["cameras", "persons", "not_persons"].includes(name)) (body[name] ??= []).push(value);
     else body[name] = Number(value);
@@ -74,13 +74,14 @@ function request() {
   return json(body);
 }
 
-// Keeps what somebody says of a hit: "right", "wrong", or "unmarked".
-async function mark(row, what) {
-  const options = query.files ? form([[what, String(row)]]) : json({ row: query.row, [what]: [row] });
+// Keeps what somebody says of a hit of a query: "right", "wrong", or "unmarked". A later search may
+// have begun meanwhile.
+async function mark(by, row, what) {
+  const options = by.files ? form(by.files, [[what, String(row)]]) : json({ row: by.row, [what]: [row] });
   return asked("v1/marks", options);
 }
 
-function markButtons(hit) {
+function markButtons(hit, by) {
   const marks = element("span", "", "marks");
   const buttons = ["right", "wrong"].map((what) => {
     const button = element("button", what);
@@ -90,7 +91,7 @@ function markButtons(hit) {
     button.addEventListener("click", async () => {
       const was = button.getAttribute("aria-pressed") === "true";
       try {
-        const kept = await mark(hit.row, was ? "unmarked" : what);
+        const kept = await mark(by, hit.row, was ? "unmarked" : what);
         for (const each of buttons) each.setAttribute("aria-pressed", String(!was && each === button));
         say(`${kept.marks} ${kept.marks === 1 ? "mark is" : "marks are"} kept, in generation ${kept.generation}`);
       } catch (error) {
@@ -135,7 +136,7 @@ function picture(address, alt) {
   return made;
 }
 
-function shown(hit) {
+function shown(hit, by) {
   const button = element("button");
   button.type = "button";
   button.className = hit.same === null ? "hit" : hit.same ? "hit same" : "hit other";
@@ -153,7 +154,7 @@ function shown(hit) {
   const item = element("li");
   item.append(button);
   if (hit.frame) item.append(frameButton(hit));
-  if (gallery.may_change) item.append(markButtons(hit));
+  if (gallery.may_change) item.append(markButtons(hit, by));
   return item;
 }
 
@@ -166,9 +167,9 @@ function showQueries(pictures) {
   }));
 }
 
-function show(hits) {
+function show(hits, by) {
   shownHits = hits;
-  at("hits").replaceChildren(...hits.map(shown));
+  at("hits").replaceChildren(...hits.map((hit) => shown(hit, by)));
   at("found").hidden = !hits.length;
   showHours(hits);
 }
@@ -181,9 +182,9 @@ async function search(by) {
   const mine = ++newest;
   say("Searching …");
   try {
-    const found = await asked("v1/search", request());
+    const found = await asked("v1/search", request(by));
     if (mine !== newest) return; // a later search was begun
-    show(found.hits);
+    show(found.hits, by);
     const top = Number(at("top").value);
     at("more").hidden = found.hits.length < top || top >= 1000;
     const limit = found.threshold === null ? "" : `, the same person from ${found.threshold.toFixed(4)}`;
@@ -191,7 +192,7 @@ async function search(by) {
     say(`${found.hits.length} hits of generation ${found.generation}${limit}${lacking}`);
   } catch (error) {
     if (mine !== newest) return;
-    show([]); // those of another picture would be taken for this one's
+    show([], by); // those of another picture would be taken for this one's
     at("more").hidden = true;
     say(error.message);
   }

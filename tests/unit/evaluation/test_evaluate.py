@@ -307,6 +307,14 @@ def test_the_mat_file_is_as_the_origin_system_reads_it(tmp_path: Path) -> None:
     assert scipy.io.loadmat(files[1])["mquery_label"][0].tolist() == [-1]
 
 
+def test_nobody_is_no_person_of_the_mat_file(tmp_path: Path) -> None:
+    store = store_of(tmp_path, example(person_id=[1, -2, -2, 2, -1, 1]))
+    (file,) = write_mat(store)
+    found = scipy.io.loadmat(file)
+    assert found["query_label"].tolist() == [[1]] and len(found["query_f"]) == 1
+    assert found["gallery_label"].tolist() == [[-1, 2, -1, 1]]
+
+
 def test_a_mat_file_that_would_be_too_large_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

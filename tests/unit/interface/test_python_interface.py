@@ -21,6 +21,8 @@ import pytest
 import torch
 from conftest import LIMIT_S, Pack, Run
 from PIL import Image
+from pyarrow import parquet
+from small_runs import DIM, make_run
 
 import distreid
 from distreid.errors import CheckpointError, DataError, ImageError, OptionError, StoreError
@@ -276,14 +278,14 @@ def test_what_is_no_image_is_named_by_its_place(
         ({"precision": "int4"}, "--precision int4: choose one of"),
         ({"device": "tpu"}, "--device tpu: choose one of"),
         ({"scales": (0,)}, "--scales 0: positive numbers"),
-        ({"scales": 1.1}, "scales=1.1: several numbers are wanted, such as (1, 1.1)"),
+        ({"scales": 1.1}, "scales=1.1: several values are wanted, such as (1, 1.1)"),
         ({"scales": "1;2"}, "scales=1;2: positive numbers separated by commas"),
         ({"flip": "x"}, "--flip 'x': True or False"),
         ({"model": 3}, "--model 3: a text is wanted"),
         ({"device": torch.device("cuda", 7)}, "--device cuda:7: choose one of auto, cuda, cpu"),
         ({"scale_mode": "x"}, "--scale-mode x: choose one of"),
         ({"camera_embedding": "x"}, "--camera-embedding x: choose one of"),
-        ({"input_size": 256}, "input_size=256: several numbers are wanted, such as (256, 128)"),
+        ({"input_size": 256}, "input_size=256: several values are wanted, such as (256, 128)"),
         ({"input_size": "256"}, "input_size=256: height and width, such as 256x128"),
         ({"input_size": (0, 128)}, "--input-size: height x width"),
     ],
@@ -743,3 +745,42 @@ def test_a_forked_process_is_told_that_it_has_no_engine() -> None:
     finally:
         child.kill()
     assert np.array_equal(model.features(image), expected)
+
+
+def test_columns_of_a_table_that_are_called_as_our_own_are_kept(tmp_path: Path) -> None:
+    names = ["features", "feature", "has_image", "file"]
+    run = make_run(tmp_path / "run", 1, 3, extra={name: list("abc") for name in names})
+    store = distreid.open_store(run)
+    with np.load(store.to_npz(tmp_path / "x.npz")) as arrays:
+        assert arrays["features"].shape == (3, DIM)
+        for name in names:
+            assert arrays[f"{name}_in_table"].tolist() == ["a", "b", "c"]
+    table = parquet.read_table(store.to_parquet(tmp_path / "x.parquet"))
+    assert table["feature_in_table"].to_pylist() == ["a", "b", "c"]
+    assert len(table["feature"][0]) == DIM
+    assert store.dataframe()["has_image"].tolist() == [True] * 3
+
+
+def test_a_name_that_is_no_utf8_is_exported_as_escapes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 1, 2, paths=["a.jpg", "b.jpg"])
+    store = distreid.open_store(run)
+    store.feature_store.manifest.path[1] = b"\xff.jpg"
+    table = parquet.read_table(store.to_parquet(tmp_path / "x.parquet"))
+    assert table["path"].to_pylist() == ["a.jpg", "\\xff.jpg"]
+
+
+def test_callers_at_once_leave_torch_its_threads(model: distreid.Model) -> None:
+    before, image = torch.get_num_threads(), np.zeros((8, 4, 3), np.uint8)
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: model.features([image]), range(8)))
+            found = list(pool.map(lambda _: torch.get_num_threads(), range(8)))
+        assert {*found, torch.get_num_threads()} == {2}
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_words_of_an_option_may_be_one_text() -> None:
+    assert extraction._known({"classes": "12,car"})["classes"] == ("12", "car")
+    assert extraction._known({"classes": ["12"]})["classes"] == ("12",)

@@ -549,3 +549,64 @@ def test_arrays_of_other_names_are_said(tmp_path: Path, capsys: pytest.CaptureFi
     values = {key: value for key, value in values.items() if "multi" not in key}
     np.savez(tmp_path / "f.npz", **values)  # type: ignore[arg-type]
     assert evaluated(capsys, tmp_path / "f.npz", "--columns", "query_features=Q") == expected
+
+
+def test_of_several_columns_of_lists_none_is_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = 4
+    table = pandas.DataFrame(
+        {
+            "image": [{"bytes": b"x", "path": "a"}] * rows,
+            "vector": list(np.eye(rows, 8, dtype=np.float32)),
+            "person_id": range(rows),
+            "split": ["query", "gallery"] * 2,
+        }
+    )
+    table.to_parquet(tmp_path / "f.parquet")
+    line = ["import", str(tmp_path / "f.parquet"), "--out", str(tmp_path / "run")]
+    assert cli.main(line) == 0
+    assert FeatureStore.open(tmp_path / "run").plan.dim == 8
+    table["bbox"] = [[1.0, 2.0, 3.0, 4.0]] * rows
+    table.to_parquet(tmp_path / "f.parquet")
+    capsys.readouterr()
+    assert cli.main(line) == 2
+    assert "columns vector and bbox could be the features; leave one out" in error_line(capsys)
+    table.rename(columns={"vector": "features"}).to_parquet(tmp_path / "f.parquet")
+    assert cli.main([*line[:-1], str(tmp_path / "named")]) == 0
+    assert FeatureStore.open(tmp_path / "named").plan.dim == 8
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("f0,f1,f3", "no column for number 2 of the features"),
+        ("f0,f00,f1", "f00 and another column are one number"),
+        ("f_0,f_1,emb_0,emb_1", "f_0, … and emb_0, … could be the features; leave one out"),
+    ],
+)
+def test_columns_of_numbers_that_are_no_feature_are_named(
+    header: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = ",".join("1" * len(header.split(",")))
+    (tmp_path / "f.csv").write_text(f"path,person_id,{header}\na.jpg,1,{numbers}\n")
+    assert cli.main(["import", str(tmp_path / "f.csv"), "--out", str(tmp_path / "run")]) == 2
+    assert message in error_line(capsys)
+
+
+def test_tensors_that_hold_no_plain_numbers_are_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "features": torch.eye(2, 8),
+        "person_id": torch.tensor([1, 2]),
+        "other": torch.eye(2).to_sparse(),
+        "meta": torch.empty(2, device="meta"),
+        "complex": torch.ones(2, dtype=torch.complex64).conj(),
+    }
+    torch.save(content, tmp_path / "f.pt")
+    assert cli.main(["import", str(tmp_path / "f.pt"), "--out", str(tmp_path / "run")]) == 0
+    torch.save({"features": torch.eye(2, 8).to_sparse()}, tmp_path / "f.pt")
+    capsys.readouterr()
+    assert cli.main(["import", str(tmp_path / "f.pt"), "--out", str(tmp_path / "other")]) == 2
+    assert error_line(capsys)

@@ -189,3 +189,26 @@ def test_what_a_command_does_not_know_is_answered_by_its_own_help(
 def test_workers_are_a_number_or_measured() -> None:
     assert parsed("--num-workers", "auto").num_workers is None
     assert parsed("--num-workers", "3").num_workers == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"mean": ("0.5", 0.5, 0.5)}, "--mean .*three numbers"),
+        ({"std": (None, 1, 1)}, "--std .*three numbers"),
+        ({"semantic_weight": "0.2"}, "--semantic-weight '0.2': a number"),
+        ({"viewpoints": "3"}, "--viewpoints '3': a whole number"),
+        ({"pooling": 3}, "--pooling 3: a text"),
+        ({"keep_aspect": 1}, "--keep-aspect 1: a text"),
+        ({"merge": "tracklet", "merge_top": "0.5"}, "--merge-top '0.5': a number"),
+        ({"max_map_loss": "x"}, "--max-map-loss 'x': a number"),
+        ({"box_margin": "1"}, "--box-margin '1': a number"),
+        ({"min_score": "0.5"}, "--min-score '0.5': a number"),
+        ({"box_aspect": "2"}, "--box-aspect '2': a number"),
+        ({"share_gpu": "no"}, "--share-gpu 'no': True or False"),
+        ({"classes": (1, 2)}, "--classes .*as texts"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(change: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(OptionError, match=wanted):
+        ExtractOptions(data="d", checkpoints=("c",), out=Path("o"), **change)

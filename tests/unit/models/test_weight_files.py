@@ -28,6 +28,7 @@ from distreid.errors import CheckpointError, OptionError
 from distreid.models.checkpoint import load_model
 from distreid.models.choices import Choices
 from distreid.models.distributed_checkpoint import METADATA
+from distreid.models.weight_files import sha256_of
 from distreid.models.weights import read_checkpoint
 
 ZERO = torch.zeros(1)
@@ -298,6 +299,8 @@ def test_of_teacher_and_student_one_has_to_be_named(
     assert torch.equal(
         student.network.state_dict()["conv1.bn.weight"], state["conv1.bn.weight"] + 1
     )
+    digests = [read_checkpoint(tmp_path / "a.pth", name).sha256 for name in both]
+    assert len({*digests, sha256_of(tmp_path / "a.pth")}) == 3  # two networks, and the file
     with pytest.raises(OptionError, match=r"--weights: empty"):
         load_model(file, choices=Choices(weights=""))
     with pytest.raises(OptionError, match=r"--weights third: .* has no such weights"):
@@ -312,7 +315,10 @@ def test_of_model_and_ema_the_model_is_taken_and_the_other_is_said(
     found = read_checkpoint(tmp_path / "a.pth")
     assert same(found.state, state)
     assert "it holds ema too: --weights ema takes that" in found.notes
-    assert same(read_checkpoint(tmp_path / "a.pth", "ema").state, other)
+    named = {name: read_checkpoint(tmp_path / "a.pth", name) for name in ("model", "ema")}
+    assert same(named["ema"].state, other)
+    assert named["model"].sha256 == found.sha256 == sha256_of(tmp_path / "a.pth")
+    assert named["ema"].sha256 != found.sha256
 
 
 @pytest.mark.parametrize("kind", ["half", "bfloat16"])

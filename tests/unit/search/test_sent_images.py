@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from small_runs import DIM, features_of, make_run
 
+from distreid.data.labels import CAMERA, PERSON
+from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError
 from distreid.search import sent_images
 from distreid.search.changes import Manner, compact, create, remove
 from distreid.search.changes import add as add_run
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.gallery_check import verify_gallery
-from distreid.search.sent_images import AddedImages, SentImages, add_images
+from distreid.search.sent_images import AddedImages, SentImages, _numbered, add_images
 
 QUIET = Manner(say=lambda line: None)
 HOW = {"file": "f" * 64}
@@ -134,3 +136,13 @@ def test_features_of_another_kind_of_cpu_are_taken_and_dimensions_stay(gallery: 
     assert any("computed in another way" in line for line in said)
     assert Gallery(gallery).features([30]).shape == (1, DIM)
     assert np.array_equal(Gallery(gallery).features([30])[0], features_of(9, 40)[0])
+
+
+def test_labels_that_are_sent_mean_what_they_mean_in_tables() -> None:
+    words = ["", "-1", "-2", "12", "12.0", " 7 ", "ann", "NaN", "ann"]
+    numbers, names = _numbered(words, PERSON, {})
+    assert numbers[:6] == [NO_PERSON, JUNK, NO_PERSON, 12, 12, 7]
+    assert numbers[6] == numbers[8] > 12 and numbers[7] == NO_PERSON
+    assert names == ["", "", "", "", "", "", "ann", "", "ann"]
+    assert _numbered(["-1", "3", "gate"], CAMERA, {}) == ([NO_CAMERA, 3, 4], ["", "", "gate"])
+    assert _numbered(["12"], PERSON, {"12": 40}) == ([1], ["12"])  # somebody's name already
