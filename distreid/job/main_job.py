@@ -60,6 +60,7 @@ from distreid.job.runs import (
     read_manifest,
     run_folders,
 )
+from distreid.job.same_images import SIZES, check_same_images, sizes_of
 from distreid.models.camera_embedding import describe_choice
 from distreid.models.checkpoint import Model
 from distreid.ranks.group import World, process_group
@@ -172,8 +173,11 @@ def _begin(
         if not copy:
             held.enter_context(hold(folder, log.print))
         decision = decide(job, folder, model, extractor, manifest)
-        made_here = made | {"compilation": decision.compilation, "engine": decision.drift}
         begun = existing_plan(folder)
+        for line in check_same_images(folder, begun, manifest):
+            log.print(f"       {escape(printable(line))}")
+        made_here = made | {"compilation": decision.compilation, "engine": decision.drift}
+        made_here |= {SIZES: sizes_of(manifest)}
         before = begun and begun.provenance.get("cpu")
         if job.device.type == "cpu" and before not in (None, made["cpu"]):
             log.print(f"       begun on another CPU ({before}): last bits may differ from here on")

@@ -116,8 +116,8 @@ class Gallery:
         while True:
             self._hold = hold_current(folder)
             self.generation: Generation = self._hold.generation
-            self.runs = [OpenedRun(folder, segment) for segment in self.generation.segments]
             try:
+                self.runs = [OpenedRun(folder, segment) for segment in self.generation.segments]
                 if with_features:
                     _ = self._parts
                 if self._hold.is_valid:

@@ -39,6 +39,7 @@ from distreid.store.plan import Shard, plan_shards
 from distreid.store.shards import read_shard, shard_file
 
 CHECKSUMS = "checksums.json"
+NO_CHECKSUM = -1
 FACTS = "run.json"
 
 
@@ -343,10 +344,14 @@ def _check_unchanged(file: Path, size: int, checksum: int, modified: int) -> Non
 
 
 def _line(file: Path) -> int:
-    """The checksum that a file ends with, as a number."""
-    with file.open("rb") as stream:
-        stream.seek(-CHECKSUM_BYTES, os.SEEK_END)
-        return int(stream.read().split()[-1], 16)
+    """The checksum that a file ends with, as a number; `NO_CHECKSUM` if it has none, as where its
+    rows are being erased."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(-CHECKSUM_BYTES, os.SEEK_END)
+            return int(stream.read().split()[-1], 16)
+    except (OSError, ValueError, IndexError):
+        return NO_CHECKSUM
 
 
 def _crc(file: Path) -> str:

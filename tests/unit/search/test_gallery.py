@@ -622,3 +622,12 @@ def test_any_history_answers_as_brute_force(
         opened.close()
         assert verify_gallery(gallery) == []
     shutil.rmtree(root)
+
+
+def test_a_shard_that_is_being_wiped_is_another_file(tmp_path: Path) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "run", 1)], Manner(say=print), copy=True)
+    (shard, *_) = sorted((gallery / "runs").rglob("shards/*.h5"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(StoreError, match="another file than when the run was added"):
+        Gallery(gallery)
