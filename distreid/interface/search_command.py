@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distreid.errors import OptionError
 from distreid.host.counts import counted
 from distreid.interface.gallery_commands import add_filters, say, seconds
-from distreid.job.options import given_name, given_path
+from distreid.job.options import add_options_of_gallery, choices_of, given_name, given_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from distreid.interface.loaded_model import Model
     from distreid.interface.opened_gallery import Gallery
+    from distreid.models.choices import Choices
     from distreid.search.gallery import Filter
 
 FUSIONS = ("mean", "max", "rank")  # as search.fusion has them, which imports torch
@@ -46,6 +47,7 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
         help="what the gallery's features were extracted with; for --image",
     )
     command.add_argument("--model", metavar="NAME", help="of the checkpoint (default: auto)")
+    add_options_of_gallery(command)
     command.add_argument("--top", type=int, default=10, metavar="K", help="(default: 10)")
     add_filters(command, "cameras", "persons", "not_persons")
     for flag, what in (("--since", "rows from then on"), ("--until", "rows up to then")):
@@ -92,9 +94,10 @@ def search(parsed: argparse.Namespace) -> None:
 
     if parsed.threshold is not None and not -1 <= parsed.threshold <= 1:
         raise OptionError(f"--threshold {parsed.threshold}: a cosine from -1 to 1 is wanted")
-    for option in ("checkpoint", "model"):
+    for option in ("checkpoint", "model", *choices_of(parsed).given()):
         if getattr(parsed, option) is not None and parsed.image is None:
-            raise OptionError(f"--{option}: of --image, which is not given")
+            flag = option.replace("_", "-")
+            raise OptionError(f"--{flag}: of --image, which is not given")
     if parsed.gallery.startswith("milvus:"):
         _search_milvus(parsed)
         return
@@ -237,6 +240,7 @@ def _of_images(parsed: argparse.Namespace, gallery: Gallery) -> NDArray[np.float
         gallery,
         parsed.checkpoint or "",
         parsed.model or "auto",
+        choices_of(parsed),
         said="--image",
         instead="give theirs by --feature-file",
     )
@@ -244,11 +248,11 @@ def _of_images(parsed: argparse.Namespace, gallery: Gallery) -> NDArray[np.float
 
 
 def model_of_gallery(
-    gallery: Gallery, checkpoint: str, name: str, *, said: str, instead: str
+    gallery: Gallery, checkpoint: str, name: str, choices: Choices, *, said: str, instead: str
 ) -> Model:
-    """The checkpoint's model as the gallery was extracted with it; OptionError, which begins with
-    what was `said`, if its features are of another space, or were made elsewhere: what to do
-    `instead`."""
+    """The checkpoint's model as the gallery was extracted with it, with what the user says of the
+    network; OptionError, which begins with what was `said`, if its features are of another space,
+    or were made elsewhere: what to do `instead`."""
     from distreid.interface.loaded_model import load_model
     from distreid.store.identity import feature_space
     from distreid.store.plan import differences
@@ -264,11 +268,15 @@ def model_of_gallery(
         flip=views["flip"],
         scales=views["scales"],
         scale_mode=views["scale_mode"],
+        **choices.given(),
     )
     # As JSON has it, where a tuple is a list.
     ours = json.loads(json.dumps(feature_space(model.identity)))
     if differing := differences(space, ours, words="the gallery has {ours}, the image {theirs}"):
-        raise OptionError(f"{said}: another feature space ({'; '.join(differing)})")
+        raise OptionError(
+            f"{said}: another feature space ({'; '.join(differing)}); give the options of the "
+            "gallery's distreid extract"
+        )
     return model
 
 

@@ -451,12 +451,22 @@ def add_how_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_network_options(parser: argparse.ArgumentParser | OptionGroup) -> None:
-    """Adds what no file tells of a network, and of its input."""
-    parser.add_argument(
-        "--input-size", type=input_size, metavar="256x128", help="height and width that the model "
-        "was trained with, which no weights tell (default: as the model's own code has it)"
-    )  # fmt: skip
+def add_options_of_gallery(command: argparse.ArgumentParser) -> None:
+    """Adds what a gallery's features were extracted with and its identity does not tell."""
+    group = command.add_argument_group("of the checkpoint, as in the gallery's distreid extract")
+    add_network_options(group, size=False)
+
+
+def add_network_options(
+    parser: argparse._ActionsContainer | OptionGroup, *, size: bool = True
+) -> None:
+    """Adds what no file tells of a network, and of its input; with the input's size or without."""
+    if size:
+        parser.add_argument(
+            "--input-size", type=input_size, metavar="256x128", help="height and width that the "
+            "model was trained with, which no weights tell (default: as the model's own code has "
+            "it)"
+        )  # fmt: skip
     parser.add_argument(
         "--weights", metavar="NAME", help="which network of a file that holds several, such as "
         "teacher or ema (default: the only one)"

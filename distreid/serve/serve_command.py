@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distreid.errors import OptionError
 from distreid.interface.gallery_commands import say
-from distreid.job.options import given_name, given_path
+from distreid.job.options import add_options_of_gallery, choices_of, given_name, given_path
 
 if TYPE_CHECKING:
     import socket
@@ -42,6 +42,7 @@ def add_serve_options(command: argparse.ArgumentParser) -> None:
         help="what the gallery's features were extracted with, so that images can be sent",
     )
     command.add_argument("--model", default="auto", metavar="NAME", help="of the checkpoint")
+    add_options_of_gallery(command)
     command.add_argument(
         "--host",
         default="127.0.0.1",
@@ -128,12 +129,13 @@ def serve(parsed: argparse.Namespace) -> None:
         model = None
         if parsed.checkpoint is not None:
             model = (
-                load_model(parsed.checkpoint, model=parsed.model)
+                load_model(parsed.checkpoint, model=parsed.model, **choices_of(parsed).given())
                 if gallery is None
                 else model_of_gallery(
                     gallery.now,
                     parsed.checkpoint,
                     parsed.model,
+                    choices_of(parsed),
                     said="--checkpoint",
                     instead="leave it out; clients send a feature or a row",
                 )

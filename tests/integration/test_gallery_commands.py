@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,28 @@ def test_a_mistake_is_one_line(
     assert status == 2
     assert line in error_line(capsys)
     assert (gallery / "gallery.json").read_bytes() == before
+
+
+def test_an_image_is_searched_as_the_gallery_was_extracted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, gallery = tmp_path / "images", tmp_path / "g"
+    images.mkdir()
+    files = sorted((SAMPLE_FOLDER / "query").glob("*.jpg"))[:4]
+    for file in files:
+        shutil.copy(file, images)
+    how = ["--keep-aspect", "pad", "--mean", "0.5,0.5,0.5"]
+    extract = ["extract", "--data", str(images), "--checkpoint", "sample", "--num-workers", "0"]
+    assert main([*extract, "--out", str(tmp_path / "run"), *how]) == 0
+    assert main(["gallery", "create", str(gallery), "--run", str(tmp_path / "run")]) == 0
+    asked = ["search", str(gallery), "--image", str(files[2]), "--checkpoint", "sample", "--json"]
+    capsys.readouterr()
+    assert main(asked) == 2
+    assert "give the options of the gallery's distreid extract" in error_line(capsys)
+    found = printed(capsys, *asked, *how)
+    assert found["answers"][0]["found"][0]["row"] == 2
+    assert main(["search", str(gallery), "--row", "0", "--mean", "0.5,0.5,0.5"]) == 2
+    assert error_line(capsys).startswith("--mean: of --image, which is not given")
 
 
 def test_an_image_of_another_feature_space_is_refused(
