@@ -240,7 +240,8 @@ def take_indexes(run: Path) -> None:
 
 
 def check_unchanged(run: Path, manifest: Manifest) -> None:
-    """StoreError names an archive that is another than when the run was begun."""
+    """StoreError names an archive that is another than when the run was begun, or is now read
+    otherwise."""
     kept = kept_indexes(run)
     for archive, index in indexes_of(manifest).items():
         if archive in kept and kept[archive].stamp != index.stamp:
@@ -251,6 +252,12 @@ def check_unchanged(run: Path, manifest: Manifest) -> None:
             raise StoreError(
                 f"{archive}: changed since {run} was begun ({before.size:,} bytes then, "
                 f"{now.size:,} now); give another --out, or put it back"
+            )
+        # A former version counted also the frames that an edit list cuts off.
+        if archive in kept and kind_of(archive) == VIDEO and len(kept[archive]) != len(index):
+            raise StoreError(
+                f"{archive}: {run} was begun by a version of distreid that numbers its frames "
+                "otherwise; finish it with that version, or give another --out"
             )
 
 

@@ -196,7 +196,8 @@ def _rgb(frame: Any) -> NDArray[np.uint8]:
 
 
 def _pts(file: Path) -> list[int]:
-    """Of all packets that have one, ascending, each once."""
+    """Of all packets that have one and are shown, ascending, each once. What an edit list cuts
+    off is decoded for what is shown after it, and players neither show nor count it."""
     errors = _library().error.FFmpegError
     with _opened(file) as container:
         stream = _stream(file, container)
@@ -209,7 +210,7 @@ def _pts(file: Path) -> list[int]:
                 break
             except errors:
                 continue
-            if packet.pts is not None and packet.size:
+            if packet.pts is not None and packet.size and not packet.is_discard:
                 found.add(packet.pts)
     if not found:
         raise DataError(f"{file}: its video has no frame that can be told by its time")

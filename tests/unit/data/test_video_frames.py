@@ -16,14 +16,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distreid.data.archive_index import Stamp
-from distreid.data.archives import read_member
+from distreid.data.archive_index import Index, Stamp, save_indexes
+from distreid.data.archives import check_unchanged, list_archive, read_member
 from distreid.data.box_request import BoxRequest
 from distreid.data.locators import locate
-from distreid.data.manifest import NO_PERSON, Manifest
+from distreid.data.manifest import NO_PERSON, Manifest, text_column
 from distreid.data.source import SAMPLE_VIDEO, SAMPLE_VIDEO_FOLDER, open_data
 from distreid.data.video_files import VideoFile, frame_times, scan_video
-from distreid.errors import DataError, ImageError, OptionError
+from distreid.errors import DataError, ImageError, OptionError, StoreError
 from distreid.images.preprocess import decode, pixels_of, read
 
 Pixels = NDArray[np.uint8]
@@ -94,6 +94,41 @@ def test_frames_in_any_order_are_those_of_decoding_on(
         found = decode(video.image(int(index.places["offset"][number]), LIMIT))
         assert (found == wanted[number]).all(), number
     video.close()
+
+
+def cut(file: Path, frames: int) -> Path:
+    """Without its first frames, as `ffmpeg -ss … -c copy` makes it: they are still in the file,
+    from the key frame on, and an edit list says that they are not shown."""
+    shorter = file.with_stem("shorter")
+    with av.open(str(file)) as source, av.open(str(shorter), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        start = round(Fraction(frames, 25) / stream.time_base)
+        source.seek(start, stream=stream, backward=True)
+        for packet in source.demux(stream):
+            if packet.dts is not None and packet.pts is not None:
+                packet.pts, packet.dts = packet.pts - start, packet.dts - start
+                packet.stream = copy
+                target.mux(packet)
+    return shorter
+
+
+def test_frames_that_an_edit_list_cuts_off_are_not_counted(tmp_path: Path) -> None:
+    whole = write(tmp_path / "v.mp4", 40, options={"bf": "2", "g": "12"})
+    file = cut(whole, 17)
+    wanted = in_order(whole)[17:]
+    index = list_archive(file)
+    assert len(index) == len(wanted) == len(in_order(file))
+    for number in (22, 0, 1, 5, 10, 3):
+        assert (pixels_of(Path(f"{file}#/{number + 1:06d}.ppm")) == wanted[number]).all()
+    manifest = open_data(str(file))
+    assert manifest.extra["time"][:2].tolist() == [b"0", b"0.04"]
+    # A run that was begun when they were counted.
+    more = np.concatenate([index.places[:5], index.places])
+    names = text_column([b"%06d.ppm" % number for number in range(1, len(more) + 1)])
+    save_indexes(tmp_path, {file: Index(names=names, places=more, stamp=index.stamp)})
+    with pytest.raises(StoreError, match=r"shorter\.mp4: .* numbers its frames otherwise"):
+        check_unchanged(tmp_path, manifest)
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: apt-get install ffmpeg")
