@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ SEEK_S = 2.0
 """What lies further ahead is sought; what is nearer is reached by decoding on."""
 BEFORE_S = 10.0
 """So much earlier is tried if a key frame was not the one that a frame needs."""
+ORDERED = 48
+"""Of so many frames the times are compared with the order: more than groups with B-frames have."""
 DIGITS = 6
 MATRIX = "DISPLAYMATRIX"
 UPRIGHT = "as the display matrix says"
@@ -39,7 +42,7 @@ def scan_video(file: Path, stamp: Stamp) -> Index:
     digits = digits_of(len(times))
     names = [f"{number:0{digits}d}.ppm".encode() for number in range(1, len(times) + 1)]
     places: list[tuple[int, ...]] = [(pts, -1, -1, 0, STORED) for pts in times]
-    return build_index(names, places, stamp, [f"{len(times):,} frames", *_said_of_turns(file)])
+    return build_index(names, places, stamp, [f"{len(times):,} frames", *_said_of_first(file)])
 
 
 def digits_of(count: int) -> int:
@@ -144,20 +147,36 @@ class VideoFile:
                     yield frame
 
 
-def _said_of_turns(file: Path) -> list[str]:
-    """What a person should know of how the first frame is turned."""
+def _said_of_first(file: Path) -> list[str]:
+    """What a person should know of how the first frame is turned. DataError if the first frames
+    have not the order of their times: an AVI has times of decoding alone, and H.264's B-frames
+    would get those of their neighbours, also when they are copied to another kind of file."""
+    times: list[int] = []
+    notes: list[str] = []
     with _opened(file) as container:
         stream = _stream(file, container)
         stream.thread_count = 1
         try:
-            frame = next(container.decode(stream))
-        except (_library().error.FFmpegError, StopIteration):
-            return []  # what is damaged is said where it is read
-    if (matrix := _matrix(frame)) is None:
-        return []
+            for frame in islice(container.decode(stream), ORDERED):
+                if not times and (matrix := _matrix(frame)) is not None:
+                    notes = [_said_of_turn(matrix)]
+                if frame.pts is not None:
+                    times.append(frame.pts)
+        except _library().error.FFmpegError:
+            pass  # what is damaged is said where it is read
+    if any(after <= before for before, after in pairwise(times)):
+        raise DataError(
+            f"{file}: its frames have not the order of their times, as B-frames in an AVI, so none "
+            f"can be found by its time; encode it anew: ffmpeg -i {file.name} -crf 10 "
+            f"{file.stem}-anew.mp4"
+        )
+    return notes
+
+
+def _said_of_turn(matrix: NDArray[np.int32]) -> str:
     if _is_by_right_angles(matrix):
-        return ["turned as players show it"]
-    return ["its frames are shown aslant by players, and taken as they are stored"]
+        return "turned as players show it"
+    return "its frames are shown aslant by players, and taken as they are stored"
 
 
 def _matrix(frame: Any) -> NDArray[np.int32] | None:

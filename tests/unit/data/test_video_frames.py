@@ -99,18 +99,22 @@ def test_frames_in_any_order_are_those_of_decoding_on(
 def cut(file: Path, frames: int) -> Path:
     """Without its first frames, as `ffmpeg -ss … -c copy` makes it: they are still in the file,
     from the key frame on, and an edit list says that they are not shown."""
-    shorter = file.with_stem("shorter")
-    with av.open(str(file)) as source, av.open(str(shorter), "w") as target:
+    return copied(file, file.with_stem("shorter"), Fraction(frames, 25))
+
+
+def copied(file: Path, copy: Path, start: Fraction = Fraction(0)) -> Path:
+    """Its packets in another file, from the key frame before `start`, which is time 0."""
+    with av.open(str(file)) as source, av.open(str(copy), "w") as target:
         stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        start = round(Fraction(frames, 25) / stream.time_base)
-        source.seek(start, stream=stream, backward=True)
+        theirs = target.add_stream_from_template(stream)
+        zero = round(start / stream.time_base)
+        source.seek(zero, stream=stream, backward=True)
         for packet in source.demux(stream):
             if packet.dts is not None and packet.pts is not None:
-                packet.pts, packet.dts = packet.pts - start, packet.dts - start
-                packet.stream = copy
+                packet.pts, packet.dts = packet.pts - zero, packet.dts - zero
+                packet.stream = theirs
                 target.mux(packet)
-    return shorter
+    return copy
 
 
 def test_frames_that_an_edit_list_cuts_off_are_not_counted(tmp_path: Path) -> None:
@@ -129,6 +133,23 @@ def test_frames_that_an_edit_list_cuts_off_are_not_counted(tmp_path: Path) -> No
     save_indexes(tmp_path, {file: Index(names=names, places=more, stamp=index.stamp)})
     with pytest.raises(StoreError, match=r"shorter\.mp4: .* numbers its frames otherwise"):
         check_unchanged(tmp_path, manifest)
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mkv"])
+def test_b_frames_with_times_of_decoding_are_refused(ending: str, tmp_path: Path) -> None:
+    """As an AVI has them, and what is copied from one."""
+    file = write(tmp_path / "v.avi", 40, options={"bf": "2", "g": "12"})
+    if ending == ".mkv":
+        file = copied(file, file.with_suffix(ending))
+    with pytest.raises(DataError, match=rf"v\{ending}: .* encode it anew: ffmpeg -i v"):
+        scan_video(file, STAMP)
+    for codec, options in (("libx264", {"bf": "0"}), ("mpeg4", {"bf": "2"})):
+        sound = write(tmp_path / f"{codec}.avi", 40, codec, options=options)
+        index, wanted = scan_video(sound, STAMP), in_order(sound)
+        video = VideoFile(sound)
+        for number in (30, 3, 17):
+            found = decode(video.image(int(index.places["offset"][number]), LIMIT))
+            assert (found == wanted[number]).all()
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg: apt-get install ffmpeg")
