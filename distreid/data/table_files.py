@@ -60,13 +60,24 @@ def _json(file: Path) -> Table:
     if isinstance(content, list):
         return _records(file, content)
     if isinstance(content, dict) and content:
-        columns = [
-            list(values.values()) if isinstance(values, dict) else values
-            for values in content.values()
-        ]
+        columns = list(content.values())
+        if all(isinstance(column, dict) for column in columns):
+            columns = _by_row(file, content)
         if all(isinstance(c, list) for c in columns) and len({len(c) for c in columns}) == 1:
             return _table(file, dict(zip(content, columns, strict=True)), [])
     raise DataError(f'{file}: no list of records, such as [{{"path": "1.jpg"}}]; write it so')
+
+
+def _by_row(file: Path, content: dict[str, dict[str, Any]]) -> list[list[Any]]:
+    """The values of columns that are told by the names of the rows, in one order."""
+    first, rows = next(iter(content.items()))
+    for name, column in content.items():
+        if differing := sorted(column.keys() ^ rows.keys()):
+            raise DataError(
+                f"{file}: column {name} has other rows than {first}: {differing[0]!r} is in one "
+                "of them alone; write each row in both"
+            )
+    return [[column[row] for row in rows] for column in content.values()]
 
 
 def _json_lines(file: Path) -> Table:

@@ -349,6 +349,13 @@ def test_files_of_other_programs(tmp_path: Path, kind: str) -> None:
     assert manifest.extra["time"].tolist() == [b"1769860800", b""]
 
 
+def test_columns_of_json_are_joined_by_their_keys(tmp_path: Path) -> None:
+    text = '{"path": {"0": "a.jpg", "1": "b.jpg"}, "pid": {"1": 20, "0": 10}}'
+    manifest = read(tmp_path, text, "a.json")
+    assert manifest.path.tolist() == [b"a.jpg", b"b.jpg"]
+    assert manifest.person_id.tolist() == [10, 20]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -357,6 +364,8 @@ def test_files_of_other_programs(tmp_path: Path, kind: str) -> None:
         ("a.json", b'{"path": 1}', "no list of records"),
         ("a.json", b'[{"path": ["a"]}]', r"row 1: path is \['a'\], no single"),
         ("a.json", b"[" * 100000, "no JSON"),
+        ("a.json", b'{"path": {"0": "a", "1": "b"}, "pid": {"0": 1, "7": 2}}', "pid has other row"),
+        ("a.json", b'{"path": {"0": "a", "1": "b"}, "pid": [1, 2]}', "no list of records"),
         ("a.jsonl", b'{"path": "a"}\n{"path"\n', "record 2: no JSON"),
         ("a.xlsx", b"PK nothing", r"no \.xlsx, or a damaged one"),
         ("a.csv", b"path," + b"x," * 1000000 + b"y\n", "1,000,002 columns, 1,000 at most"),
