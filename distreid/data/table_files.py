@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from distreid.errors import DataError, OptionError
 
 TABLES_EXTRA = "pip install 'distreid[tables]'"
 UNPACKED_LIMIT = 1 << 30  # bytes of an Excel file's parts
+MERGED, LONGEST_TAG = re.compile(rb"<(\w+:)?mergeCell\s"), 64
 
 
 def read_table(file: Path, *, has_header: bool | None = None) -> Table:
@@ -106,15 +109,29 @@ def _records(file: Path, records: list[Any]) -> Table:
 
 
 def _excel(file: Path) -> Table:
-    """The first sheet."""
+    """The only sheet with rows. DataError for what Excel shows, and the file's cells do not have:
+    merged cells, and formulas that were not computed."""
     openpyxl = _library("openpyxl")
     try:
         with zipfile.ZipFile(file) as parts:
             if sum(part.file_size for part in parts.infolist()) > UNPACKED_LIMIT:
                 raise DataError(f"{file}: more than {UNPACKED_LIMIT:,} bytes unpacked; save a CSV")
+            if any(map(partial(_has_merged_cells, parts), parts.namelist())):
+                raise DataError(f"{file}: merged cells, of which one has the value; unmerge them")
         book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-        rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+        formulas = openpyxl.load_workbook(file, read_only=True)
+        for sheet in (*book.worksheets, *formulas.worksheets):
+            sheet.reset_dimensions()  # some programs write too small ones
+        if more := [sheet.title for sheet in book.worksheets[1:] if _has_values(sheet)]:
+            raise DataError(
+                f"{file}: rows also in sheet {more[0]!r}, and one sheet is read; save each as a CSV"
+            )
+        rows = [
+            list(map(partial(_computed, file), *cells))
+            for cells in zip(book.worksheets[0].rows, formulas.worksheets[0].rows, strict=True)
+        ]
         book.close()
+        formulas.close()
     except DataError:
         raise
     except Exception as error:  # damaged files raise nearly anything
@@ -122,8 +139,9 @@ def _excel(file: Path) -> Table:
     rows = [row for row in rows if any(value is not None for value in row)]
     if not rows:
         raise DataError(f"{file}: the first sheet is empty")
-    while rows[0] and all(row[-1] is None for row in rows):
-        rows = [row[:-1] for row in rows]
+    # A row ends at its last cell, and empty cells at the end are no columns.
+    width = max(place for row in rows for place, value in enumerate(row, 1) if value is not None)
+    rows = [[*row, *[None] * width][:width] for row in rows]
     if len(rows[0]) > COLUMN_LIMIT:
         raise DataError(_too_many(file, len(rows[0])))
     header = [_text(name, file, "the header", 1) for name in rows[0]]
@@ -133,6 +151,34 @@ def _excel(file: Path) -> Table:
         for name, column in zip(header, columns, strict=True)
     ]
     return Table(file=file, header=header, columns=texts)
+
+
+def _has_merged_cells(parts: zipfile.ZipFile, name: str) -> bool:
+    """Whether a part is a sheet with merged cells, which openpyxl tells only of a sheet that is in
+    memory as a whole."""
+    if not name.startswith("xl/worksheets/"):
+        return False
+    with parts.open(name) as stream:
+        before = b""
+        while block := stream.read(1 << 20):
+            if MERGED.search(before + block):
+                return True
+            before = block[-LONGEST_TAG:]
+    return False
+
+
+def _has_values(sheet: Any) -> bool:
+    return any(value is not None for row in sheet.iter_rows(values_only=True) for value in row)
+
+
+def _computed(file: Path, cell: Any, formula: Any) -> Any:
+    """A cell's value; DataError for a formula of which the file has none. An empty text is one."""
+    if cell.value is None and formula.value is not None and cell.data_type == "n":
+        raise DataError(
+            f"{file}: {formula.coordinate} is a formula that was not computed; open it in Excel or "
+            "LibreOffice and save it"
+        )
+    return cell.value
 
 
 READERS: dict[str, Callable[[Path], Table]] = {

@@ -1,6 +1,9 @@
 import contextlib
+import importlib
 import os
+import re
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +391,52 @@ def test_an_excel_file_that_unpacks_to_far_more_is_refused(
     monkeypatch.setattr(table_files, "UNPACKED_LIMIT", 1000)
     with pytest.raises(DataError, match="more than 1,000 bytes unpacked; save a CSV"):
         open_data(str(tmp_path / "a.xlsx"))
+
+
+def excel_file(file: Path, *sheets: list[list[Any]]) -> Any:
+    book = importlib.import_module("openpyxl").Workbook()
+    for place, rows in enumerate(sheets):
+        sheet = book.create_sheet() if place else book.active
+        for row in rows:
+            sheet.append(row)
+    book.save(file)
+    return book
+
+
+ROWS: list[list[Any]] = [
+    ["path", "pid", "camera"],
+    ["a.jpg", 1, 1],
+    ["b.jpg", 2, None],
+    ["c.jpg", 3, 1],
+]
+
+
+@pytest.mark.parametrize("said", [b'<dimension ref="A1:B2" />', b'<dimension ref="A1"/>', b""])
+def test_an_excel_sheet_is_read_whole_whatever_size_it_says(said: bytes, tmp_path: Path) -> None:
+    file, changed = tmp_path / "a.xlsx", tmp_path / "b.xlsx"
+    excel_file(file, ROWS, [])
+    with zipfile.ZipFile(file) as parts, zipfile.ZipFile(changed, "w") as target:
+        for name in parts.namelist():
+            target.writestr(name, re.sub(rb"<dimension [^>]*>", said, parts.read(name)))
+    manifest = open_data(str(changed))
+    assert manifest.path.tolist() == [b"a.jpg", b"b.jpg", b"c.jpg"]
+    assert manifest.person_id.tolist() == [1, 2, 3]
+    assert manifest.camera_id.tolist() == [1, NO_CAMERA, 1]
+
+
+def test_what_excel_shows_and_the_cells_do_not_have_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.xlsx"
+    excel_file(file, ROWS, ROWS)
+    with pytest.raises(DataError, match=r"a\.xlsx: rows also in sheet 'Sheet1'.*; save each as"):
+        open_data(str(file))
+    book = excel_file(file, [*ROWS, ["d.jpg", "=B4+1"]])
+    with pytest.raises(DataError, match=r"a\.xlsx: B5 is a formula that was not computed; open it"):
+        open_data(str(file))
+    del book.active["B5"]
+    book.active.merge_cells("C3:C4")
+    book.save(file)
+    with pytest.raises(DataError, match=r"a\.xlsx: merged cells, .*; unmerge them"):
+        open_data(str(file))
 
 
 @settings(max_examples=150, deadline=None)
