@@ -18,6 +18,7 @@ from distreid.data.locators import ARROW, kind_of, locate
 from distreid.data.manifest import Manifest
 from distreid.data.table_text import Table
 from distreid.errors import DataError, ImageError
+from distreid.host.counts import counted
 
 LABELS = (b".json", b".cls")
 PATH_NAMES, PERSON_NAMES = SYNONYMS["path"], SYNONYMS["person_id"]
@@ -32,28 +33,31 @@ def webdataset(root: Path, asked: LayoutRequest) -> Manifest:
     Rows lie in the order of the archives. DataError for a .json or .cls that is none.
     """
     names = _tree(root).relative_names()
-    beside = {name: name for name in names if name.lower().endswith(LABELS)}
+    beside = _label_members(root, names)
     archives = list(root.archives) if isinstance(root, ShardFolder) else [locate(root).file]
     number_of = {os.fsencode(archive.name): place for place, archive in enumerate(archives)}
     images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
     inside = [_archive_and_name(root, name, number_of) for name in images]
     order = in_archive_order(archives, inside)
     records: list[dict[str, Any]] = []
+    without = 0
     for place in order:
         key = _key(images[place])
         number, _ = inside[place]
         record: dict[str, Any] = {}
         for ending in LABELS:
-            if key + ending in beside:
-                _, member = _archive_and_name(root, key + ending, number_of)
+            if (key, ending) in beside:
+                _, member = _archive_and_name(root, beside[key, ending], number_of)
                 record |= _labels(archives[number], os.fsdecode(member), ending)
+        without += not any((key, ending) in beside for ending in LABELS)
         records.append(record)
     columns = dict.fromkeys(name for record in records for name in record)
     values = {name: [_text(record.get(name)) for record in records] for name in columns}
     if "cls" in values and not any(name in asked.columns.values() for name in ("cls",)):
         asked = _with_person(asked, values, "cls")
     paths = [os.fsdecode(images[place]) for place in order]
-    return _table_manifest(root, "webdataset", paths, values, [], asked)
+    notes = [f"{counted(without, 'image')} without a .json or a .cls: nothing is told of them"]
+    return _table_manifest(root, "webdataset", paths, values, notes if without else [], asked)
 
 
 def image_column(root: Path, asked: LayoutRequest) -> Manifest:
@@ -126,6 +130,21 @@ def _key(name: bytes) -> bytes:
     """What the parts of one sample share: the path up to the first dot of the file's name."""
     folder, slash, file = name.rpartition(b"/")
     return folder + slash + file.partition(b".")[0]
+
+
+def _label_members(root: Path, names: list[bytes]) -> dict[tuple[bytes, bytes], bytes]:
+    """The labels of a sample, by what its parts share and their ending in small letters."""
+    found: dict[tuple[bytes, bytes], bytes] = {}
+    for name in names:
+        for ending in LABELS:
+            if not name.lower().endswith(ending):
+                continue
+            if (other := found.setdefault((_key(name), ending), name)) != name:
+                both = " and ".join(os.fsdecode(each) for each in (other, name))
+                raise DataError(
+                    f"{root}: {both} are labels of one image; pack the one that is meant"
+                )
+    return found
 
 
 def _labels(archive: Path, member: str, ending: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from distreid.data.archives import read_member
 from distreid.data.locators import locate
-from distreid.data.manifest import Manifest
+from distreid.data.manifest import NO_PERSON, Manifest
 from distreid.data.source import open_data
 from distreid.errors import DataError, ImageError
 
@@ -68,6 +68,20 @@ def test_a_cls_is_the_person_unless_a_json_tells_one(tmp_path: Path) -> None:
     shard(file, {"1.jpg": JPEG, "1.cls": b"7", "1.json": record(who=3, id=4)})
     manifest = open_data(str(file), columns={"person_id": "who"})
     assert manifest.person_id.tolist() == [3] and manifest.extra["cls"].tolist() == [b"7"]
+
+
+@pytest.mark.parametrize("ending", ["meta.json", "JSON"])
+def test_labels_beside_an_image_are_read_however_they_end(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.tar"
+    labels = {f"{key}.{ending}": record(pid=int(key) + 4) for key in ("1", "2")}
+    shard(file, {"1.image.jpg": JPEG, "2.image.jpg": JPEG, "3.jpg": JPEG, **labels})
+    manifest = open_data(str(file))
+    assert manifest.layout == "webdataset"
+    assert manifest.person_id.tolist() == [5, 6, NO_PERSON]
+    assert "1 image without a .json or a .cls: nothing is told of them" in manifest.notes
+    shard(file, {"1.jpg": JPEG, "1.json": record(pid=1), f"1.a.{ending}": record(pid=2)})
+    with pytest.raises(DataError, match=r"x\.tar.*: 1\..* and 1\..* are labels of one image"):
+        open_data(str(file))
 
 
 @pytest.mark.parametrize(("name", "data"), [("1.json", b"{"), ("1.json", b"[1]"), ("1.cls", b"x")])
