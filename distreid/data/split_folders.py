@@ -41,6 +41,8 @@ LABEL_NAMES = (
     re.compile(r"(?P<person>-1|\d{1,18})_?(?:[^cC]*_)?[cC](?P<camera>\d{1,18})"),
     re.compile(r"(?P<person>\d{1,18})_\d{3}_(?P<camera>\d\d)_"),
 )
+IN_FOLDER = re.compile(r"[^\d-]{0,3}(-1|\d{1,18})")
+"""A person's folder with a number, such as 12 or p12."""
 CAMERA_FOLDER = re.compile(r"(camera|cam|c)[ _-]?\d+", flags=re.IGNORECASE)
 # Of names that tell no camera: a number before more, or one word and a number.
 NUMBER_FIRST = re.compile(r"(-1|\d{1,18})[ _.-].+")
@@ -102,7 +104,8 @@ def split_folders(root: Path, asked: LayoutRequest) -> Manifest:
         notes += [f"{folder}: {note}" for note in ignored]
         parts.append(Part(split=split, folder=folder, paths=[os.fsdecode(p) for p in paths]))
     name = _name_pattern(parts)
-    told = [_told(root, part, name, folders) for part in parts]
+    numbers = _numbers_of_folders(parts, name)
+    told = [_told(root, part, name, folders, numbers) for part in parts]
     notes += dict.fromkeys(note for each in told for note in each.notes)
     as_text = asked.ids == "text"
     person = labels_of([text for each in told for text in each.person], PERSON, as_text=as_text)
@@ -157,16 +160,38 @@ def _name_pattern(parts: list[Part]) -> re.Pattern[str] | None:
     return None
 
 
-def _told(root: Path, part: Part, name: re.Pattern[str] | None, folders: Mapping[str, str]) -> Told:
+def _numbers_of_folders(parts: list[Part], name: re.Pattern[str] | None) -> dict[str, str]:
+    """Of each person's folder in which a name tells the person, in any part, what it tells: all
+    images of the folder are of one person, also those whose names tell nothing."""
+    numbers: dict[str, str] = {}
+    for path in (path for part in parts for path in part.paths if name):
+        folder, inside, _ = path.partition("/")
+        match = name and name.match(os.path.basename(path))
+        if inside and match and IN_FOLDER.fullmatch(folder):
+            numbers.setdefault(folder, match["person"])
+    return numbers
+
+
+def _told(
+    root: Path,
+    part: Part,
+    name: re.Pattern[str] | None,
+    folders: Mapping[str, str],
+    numbers: Mapping[str, str],
+) -> Told:
     if any("/" in path for path in part.paths):
-        return _by_folder(root, part, name, folders)
+        return _by_folder(root, part, name, folders, numbers)
     if name is not None:
         return _by_pattern(part, name)
     return _by_first_word(root, part)
 
 
 def _by_folder(
-    root: Path, part: Part, name: re.Pattern[str] | None, folders: Mapping[str, str]
+    root: Path,
+    part: Part,
+    name: re.Pattern[str] | None,
+    folders: Mapping[str, str],
+    numbers: Mapping[str, str],
 ) -> Told:
     """The first folder is the person; a name that tells person and camera must agree."""
     of = {split: folder for folder, split in folders.items()}
@@ -199,15 +224,13 @@ def _by_folder(
     without = 0
     for path, person in zip(part.paths, persons, strict=True):
         match = name and name.match(os.path.basename(path))
-        number = re.fullmatch(r"[^\d-]{0,3}(-1|\d{1,18})", person)
-        if match and person and number:
-            if int(number[1]) != int(match["person"]):
-                raise DataError(
-                    f"{root / part.folder / path}: the folder tells person {int(number[1])}, the "
-                    f"name {int(match['person'])}; mend one, or give {option} to go by the folder"
-                )
-            person = match["person"]
-        told.person.append(person)
+        number = IN_FOLDER.fullmatch(person)
+        if match and number and int(number[1]) != int(match["person"]):
+            raise DataError(
+                f"{root / part.folder / path}: the folder tells person {int(number[1])}, the "
+                f"name {int(match['person'])}; mend one, or give {option} to go by the folder"
+            )
+        told.person.append(numbers.get(person, person))
         told.camera.append(match["camera"] if match else "")
         if cameras:
             told.camera[-1] = path.split("/")[1]

@@ -30,6 +30,18 @@ def test_a_folder_in_that_of_the_split_is_a_person(tmp_path: Path) -> None:
     assert "person: 2 names, numbered in sorted order: 'anna', 'cow 17'" in manifest.notes
 
 
+def test_all_images_of_a_folder_are_of_one_person(tmp_path: Path) -> None:
+    """Also those whose names tell nothing, where others tell a number."""
+    for folder in ("probe/p12", "probe/p13", "gallery/p13"):
+        touch(tmp_path, *(f"{folder}/{folder[-2:]}_c{camera}_1.jpg" for camera in (1, 2)))
+    touch(tmp_path, "probe/p12/extra.jpg", "gallery/p12/more.jpg")
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "split_folders"
+    assert dict(zip(manifest.path.tolist(), manifest.person_id.tolist(), strict=True)) == {
+        path: 12 if b"/p12/" in path else 13 for path in manifest.path.tolist()
+    }
+
+
 def test_train_val_test_are_splits_and_no_persons(tmp_path: Path) -> None:
     touch(tmp_path, "train/7/a.jpg", "val/8/b.jpg", "test/0009/c.jpg")
     manifest = open_data(str(tmp_path))
