@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import csv
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distreid.data import json_text
 from distreid.data.box_request import Corners
 from distreid.data.found_boxes import (
     CAMERA_COLUMN,
@@ -256,7 +256,7 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
     """Images, annotations and categories, or a list of detections: their frames are those named by
     the image's number."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json_text.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: no JSON ({' '.join(str(error).split())}); mend it") from error
     whole = isinstance(content, dict)

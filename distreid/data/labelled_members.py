@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distreid.data import json_text
 from distreid.data.archive_tree import ArchiveTree, ShardFolder
 from distreid.data.archives import in_archive_order, read_member
 from distreid.data.arrow_files import ArrowFile
@@ -152,7 +152,7 @@ def _labels(archive: Path, member: str, ending: bytes) -> dict[str, Any]:
         text = read_member(archive, member, LABEL_LIMIT).decode("utf-8-sig")
         if ending == b".cls":
             return {"cls": int(text)}
-        content = json.loads(text)
+        content = json_text.loads(text)
     except (ValueError, RecursionError, ImageError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{archive}#/{member}: no labels ({reason}); mend it") from error

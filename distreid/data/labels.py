@@ -18,6 +18,7 @@ from distreid.data.manifest import (
     NO_SPLIT,
     OTHER,
     QUERY,
+    utf8,
 )
 from distreid.errors import DataError
 from distreid.host.counts import counted
@@ -105,8 +106,8 @@ def labels_of(
     names = sorted(known - junk, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)
     of = {text: place.get(value, kind.unknown) for text, value in clean.items()}
-    shown = {text: _utf8(clean[text]) if value >= 0 else "" for text, value in of.items()}
-    some = ", ".join(map(repr, map(_utf8, names[:SHOWN])))
+    shown = {text: utf8(clean[text]) if value >= 0 else "" for text, value in of.items()}
+    some = ", ".join(map(repr, map(utf8, names[:SHOWN])))
     notes.append(
         f"{kind.what}: {counted(len(names), 'name')}, numbered in sorted order: {some}"
         + (", …" if len(names) > SHOWN else "")
@@ -186,8 +187,3 @@ def _written_twice(numbers: Mapping[str, int], kind: Kind) -> list[str]:
                 "--ids text keeps them apart"
             ]
     return []
-
-
-def _utf8(text: str) -> str:
-    """A name as HDF5 can hold it: bytes that are no UTF-8 become escapes."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")

@@ -187,6 +187,12 @@ def text_column(values: list[bytes]) -> Text:
     return np.array(values, dtype=f"S{max(map(len, values), default=1) or 1}")
 
 
+def utf8(text: str) -> str:
+    """A text as HDF5 can hold it: bytes that are no UTF-8, as names of files have them, become
+    escapes."""
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def build_manifest(
     *,
     root: Path,
@@ -210,7 +216,7 @@ def build_manifest(
         camera_id=np.array([NO_CAMERA] * rows if camera_id is None else camera_id, dtype=np.int64),
         split=text_column([b""] * rows if split is None else [words[word] for word in split]),
         extra={
-            name: text_column([value.encode() for value in column])
+            name: text_column([utf8(value).encode() for value in column])
             for name, column in (extra or {}).items()
         },
         source_names=source_names or {},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import json
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distreid.data.table_text import COLUMN_LIMIT, FIELD_LIMIT, Table, read_text_table
+from distreid.data import json_text
+from distreid.data.table_text import (
+    COLUMN_LIMIT,
+    FIELD_LIMIT,
+    IMAGE_NAME,
+    Table,
+    read_text_table,
+)
 from distreid.errors import DataError, OptionError
 
 TABLES_EXTRA = "pip install 'distreid[tables]'"
@@ -32,7 +38,8 @@ def read_table(file: Path, *, has_header: bool | None = None) -> Table:
 
 
 def _parquet(file: Path) -> Table:
-    """Columns of single values; lists, such as features, are left out."""
+    """Columns of single values; lists, such as features, are left out, and bytes that are no
+    text."""
     arrow, parquet = _library("pyarrow"), _library("pyarrow.parquet")
     try:
         whole = parquet.ParquetFile(file)
@@ -48,16 +55,25 @@ def _parquet(file: Path) -> Table:
     except Exception as error:  # damaged files raise nearly anything
         raise DataError(f"{file}: no Parquet, or a damaged one ({_one_line(error)})") from error
     left_out = [name for name in whole.schema_arrow.names if name not in flat]
+    no_text = [name for name, column in values.items() if not all(map(_is_text, column))]
     # pandas keeps its index so.
-    values = {("" if name.startswith("__index_level_") else name): v for name, v in values.items()}
-    notes = [f"columns of lists left out: {', '.join(left_out)}"] if left_out else []
+    values = {
+        ("" if name.startswith("__index_level_") else name): column
+        for name, column in values.items()
+        if name not in no_text
+    }
+    notes = [
+        f"columns of {what} left out: {', '.join(names)}"
+        for what, names in (("lists", left_out), ("bytes that are no text", no_text))
+        if names
+    ]
     return _table(file, values, notes)
 
 
 def _json(file: Path) -> Table:
     """A list of records, or what pandas.DataFrame.to_json writes."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = json_text.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: no JSON ({_one_line(error)}); mend it") from error
     if isinstance(content, list):
@@ -89,7 +105,7 @@ def _json_lines(file: Path) -> Table:
     try:
         for line in file.read_text(encoding="utf-8-sig").splitlines():
             if line.strip():
-                records.append(json.loads(line))
+                records.append(json_text.loads(line))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"{file}, record {len(records) + 1}: no JSON ({_one_line(error)}); mend it"
@@ -217,6 +233,18 @@ def _text(value: Any, file: Path, name: str, row: int) -> str:
     if len(text) > FIELD_LIMIT:
         raise DataError(f"{file}, row {row}: {name} has more than {FIELD_LIMIT:,} characters")
     return text
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value can be one; the name of an image may have any bytes but NUL."""
+    if not isinstance(value, bytes):
+        return True
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = value.decode("utf-8", "surrogateescape")
+        return IMAGE_NAME.fullmatch(text) is not None
+    return "\0" not in text
 
 
 def _too_many(file: Path, columns: int) -> str:

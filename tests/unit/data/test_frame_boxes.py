@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,16 @@ def test_motchallenge_is_found_by_itself(tmp_path: Path) -> None:
     (tmp_path / "MOT-02/gt/gt.txt").write_text("1,3,1,2\n")
     with pytest.raises(DataError, match=r"gt\.txt, line 1: frame, id, x, y, w, h are wanted"):
         open_data(str(tmp_path))
+
+
+def test_a_sequence_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    folder = sequence(tmp_path, "MOT").rename(tmp_path / os.fsdecode(b"s\xe9q"))
+    (folder / "gt").mkdir()
+    (folder / "gt/gt.txt").write_text("1,3,1,2,3,4,1,1,0.9\n")
+    manifest = open_data(str(tmp_path))
+    assert manifest.path.tolist() == [b"s\xe9q/img1/000001.jpg#xyxy=1,2,4,6"]
+    assert manifest.extra["tracklet"].tolist() == [rb"s\xe9q_3"]
+    assert manifest.names("camera_name") == {0: r"s\xe9q"}
 
 
 def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> None:

@@ -359,6 +359,22 @@ def test_columns_of_json_are_joined_by_their_keys(tmp_path: Path) -> None:
     assert manifest.person_id.tolist() == [10, 20]
 
 
+def test_what_is_no_text_is_left_out_or_escaped(tmp_path: Path) -> None:
+    table = pandas.DataFrame(
+        {"path": [b"a\xff.jpg", b"b.jpg"], "pid": [b"1", b"2"], "hash": [b"\xff\x80", b"\1\0"]}
+    )
+    table.to_parquet(tmp_path / "a.parquet")
+    manifest = open_data(str(tmp_path / "a.parquet"))
+    assert manifest.path.tolist() == [b"a\xff.jpg", b"b.jpg"]
+    assert manifest.person_id.tolist() == [1, 2] and not manifest.extra
+    assert "columns of bytes that are no text left out: hash" in manifest.notes
+    half = r'[{"path": "\ud83d.jpg", "name": "\ud83d", "\udcff": "\ud83d\ude00\ud83d"}]'
+    manifest = read(tmp_path, half, "a.json")
+    assert manifest.path.tolist() == [rb"\ud83d.jpg"]
+    assert manifest.names("person_name") == {0: r"\ud83d"}
+    assert manifest.extra[r"\udcff"].tolist() == ["😀\\ud83d".encode()]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
