@@ -6,6 +6,7 @@ import configparser
 import csv
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,7 @@ CLASS_NAMES = ("class", "category", "categoryid", "cls", "classid")
 
 SEQUENCE = "seqinfo.ini"
 MOT_FILES = ("gt/gt.txt", "det/det.txt")  # the first that is there
+DETECTOR = re.compile(r"(.+)-(?:DPM|FRCNN|SDP)")  # MOT17 has each sequence once for each detector
 MOT_FIELDS = 6  # at least: frame, id, x, y, w, h; then a flag or score, a class, …
 
 
@@ -79,6 +81,8 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
     ground truth, else its detections. An id is of its sequence alone; a sequence is a camera; time
     is in seconds from a sequence's first frame, where its rate is told."""
     found = FoundBoxes()
+    truths: set[tuple[str, bytes]] = set()
+    same: list[str] = []
     for folder in sequences(root):
         before = "" if folder == root else f"{folder.name}/"
         info = _sequence(folder / SEQUENCE)
@@ -87,6 +91,12 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
             raise DataError(f"{folder}: no {boxes or ' or '.join(MOT_FILES)}; check --boxes")
         file = folder / names[0]
         is_truth = names[0] == MOT_FILES[0]
+        if is_truth and (match := DETECTOR.fullmatch(folder.name)):
+            truth = match[1], file.read_bytes()
+            if truth in truths:
+                same.append(folder.name)
+                continue
+            truths.add(truth)
         ignored = 0
         for line, values in _numbers(file):
             frame, track = int(values[0]), int(values[1])
@@ -114,6 +124,11 @@ def read_motchallenge(root: Path, boxes: str | None = None) -> FoundBoxes:
                 "ignores"
             )
         found.notes.append(f"{folder.name}: boxes of {names[0]}")
+    if same:
+        found.notes.append(
+            "left out, as frames and persons are those of a sequence with another detector: "
+            + ", ".join(same)
+        )
     return found
 
 

@@ -187,6 +187,23 @@ def test_a_sequence_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     assert manifest.names("camera_name") == {0: r"s\xe9q"}
 
 
+def test_a_sequence_of_mot17_is_read_once_and_not_for_each_detector(tmp_path: Path) -> None:
+    for place, name in enumerate(
+        ("MOT17-02-DPM", "MOT17-02-FRCNN", "MOT17-02-SDP", "MOT17-04-SDP")
+    ):
+        for kind in ("gt", "det"):
+            (sequence(tmp_path, name) / kind).mkdir()
+        (tmp_path / name / "gt/gt.txt").write_text("1,3,1,2,3,4,1,1,0.9\n")
+        (tmp_path / name / "det/det.txt").write_text(f"1,-1,{place},2,3,4,0.75,-1,-1,-1\n")
+    manifest = open_data(str(tmp_path))
+    assert [frame.split("/")[0] for frame, _ in boxes_of(manifest)] == [
+        *("MOT17-02-DPM", "MOT17-04-SDP"),
+    ]
+    assert any(note.endswith(": MOT17-02-FRCNN, MOT17-02-SDP") for note in manifest.notes)
+    # Each detector's boxes are its own.
+    assert len(open_data(str(tmp_path), boxes=BoxRequest(file="det/det.txt"))) == 4
+
+
 def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> None:
     frame(tmp_path / "frames/000007.png")
     file = tmp_path / "coco.json"
