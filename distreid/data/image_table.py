@@ -14,6 +14,7 @@ from distreid.data.image_files import LayoutRequest
 from distreid.data.labels import (
     CAMERA,
     MISSING,
+    MISSING_OR_NAME,
     PERSON,
     SPLIT_WORDS,
     WHOLE,
@@ -123,7 +124,7 @@ def manifest_of(
         raise DataError(f"{file}: --split-names: which column? give --columns split=HEADER too")
     if TIME in place:
         times = columns.pop(place[TIME])
-        notes += taken_for_unknown("time", Counter(times), MISSING)
+        notes += taken_for_unknown("time", Counter(times), MISSING | MISSING_OR_NAME)
         extra[TIME] = _seconds(table, place[TIME], times)
         source_names[TIME] = place[TIME]
     for name in (TRACKLET, VIEWPOINT):
@@ -250,7 +251,7 @@ def _number_and_name(table: Table, found: list[str]) -> tuple[str, str] | None:
 
 
 def _is_number(text: str) -> bool:
-    return text.strip() in MISSING or WHOLE.fullmatch(text.strip()) is not None
+    return text.strip() in MISSING | MISSING_OR_NAME or WHOLE.fullmatch(text.strip()) is not None
 
 
 def _by_content(table: Table, free: list[str], place: dict[str, str]) -> dict[str, str]:
@@ -341,10 +342,11 @@ def _with_names(table: Table, labels: Labels, names: list[str], kind: Kind) -> L
 def _seconds(table: Table, column: str, values: Sequence[str]) -> list[str]:
     """Times as seconds since 1970: ISO 8601, UTC where no zone is given, or seconds."""
     found: dict[str, str] = {}
+    unknown = MISSING | MISSING_OR_NAME
     for row, value in enumerate(values):
         if value not in found:
             try:
-                found[value] = "" if value.strip() in MISSING else seconds_since_1970(value.strip())
+                found[value] = "" if value.strip() in unknown else seconds_since_1970(value.strip())
             except (ValueError, OverflowError) as error:
                 raise DataError(
                     f"{table.where(row)}: {column} is {value!r}; it must be ISO 8601, such as "

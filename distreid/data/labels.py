@@ -25,6 +25,8 @@ from distreid.host.counts import counted
 
 # What programs write where a value is missing.
 MISSING = frozenset({"", "nan", "NaN", "None", "null", "<NA>"})
+# What R, SQL and persons write there, and what could be a name, too.
+MISSING_OR_NAME = frozenset({"NA", "N/A", "NULL", "NONE"})
 WHOLE = re.compile(r"(-?\d{1,18})(\.0*)?", flags=re.ASCII)  # 12.0: as pandas writes 12 beside NaN
 NUMBER = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?", flags=re.ASCII)
 SHOWN = 3
@@ -75,33 +77,38 @@ def labels_of(
     where: Callable[[int], str] | None = None,
 ) -> Labels:
     """A column of texts as labels. All are names if one of them is no whole number, or by
-    `as_text` (`--ids text`); the person -1 is junk also among names.
+    `as_text` (`--ids text`); the person -1 is junk also among names. `MISSING_OR_NAME` is unknown
+    in a table and among whole numbers; a folder of that name beside others with names is one.
 
     With `where`, which gives a row's place, a number that is no whole one, or that 64 bits do not
     hold, is a DataError; without, it is a name.
     """
     counts = Counter(texts)
     clean = {text: text.strip() for text in counts}
-    # Our own exports write the number of the unknown.
+    if not as_text:  # a number among names is written without its point, too
+        clean = {text: _without_point(value) for text, value in clean.items()}
+    # Our own exports write the number of the unknown, and pandas may write it with a point.
     missing = MISSING | {str(kind.unknown)}
-    known = {text for text in clean.values() if text not in missing}
-    notes = taken_for_unknown(kind.what, counts, missing)
+    known = {text for text in clean.values() if _without_point(text) not in missing}
     number_of = {text: _whole(text, kind) for text in known}
-    if not as_text and None not in number_of.values():
+    wrong = {text for text, number in number_of.items() if number is None}
+    marks = wrong & MISSING_OR_NAME
+    if not as_text and (where or wrong == marks):
+        missing, known, wrong = missing | marks, known - marks, wrong - marks
+    notes = taken_for_unknown(kind.what, counts, missing)
+    if marks & missing:
+        notes.append(f"{kind.what}: --ids text takes {', '.join(sorted(marks))} for a name")
+    if not as_text and not wrong:
         numbers = {text: number for text, number in number_of.items() if number is not None}
         notes += _written_twice(numbers, kind)
         of = {text: numbers.get(value, kind.unknown) for text, value in clean.items()}
         return Labels(numbers=[of[text] for text in texts], notes=notes)
-    wrong = {text for text, number in number_of.items() if number is None}
     if where and not as_text and all(map(NUMBER.fullmatch, wrong)):
         row = next(row for row, text in enumerate(texts) if clean[text] in wrong)
         raise DataError(
-            f"{where(row)}: {kind.what}_id is {clean[texts[row]]!r}; it must be a whole number "
+            f"{where(row)}: {kind.what}_id is {texts[row].strip()!r}; it must be a whole number "
             f"from {kind.least} of 18 digits at most, or empty; --ids text takes numbers for names"
         )
-    if not as_text:  # a number among names is written without its point, too
-        clean = {text: _without_point(value) for text, value in clean.items()}
-        known = set(map(_without_point, known)) - missing
     junk = {str(JUNK)} & known if kind is PERSON else set()
     names = sorted(known - junk, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)
@@ -120,7 +127,11 @@ def labels_of(
 def taken_for_unknown(what: str, counts: Mapping[str, int], missing: Collection[str]) -> list[str]:
     """A note on texts, with their numbers of rows, that say that something is not known; none on
     empty ones."""
-    written = {text: text.strip() for text in counts if text.strip() in missing and text.strip()}
+    written = {
+        text: text.strip()
+        for text in counts
+        if text.strip() and _without_point(text.strip()) in missing
+    }
     if not written:
         return []
     rows = counted(sum(counts[text] for text in written), "row")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreid.data import table_files
+from distreid.data.labels import PERSON, labels_of
 from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, Manifest, build_manifest
 from distreid.data.source import open_data
 from distreid.errors import DataError
@@ -106,6 +107,31 @@ def test_12_0_is_12_and_nan_is_nobody(tmp_path: Path) -> None:
     assert manifest.camera_id.tolist() == [1, NO_CAMERA, 3]
     assert manifest.extra == {}
     assert manifest.notes == ("person: nan is taken for unknown (1 row)",)
+
+
+@pytest.mark.parametrize("mark", ["NA", "NULL", "N/A", "NONE"])
+def test_what_r_and_sql_write_for_nothing_is_unknown(mark: str, tmp_path: Path) -> None:
+    rows = f"path,pid,camera,time\na.jpg,1,hall,5\nb.jpg,{mark},{mark},{mark}\n"
+    manifest = read(tmp_path, rows)
+    assert manifest.person_id.tolist() == [1, NO_PERSON]
+    assert manifest.camera_id.tolist() == [0, NO_CAMERA]
+    assert manifest.extra["time"].tolist() == [b"5", b""]
+    for what in ("person", "camera"):
+        assert f"{what}: {mark} is taken for unknown (1 row)" in manifest.notes
+        assert f"{what}: --ids text takes {mark} for a name" in manifest.notes
+    kept = read(tmp_path, rows, ids="text")
+    assert sorted(kept.names("person_name").values()) == ["1", mark]
+    # Of folders, where nothing is missing.
+    assert labels_of(["anna", mark], PERSON).numbers != [0, NO_PERSON]
+    assert labels_of(["7", mark], PERSON).numbers == [7, NO_PERSON]
+
+
+def test_our_own_unknown_with_a_point_is_unknown(tmp_path: Path) -> None:
+    for others in ("3.0", "hall"):
+        manifest = read(tmp_path, f"path,pid,cam\na.jpg,-2.0,-1.0\nb.jpg,-1.0,{others}\n")
+        assert manifest.person_id.tolist() == [NO_PERSON, JUNK]
+        assert manifest.camera_id.tolist() == [NO_CAMERA, 3 if others == "3.0" else 0]
+        assert "camera: -1.0 is taken for unknown (1 row)" in manifest.notes
 
 
 def test_a_whole_number_with_a_point_is_one_name_with_that_without(tmp_path: Path) -> None:
