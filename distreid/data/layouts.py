@@ -413,6 +413,20 @@ LAYOUTS: dict[str, Layout] = {
             "tracklet_test/0003/0003_0001_12_0000001.jpg",
         ),
     ),
+    # Before Occluded-REID, as it has a folder of that name, too.
+    "partial_reid": Layout(
+        read=occluded_reid.partial_reid,
+        marks=(("partial_body_images/", "whole_body_images/"),),
+        data="Partial-REID",
+        labels="`partial_body_images/` is query, `whole_body_images/` gallery; person: the "
+        "name's first number; no cameras",
+        # Zheng et al., Partial Person Re-identification, 2015: 60 persons, five images each.
+        counts=_counts(300, 300),
+        sketch=(
+            "partial_body_images/001_001.jpg",
+            "whole_body_images/001_001.jpg",
+        ),
+    ),
     "occluded_reid": Layout(
         read=occluded_reid.occluded_reid,
         marks=(("occluded_body_images/", "whole_body_images/"),),
@@ -436,19 +450,6 @@ LAYOUTS: dict[str, Layout] = {
         sketch=(
             "test/occluded_body_images/0005/0005_c2_f0046985.jpg",
             "test/whole_body_images/0005/0005_c5_f0051341.jpg",
-        ),
-    ),
-    "partial_reid": Layout(
-        read=occluded_reid.partial_reid,
-        marks=(("partial_body_images/", "whole_body_images/"),),
-        data="Partial-REID",
-        labels="`partial_body_images/` is query, `whole_body_images/` gallery; person: the "
-        "name's first number; no cameras",
-        # Zheng et al., Partial Person Re-identification, 2015: 60 persons, five images each.
-        counts=_counts(300, 300),
-        sketch=(
-            "partial_body_images/001_001.jpg",
-            "whole_body_images/001_001.jpg",
         ),
     ),
     "partial_ilids": Layout(

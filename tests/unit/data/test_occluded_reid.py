@@ -56,6 +56,14 @@ def test_data_sets_of_parts_and_of_changed_clothes_are_recognised(
     assert manifest.split.tolist() == [b"query", b"gallery"]
 
 
+def test_partial_reid_is_told_by_its_third_folder(tmp_path: Path) -> None:
+    folders = ("occluded_body_images", "partial_body_images", "whole_body_images")
+    touch(tmp_path, *(f"{folder}/012_001.jpg" for folder in folders))
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "partial_reid"
+    assert manifest.path.tolist() == [f"{folder}/012_001.jpg".encode() for folder in folders[1:]]
+
+
 def test_a_name_of_another_kind_is_told(tmp_path: Path) -> None:
     touch(tmp_path, "partial_body_images/one.jpg", "whole_body_images/001_001.jpg")
     with pytest.raises(DataError, match=r"001_001\.jpg"):
