@@ -103,7 +103,8 @@ def _json_lines(file: Path) -> Table:
     """A record a line."""
     records = []
     try:
-        for line in file.read_text(encoding="utf-8-sig").splitlines():
+        # Not splitlines: it cuts also at U+2028 and U+0085, which a string may hold.
+        for line in file.read_text(encoding="utf-8-sig").split("\n"):
             if line.strip():
                 records.append(json_text.loads(line))
     except (ValueError, RecursionError) as error:

@@ -509,6 +509,12 @@ def test_an_image_is_listed_once_however_its_path_is_written(tmp_path: Path) -> 
             open_data(str(file))
 
 
+def test_a_line_of_json_ends_at_its_line_feed(tmp_path: Path) -> None:
+    text = '{"path": "0.jpg", "name": "a\u2028b"}\r\n{"path": "1.jpg", "name": "c\u0085"}\n'
+    manifest = read(tmp_path, text, "a.jsonl")
+    assert manifest.names("person_name") == {0: "a\u2028b", 1: "c"}
+
+
 def test_a_value_that_is_several_is_named_by_its_place(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text('{"path": "0.jpg", "x": 1}\n{"path": "1.jpg", "x": [1, 2]}\n')
