@@ -287,8 +287,12 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
         else:
             (names, twice), classes = _by_number(frames), {}
         found = FoundBoxes()
+        crowds = 0
         for place, each in enumerate(entries):
             where = f"{file}, annotation {place}"
+            if each.get("iscrowd") in (1, "1"):  # a box of several, which is nobody's
+                crowds += 1
+                continue
             image = str(each["image_id"])
             if image in twice:
                 raise DataError(
@@ -310,6 +314,8 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{where}: not as COCO writes it ({missing}); mend it") from error
+    if crowds:
+        found.notes.append(f"{counted(crowds, 'box', 'boxes')} left out: of crowds (iscrowd)")
     return found
 
 

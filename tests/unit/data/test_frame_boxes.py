@@ -236,6 +236,20 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
             assert "annotation 1: bbox is" in str(error.value)
 
 
+def test_cocos_boxes_of_crowds_are_left_out_which_is_said(tmp_path: Path) -> None:
+    frame(tmp_path / "frames/a.png")
+    one = {"image_id": 1, "bbox": [1, 2, 3, 4]}
+    content = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [{**one, "iscrowd": 1}, {**one, "bbox": [2, 2, 3, 4], "iscrowd": 0}, one],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    boxes = BoxRequest(file=str(tmp_path / "coco.json"))
+    manifest = open_data(str(tmp_path / "frames"), boxes=boxes)
+    assert boxes_of(manifest) == [("a.png", (2, 2, 5, 6)), ("a.png", (1, 2, 4, 6))]
+    assert "1 box left out: of crowds (iscrowd)" in manifest.notes
+
+
 def test_boxes_of_a_name_that_two_frames_have_are_refused(tmp_path: Path) -> None:
     for camera in ("cam1", "cam2"):
         frame(tmp_path / f"frames/{camera}/000001.png", 20, 10)
