@@ -38,6 +38,7 @@ TRAINING = re.compile(
     r"mask_token|triplet\w*|projector|predictor|prediction_head)($|[._])|"
     r"(^|\.)head\.(mlp|last_layer)\."
 )
+LEARNED_GEM = "GeM with the file's exponent"
 SHOWN = 6
 
 
@@ -312,7 +313,7 @@ def _architecture(
     stride = None
     if strided:
         stride = choices.last_stride or preset.last_stride or (1 if head.neck else 2)
-    pooling = choices.pooling
+    pooling = _exponent_said(choices.pooling)
     learned = bool(head.gem) and pooling is None
     layers = {"trunk": (), "before-neck": head.layers[:-1]}.get(feature, head.layers)
     dims = [found.networks[0].dim, *(layer.dim for layer in layers)]
@@ -369,6 +370,16 @@ def _architecture(
             ),
         ),
     )
+
+
+def _exponent_said(pooling: str | None) -> str | None:
+    """`gem` and `gem=3.0` as `gem=3`: of one exponent there is one identity, and `gem` alone is
+    the learned one's."""
+    word, _, number = (pooling or "").partition("=")
+    if word != "gem":
+        return pooling
+    exponent = float(number or GeM(learned=False).p)
+    return f"gem={int(exponent) if exponent.is_integer() else exponent}"
 
 
 def _size(preprocess: Preprocess) -> Size:
@@ -444,11 +455,8 @@ def _paragraph(
     if "last_stride" in described:
         text += f"; last stride {described['last_stride']} (--last-stride)"
     if "pooling" in obeyed:
-        how = "GeM with the file's exponent" if head.gem else "the network's own pooling"
-        text += (
-            f"; {described.get('pooling') if described.get('pooling') and not head.gem else how}"
-        )
-        text += " (--pooling)"
+        how = described.get("pooling", "the network's own pooling")
+        text += f"; {LEARNED_GEM if how == 'gem' else how} (--pooling)"
     text += (
         f"; input {size[0]}×{size[1]}, {preprocess.interpolation}, mean "
         f"{', '.join(f'{value:g}' for value in preprocess.mean)} (--input-size, --interpolation, "

@@ -168,6 +168,23 @@ def test_a_linear_layer_before_the_neck_and_gems_exponent(
         torch.testing.assert_close(given(trunk, images), x.mean((2, 3)))
 
 
+def test_gems_exponent_stands_in_the_identity_unless_it_is_the_files(
+    body: Any, images: Tensor, tmp_path: Path
+) -> None:
+    state = {**named("net.", body), "pool.p": torch.tensor([6.5])}
+    learned = loaded(state, tmp_path)
+    assert learned.architecture.options["pooling"] == "gem"
+    assert "GeM with the file's exponent (--pooling)" in learned.architecture.notes[0]
+    fixed = [loaded(state, tmp_path, pooling=word) for word in ("gem", "gem=3", "gem=3.0")]
+    for model in fixed:
+        assert model.architecture.identity() == fixed[0].architecture.identity()
+        assert torch.equal(given(model, images), given(fixed[0], images))
+    assert fixed[0].architecture.options["pooling"] == "gem=3"
+    assert "gem=3 (--pooling)" in fixed[0].architecture.notes[0]
+    half = loaded(state, tmp_path, pooling="gem=2.5").architecture
+    assert half.options["pooling"] == "gem=2.5"
+
+
 def test_children_may_have_numbers(body: Any, images: Tensor, tmp_path: Path) -> None:
     numbered = nn.Sequential(*list(body.children())[:-2])
     model = loaded(named("features.", numbered), tmp_path, last_stride=2)
