@@ -171,8 +171,8 @@ def read(
         )
         raise CheckpointError(
             f"{network} {_place(found)}, and beside it {len(head.unknown)} tensors that are "
-            f"neither a neck nor a classifier: {listed}; name a network of your own by --model "
-            "package.module:function"
+            f"not clearly a neck or a classifier: {listed}; name a network of your own by --model "
+            "package.module:function, or give a program of it (--model export)"
         )
     chosen = (preset or _no_preset)(found, head)
     return _architecture(state, found, head, chosen, choices_in(options), size)
@@ -223,10 +223,11 @@ def head_of(state: StateDict, found: Found) -> Head:
             path, _, leaf = key.rpartition(".")
             modules.setdefault(path, {})[leaf] = value
     rest = Head(classifiers=tuple(classifiers), training=tuple(training), classes=classes)
-    return _sorted_out(modules, found.networks[0].dim, rest)
+    return _sorted_out(modules, found, rest)
 
 
-def _sorted_out(modules: dict[str, dict[str, Tensor]], dim: int, head: Head) -> Head:
+def _sorted_out(modules: dict[str, dict[str, Tensor]], found: Found, head: Head) -> Head:
+    dim = found.networks[0].dim
     listed = enumerate(modules.values())
     norms = [(place, _rows(leaves)) for place, leaves in listed if _is_norm(leaves)]
     layers: list[Layer] = []
@@ -247,11 +248,19 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], dim: int, head: Head) -> 
         elif weight is not None and weight.ndim in (2, 4) and weight.shape[2:].numel() == 1:
             rows, columns = weight.shape[:2]
             embeds, classifies = EMBEDDING.search(path), CLASSIFIER.search(path)
-            into_norm = later[:1] == [(rows,)] and (rows != now or embeds or not classifies)
+            into_norm = later[:1] == [(rows,)]
+            # As many classes as channels, or a layer of the neck: its place says which.
+            either = into_norm and rows == now and classifies and not embeds
             if columns == now and not neck and (into_norm or (embeds and not later)):
+                # What is between two linear layers, such as ReLU, has no weights that tell it.
+                if layers or (either and not _is_of_neck(modules, path, rows, found.prefix)):
+                    unknown += keys
+                    continue
                 kind = "linear" if weight.ndim == 2 else "conv"
                 layers.append(Layer(path, kind, rows, tuple(leaves)))
                 now = rows
+            elif neck and _last_word(path, EMBEDDING) and not _last_word(path, CLASSIFIER):
+                unknown += keys  # a layer behind the neck, not classes
             elif columns in (now, dim) and (neck or later or classifies):
                 classifiers += keys
                 classes = rows if classes is None else classes
@@ -277,6 +286,29 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], dim: int, head: Head) -> 
         classes=head.classes if classes is None else classes,
         unknown=tuple(unknown),
     )
+
+
+def _is_of_neck(
+    modules: Mapping[str, Mapping[str, Tensor]], path: str, rows: int, trunk: str
+) -> bool:
+    """Whether a linear layer named as a classifier stands with its batch norm in a part of the
+    network that has no trunk, or another classifier follows it."""
+    part = path[: path.rfind(".") + 1]
+    later = list(modules.items())[list(modules).index(path) + 1 :]
+    return any(
+        (_is_norm(leaves) and name.startswith(part) and not trunk.startswith(part))
+        or (
+            CLASSIFIER.search(name) is not None
+            and any(one.ndim == 2 and rows in one.shape for one in leaves.values())
+        )
+        for name, leaves in later
+    )
+
+
+def _last_word(path: str, pattern: re.Pattern[str]) -> bool:
+    """Whether the last part of a name that is no number says so."""
+    words = [word for word in path.split(".") if not word.isdecimal()]
+    return bool(words and pattern.search(words[-1]))
 
 
 def _is_norm(leaves: Mapping[str, Tensor]) -> bool:

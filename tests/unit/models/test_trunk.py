@@ -245,8 +245,8 @@ def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
     state = {**named("backbone.", body), "attention.gate": torch.zeros(7, 7, 3)}
     with pytest.raises(
         CheckpointError,
-        match=r"resnet18 under 'backbone', and beside it 1 tensors that are neither a neck nor a "
-        r"classifier: attention\.gate \(7, 7, 3\)",
+        match=r"resnet18 under 'backbone', and beside it 1 tensors that are not clearly a neck or "
+        r"a classifier: attention\.gate \(7, 7, 3\)",
     ):
         loaded(state, tmp_path)
     lacking = {key: value for key, value in named("backbone.", body).items() if "layer2" not in key}
@@ -260,6 +260,87 @@ def test_a_projection_of_two_layers_is_not_taken_for_a_classifier(
     layers = {"fc.0.weight": torch.zeros(128, 512), "fc.2.weight": torch.zeros(64, 128)}
     with pytest.raises(CheckpointError, match=r"fc\.2\.weight"):
         loaded({**named("net.", body), **{f"net.{k}": v for k, v in layers.items()}}, tmp_path)
+
+
+def named_layers(layers: dict[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        key: value for name, layer in layers.items() for key, value in named(name, layer).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("layers", "unknown"),
+    [
+        # ReLU between them, or nothing: no weights tell it.
+        ({"embed.0.": nn.Linear(512, 256), "embed.2.": nn.Linear(256, 128)}, "embed.2.weight"),
+        (
+            {
+                "embed.0.": nn.Linear(512, 512),
+                "embed.2.": nn.Linear(512, 512),
+                "embed.3.": nn.BatchNorm1d(512),
+            },
+            "embed.2.weight",
+        ),
+        # 512 persons, or a layer of the neck.
+        (
+            {"classifier.": nn.Linear(512, 512), "bottleneck.": nn.BatchNorm1d(512)},
+            "classifier.weight",
+        ),
+        # The feature of 128 or 512 channels, or persons.
+        ({"bn.": nn.BatchNorm1d(512), "embedding.": nn.Linear(512, 128)}, "embedding.weight"),
+        (
+            {"head.bn.": nn.BatchNorm1d(512), "head.proj.": nn.Linear(512, 128, bias=False)},
+            "head.proj.weight",
+        ),
+        (
+            {
+                "bn.": nn.BatchNorm1d(512),
+                "embed.0.": nn.Linear(512, 512),
+                "classifier.": nn.Linear(512, 751),
+            },
+            "embed.0.weight",
+        ),
+    ],
+    ids=["mlp", "mlp and neck", "classes or layer", "embedding", "in the head", "before classes"],
+)
+def test_a_linear_layer_of_more_than_one_meaning_is_refused(
+    layers: dict[str, nn.Module], unknown: str, body: Any, tmp_path: Path
+) -> None:
+    state = {**named("backbone.", body), **named_layers(layers)}
+    with pytest.raises(CheckpointError, match=f"not clearly a neck or a classifier: {unknown}"):
+        loaded(state, tmp_path)
+    with pytest.raises(CheckpointError, match=r"--model package\.module:function, or give a prog"):
+        loaded(state, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("linear", "norm"), [("head.0.", "head.1."), ("fc.", "bn.")], ids=["one part", "classes follow"]
+)
+def test_a_linear_layer_as_wide_as_the_trunk_is_of_the_neck(
+    linear: str, norm: str, body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    layer = nn.Linear(512, 512)
+    classes = {"classifier.": nn.Linear(512, 751)} if linear == "fc." else {}
+    state = {
+        **named("backbone.", body),
+        **named_layers({linear: layer, norm: neck, **classes}),
+    }
+    model = loaded(state, tmp_path)
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(layer(pooled)))
+
+
+def test_classes_before_the_neck_and_of_several_kinds_are_dropped(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    kinds = {"view_fc.": nn.Linear(512, 4), "bottleneck.classifier.": nn.Linear(512, 9)}
+    layers = {"classifier.": nn.Linear(512, 751), "bottleneck.": neck, **kinds}
+    model = loaded({**named("base_net.", body), **named_layers(layers)}, tmp_path)
+    assert (model.architecture.dim, model.architecture.classes) == (512, 751)
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
 
 
 def test_two_trunks_are_asked_for(body: Any, tmp_path: Path) -> None:
