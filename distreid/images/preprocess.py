@@ -82,7 +82,7 @@ class Preprocess:
     """`rgb` or `bgr`: the order in which the network takes the colours; `mean` and `std` are in
     this order."""
     keep_aspect: str = "no"
-    """`no`, `pad`, `crop` or `crop=SHORTER`, see `images.fit`."""
+    """`no`, `pad`, `crop`, `crop=SHORTER`, or one of timm's three ways, see `images.fit`."""
 
     def identity(self) -> dict[str, Any]:
         """The description that a store carries."""

@@ -16,6 +16,7 @@ RANGES = ("0-1", "0-255")
 ASPECTS = ("no", "pad", "crop")
 LEAST_STD = 1e-6  # what is divided by less soon overflows
 Triple = tuple[float, float, float]
+MOST_SHORTER = 4096  # twice the side of the largest input
 KEY = "--"
 """Under which readers of checkpoints find the choices among the options."""
 
@@ -63,6 +64,11 @@ class Choices:
                 raise OptionError(f"{flag(name)} {value}: choose one of {listed}")
         _check_numbered("pooling", self.pooling, POOLINGS, "gem", float)
         _check_numbered("keep_aspect", self.keep_aspect, ASPECTS, "crop", int)
+        shorter = (self.keep_aspect or "").partition("=")[2]
+        if shorter and int(shorter) > MOST_SHORTER:
+            raise OptionError(
+                f"--keep-aspect {self.keep_aspect}: at most {MOST_SHORTER} pixels are taken"
+            )
         if self.std is not None and min(map(abs, self.std)) < LEAST_STD:
             given = ",".join(map(str, self.std))
             raise OptionError(f"--std {given}: pixels cannot be divided by less than {LEAST_STD:g}")

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from distreid.errors import CheckpointError
-from distreid.images.preprocess import Preprocess
+from distreid.images.fit import BORDER, COVER, CROP, NO, STRETCH
+from distreid.images.preprocess import Colour, Preprocess
 from distreid.models.architecture import Architecture, Size, StateDict
+from distreid.models.choices import MOST_SHORTER
 from distreid.models.generic import read as read_generic
 
 WORDS = {"bicubic", "bilinear", "nearest", "lanczos"}
@@ -31,7 +33,7 @@ def read(state: StateDict, options: Mapping[str, Any], size: Size | None) -> Arc
     architecture = read_generic(name, plain, size)
     own: Mapping[str, Any] = options["pretrained_cfg"]
     preprocess = _preprocess(own, architecture.preprocess, size)
-    how = "stretched" if preprocess.keep_aspect == "no" else preprocess.keep_aspect
+    how = "stretched" if preprocess.keep_aspect == NO else preprocess.keep_aspect
     return replace(
         architecture,
         preprocess=preprocess,
@@ -51,11 +53,16 @@ def _preprocess(own: Mapping[str, Any], usual: Preprocess, size: Size | None) ->
         word = own.get("interpolation") or usual.interpolation
         red, green, blue = (float(value) for value in own.get("mean", usual.mean))
         other = tuple(float(value) for value in own.get("std", usual.std))
-        shorter = math.floor(min(height, width) / part)
+        scaled = math.floor(height / part), math.floor(width / part)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json: pretrained_cfg is damaged ({error})") from error
     if word not in WORDS or mode not in ("center", "squash", "border") or len(other) != 3:
         raise CheckpointError(f"config.json: {word}, {mode}: not known; give --model timm:NAME")
+    if not 1 <= min(scaled) <= max(scaled) <= MOST_SHORTER:
+        raise CheckpointError(
+            f"config.json: crop_pct {part:g} resizes to {scaled[0]}×{scaled[1]} pixels; "
+            "--model timm:NAME takes the network without the data configuration"
+        )
     return replace(
         usual,
         height=height,
@@ -63,5 +70,16 @@ def _preprocess(own: Mapping[str, Any], usual: Preprocess, size: Size | None) ->
         interpolation=word,
         mean=(red, green, blue),
         std=other,
-        keep_aspect=f"crop={shorter}" if mode == "center" else "no",
+        keep_aspect=_way(mode, scaled, (height, width), (red, green, blue)),
     )
+
+
+def _way(mode: str, scaled: Size, size: Size, mean: Colour) -> str:
+    """What `images.fit` calls timm's mode."""
+    rows, columns = scaled
+    if mode == "border":
+        colour = ",".join(str(round(255 * value)) for value in mean)
+        return f"{BORDER}={rows}x{columns} on {colour}"
+    if mode == "squash":
+        return NO if scaled == size else f"{STRETCH}={rows}x{columns}"
+    return f"{CROP}={rows}" if rows == columns else f"{COVER}={rows}x{columns}"

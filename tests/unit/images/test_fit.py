@@ -1,7 +1,10 @@
 """Ways to the network's size beside Pillow's resize of the whole, and what a store says of them."""
 
+import itertools
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,10 +14,13 @@ import torchvision.transforms.v2.functional as vision
 from conftest import GOLDEN
 from numpy.typing import NDArray
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
 from distreid.errors import OptionError
+from distreid.images import fit as images_fit
 from distreid.images.fit import PADDING, fit
 from distreid.images.preprocess import Preprocess
+from distreid.models.table import find_model
 
 SIZES = ((61, 173), (128, 256), (300, 140), (64, 128), (33, 500), (7, 5))
 
@@ -50,6 +56,59 @@ def test_a_crop_without_a_number_covers_the_size() -> None:
     got = fit(image, 64, 32, "bilinear", "crop")
     whole = np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BILINEAR))
     assert np.array_equal(got, whole[:, 16:48])
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_timms_ways_are_its_own(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    resize = Image.Image.resize
+
+    def across_first(self: Image.Image, size: tuple[int, int], method: int) -> Image.Image:
+        """In the order of every Pillow before 13."""
+        return resize(resize(self, (size[0], self.height), method), size, method)
+
+    monkeypatch.setattr(Image.Image, "resize", across_first)
+    image = noise(width, height)
+    for size in ((256, 128), (224, 224)):
+        for mode, part in itertools.product(("center", "squash", "border"), (0.875, 1.0)):
+            own: dict[str, Any] = {"input_size": (3, *size), "crop_pct": part, "crop_mode": mode}
+            wanted = create_transform(**own, interpolation="bicubic", normalize=False)
+            options = {
+                "architecture": "resnet18",
+                "pretrained_cfg": {**own, "interpolation": "bicubic"},
+            }
+            got = find_model("auto", {}, options).preprocess.resize([image])[0]
+            assert torch.equal(got, wanted(Image.fromarray(image))), (size, mode, part)
+
+
+@pytest.mark.parametrize(
+    ("way", "size"),
+    [("crop", (256, 128)), ("crop=64", (32, 32)), ("crop=4096", (32, 16)),
+     ("cover=64x32", (32, 16))],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(1, 400_000), (400_000, 1)])
+def test_no_crop_takes_more_memory_than_its_middle(
+    way: str, size: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    image = np.full((*shape, 3), 7, np.uint8)
+    tracemalloc.start()
+    got = fit(image, *size, "bicubic", way)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert got.shape == (*size, 3)
+    assert (got == 7).all()
+    assert peak < 1 << 30
+
+
+@pytest.mark.parametrize("way", ["crop", "crop=160"])
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "lanczos", "nearest"])
+def test_the_middle_cut_beforehand_is_the_middle_of_the_whole(
+    way: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = noise(300, 4)
+    wanted = fit(image, 64, 32, name, way)
+    monkeypatch.setattr(images_fit, "MOST_RESIZED", 1)
+    got = fit(image, 64, 32, name, way)
+    assert np.abs(got.astype(int) - wanted).max() <= 8
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

@@ -197,7 +197,14 @@ HUB = {
 
 @pytest.mark.parametrize(
     ("changed", "aspect"),
-    [({}, "crop=256"), ({"crop_mode": "squash"}, "no"), ({"crop_pct": 1.0}, "crop=224")],
+    [
+        ({}, "crop=256"),
+        ({"crop_mode": "squash"}, "stretch=256x256"),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, "no"),
+        ({"crop_mode": "border", "crop_pct": 1.0}, "border=224x224 on 128,128,128"),
+        ({"crop_pct": 1.0}, "crop=224"),
+        ({"input_size": [3, 256, 128]}, "cover=292x146"),
+    ],
 )
 def test_timms_own_data_configuration_is_obeyed(changed: dict[str, Any], aspect: str) -> None:
     hub = {**HUB, "pretrained_cfg": {**HUB["pretrained_cfg"], **changed}}  # type: ignore[dict-item]
@@ -215,6 +222,8 @@ def test_timms_own_data_configuration_is_obeyed(changed: dict[str, Any], aspect:
         (lambda own: own.update(crop_pct=0), "center|damaged|not known"),
         (lambda own: own.update(interpolation="fancy"), "fancy, center: not known"),
         (lambda own: own.update(mean="red"), "pretrained_cfg is damaged"),
+        (lambda own: own.update(crop_pct=0.001), r"crop_pct 0\.001 resizes to 224000×224000 pix"),
+        (lambda own: own.update(crop_pct=-1), r"crop_pct -1 resizes to -224×-224 pixels"),
     ],
 )
 def test_a_damaged_config_json_is_refused(
