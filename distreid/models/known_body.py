@@ -58,6 +58,11 @@ def has_map(network: Any) -> bool:
     return hasattr(network, "forward_features") or hasattr(network, "layer4") or _is_dense(network)
 
 
+def has_token(network: Any) -> bool:
+    """Whether the network has a class token."""
+    return any("cls_token" in name for name, _ in network.named_parameters())
+
+
 def last_map(network: Any, images_BCHW: Tensor) -> Tensor:
     """(B, C, h, w), or (B, tokens, C)."""
     if hasattr(network, "forward_features"):
@@ -113,12 +118,14 @@ def unstride(stage: Any) -> None:
     for name, module in list(stage[0].named_modules()):
         if isinstance(module, nn.Conv2d) and max(module.stride) == 2:
             module.stride = (1, 1)
-        elif isinstance(module, nn.AvgPool2d) and name.startswith("downsample"):
+        elif isinstance(module, nn.AvgPool2d) and name.startswith(("downsample", "aa")):
             stage[0].set_submodule(name, nn.Identity())
+        elif name == "aa" and hasattr(module, "filt"):
+            module.stride = 1  # timm's BlurPool2d, which then blurs alone
 
 
 def has_last_stride(name: str) -> bool:
-    """Whether it is a network of ResNet's kind, whose last stage is layer4."""
+    """Whether it is a network of ResNet's kind; most have their last stage in `layer4`."""
     words = ("resnet", "resnext", "wide_resnet", "seresne", "senet", "skresne", "ecaresnet")
     return name.rpartition(":")[2].removeprefix("legacy_").startswith(words)
 

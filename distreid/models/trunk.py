@@ -342,11 +342,29 @@ def _architecture(
         raise OptionError(
             f"--feature {feature}: no batch norm stands on this network; --feature trunk, or none"
         )
+    with known_body.without_memory():
+        probe = known_body.build(network, wanted if fixed else None, None)
     stride = None
     if strided:
         stride = choices.last_stride or preset.last_stride or (1 if head.neck else 2)
+    if stride == 1 and not hasattr(probe, "layer4"):
+        if choices.last_stride == 1:
+            raise OptionError(
+                f"--last-stride 1: {network} has no layer4 whose stride could be changed; "
+                "--last-stride 2, or none"
+            )
+        stride = 2
     pooling = _exponent_said(choices.pooling)
+    if pooling == "token" and not known_body.has_token(probe):
+        raise OptionError(
+            f"--pooling token: {network} has no class token; choose avg, max, avg+max, or gem=3"
+        )
     learned = bool(head.gem) and pooling is None
+    if learned and not known_body.has_map(probe):
+        raise CheckpointError(
+            f"{head.gem} is GeM's exponent, and of {network} no last map to pool can be had; name "
+            "a network of your own by --model package.module:function"
+        )
     layers = {"trunk": (), "before-neck": head.layers[:-1]}.get(feature, head.layers)
     dims = [found.networks[0].dim, *(layer.dim for layer in layers)]
     arguments: dict[str, Any] = {
@@ -371,8 +389,6 @@ def _architecture(
         **({} if preset.stem_relu else {"stem_relu": False}),
         **({"small_max_pool": True} if preset.small_max_pool else {}),
     }
-    with known_body.without_memory():
-        probe = known_body.build(network, wanted if fixed else None, None)
     obeyed += ["pooling"] if known_body.has_map(probe) else []
     return Architecture(
         name=preset.name or network,

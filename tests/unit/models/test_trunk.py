@@ -376,6 +376,59 @@ def test_a_choice_that_a_network_does_not_leave_is_an_error(
             Choices(**said)
 
 
+@pytest.mark.parametrize("name", ["resnetaa34d", "resnetaa50", "resnetblur18", "seresnetaa50d"])
+def test_a_last_stride_of_an_anti_aliased_resnet_goes_with_its_pool(
+    name: str, images: Tensor, tmp_path: Path
+) -> None:
+    strided = random_numbers(timm.create_model(name, num_classes=0))
+    state = named("backbone.", strided)
+    twice = loaded(state, tmp_path, f"timm:{name}", last_stride=2)
+    with torch.inference_mode():
+        torch.testing.assert_close(given(twice, images), strided(images))
+    # As timm keeps the stride, but for its dilation.
+    other: Any = timm.create_model(name, num_classes=0, output_stride=16)
+    if isinstance(other.layer4[0].downsample[0], nn.AvgPool2d):
+        other.layer4[0].downsample[0] = nn.Identity()
+    for module in other.layer4.modules():
+        if isinstance(module, nn.Conv2d) and module.dilation != (1, 1):
+            module.dilation = module.padding = (1, 1)
+    other.load_state_dict(strided.state_dict())
+    once = loaded(state, tmp_path, f"timm:{name}", last_stride=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(given(once, images), other.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["resnetv2_18", "resnet32ts"])
+def test_a_network_without_layer4_keeps_its_last_stride(
+    name: str, images: Tensor, tmp_path: Path
+) -> None:
+    network: Any = random_numbers(timm.create_model(name, num_classes=0))
+    norm = nn.BatchNorm1d(network.num_features)
+    state = {**named("net.", network), **named("bnneck.", random_numbers(norm))}
+    model = loaded(state, tmp_path)
+    assert model.architecture.options["last_stride"] == 2
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), norm(network(images)))
+    assert (
+        loaded(state, tmp_path, last_stride=2).architecture.identity()
+        == model.architecture.identity()
+    )
+    with pytest.raises(OptionError, match=f"--last-stride 1: timm:{name} has no layer4"):
+        loaded(state, tmp_path, last_stride=1)
+
+
+def test_a_pooling_that_a_network_cannot_have_is_refused_when_the_file_is_read(
+    body: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionError, match=r"--pooling token: resnet18 has no class token"):
+        loaded(named("net.", body), tmp_path, pooling="token")
+    efficient: Any = torchvision.models.efficientnet_b0(weights=None)
+    efficient.classifier = nn.Identity()
+    state = {**named("net.", efficient), "pool.p": torch.tensor([3.0])}
+    with pytest.raises(CheckpointError, match=r"pool\.p is GeM's exponent, and of torchvision:eff"):
+        loaded(state, tmp_path)
+
+
 def test_one_paragraph_says_what_was_found_and_what_says_otherwise(
     body: Any, neck: nn.Module, tmp_path: Path
 ) -> None:
