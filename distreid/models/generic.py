@@ -117,7 +117,9 @@ def _of_user(name: str, module_name: str, function: str, size: Size | None) -> A
         raise OptionError(f"--model {name}: gave a {kind}; torch.nn.Module is wanted")
     # A function that nobody wrote into a file is no module's.
     source = Path(str(module.__file__)).read_bytes()
-    preprocess = getattr(network, "preprocess", Preprocess())
+    preprocess = getattr(network, "preprocess", None)
+    if not isinstance(preprocess, Preprocess):  # a method of the user's own may have that name
+        preprocess = Preprocess()
     return _architecture(
         name,
         network,

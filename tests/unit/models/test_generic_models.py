@@ -37,6 +37,11 @@ def broken():
 
 def maps():
     return torch.nn.Conv2d(3, 5, 1)
+
+def prepared():
+    network = build()
+    network.preprocess = torch.nn.Identity()
+    return network
 """
 
 
@@ -155,6 +160,9 @@ def test_a_network_of_ones_own_by_a_function(
         load_model(str(tmp_path / "a.pth"), "mine:build", (9, 9))
     with pytest.raises(CheckpointError, match=r"gives \(2, 5, 256, 128\) for 2 images"):
         load_model(str(tmp_path / "a.pth"), "mine:maps")
+    # A transform or a method of that name is the user's own.
+    other = load_model(str(tmp_path / "a.pth"), "mine:prepared", (8, 4)).architecture
+    assert (other.preprocess.width, other.preprocess.interpolation) == (4, "bicubic")
 
 
 def test_the_function_is_found_in_the_folder_of_the_command(
