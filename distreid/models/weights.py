@@ -130,11 +130,9 @@ def _chosen(file: Path, content: Any, weights: str) -> tuple[Mapping[Any, Any], 
 
 
 def _copies_in(content: Mapping[Any, Any]) -> list[str]:
-    return [str(key) for key, value in content.items() if key in COPIES and _has_tensors(value)]
-
-
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(True for _ in _candidates(value))
+    """Those among `COPIES` that have tensors."""
+    copies = ({key: value} for key, value in content.items() if key in COPIES)
+    return [str(key) for copy in copies for key in copy if any(_candidates(copy))]
 
 
 def _listed(candidates: Mapping[str, Mapping[Any, Any]]) -> str:

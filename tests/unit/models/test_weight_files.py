@@ -307,11 +307,12 @@ def test_of_teacher_and_student_one_has_to_be_named(
         read_checkpoint(tmp_path / "a.pth", "third")
 
 
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "flat"])
 def test_of_model_and_ema_the_model_is_taken_and_the_other_is_said(
-    state: dict[str, Tensor], tmp_path: Path
+    nested: bool, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     other = {key: value + 1 for key, value in state.items()}
-    torch.save({"model": state, "ema": {"module": other}}, tmp_path / "a.pth")
+    torch.save({"model": state, "ema": {"module": other} if nested else other}, tmp_path / "a.pth")
     found = read_checkpoint(tmp_path / "a.pth")
     assert same(found.state, state)
     assert "it holds ema too: --weights ema takes that" in found.notes
