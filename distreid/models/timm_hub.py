@@ -10,7 +10,7 @@ from typing import Any
 
 from distreid.errors import CheckpointError
 from distreid.images.fit import BORDER, COVER, CROP, NO, STRETCH
-from distreid.images.preprocess import Colour, Preprocess
+from distreid.images.preprocess import Preprocess
 from distreid.models.architecture import Architecture, Size, StateDict
 from distreid.models.choices import MOST_SHORTER
 from distreid.models.generic import read as read_generic
@@ -54,7 +54,8 @@ def _preprocess(own: Mapping[str, Any], usual: Preprocess, size: Size | None) ->
         red, green, blue = (float(value) for value in own.get("mean", usual.mean))
         other = tuple(float(value) for value in own.get("std", usual.std))
         scaled = math.floor(height / part), math.floor(width / part)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        border = bytes(round(255 * value) for value in (red, green, blue) if mode == "border")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"config.json: pretrained_cfg is damaged ({error})") from error
     if word not in WORDS or mode not in ("center", "squash", "border") or len(other) != 3:
         raise CheckpointError(f"config.json: {word}, {mode}: not known; give --model timm:NAME")
@@ -70,16 +71,15 @@ def _preprocess(own: Mapping[str, Any], usual: Preprocess, size: Size | None) ->
         interpolation=word,
         mean=(red, green, blue),
         std=other,
-        keep_aspect=_way(mode, scaled, (height, width), (red, green, blue)),
+        keep_aspect=_way(mode, scaled, (height, width), border),
     )
 
 
-def _way(mode: str, scaled: Size, size: Size, mean: Colour) -> str:
+def _way(mode: str, scaled: Size, size: Size, border: bytes) -> str:
     """What `images.fit` calls timm's mode."""
     rows, columns = scaled
     if mode == "border":
-        colour = ",".join(str(round(255 * value)) for value in mean)
-        return f"{BORDER}={rows}x{columns} on {colour}"
+        return f"{BORDER}={rows}x{columns} on {','.join(map(str, border))}"
     if mode == "squash":
         return NO if scaled == size else f"{STRETCH}={rows}x{columns}"
     return f"{CROP}={rows}" if rows == columns else f"{COVER}={rows}x{columns}"

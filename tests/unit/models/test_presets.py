@@ -223,6 +223,8 @@ def test_timms_own_data_configuration_is_obeyed(changed: dict[str, Any], aspect:
         (lambda own: own.update(interpolation="fancy"), "fancy, center: not known"),
         (lambda own: own.update(mean="red"), "pretrained_cfg is damaged"),
         (lambda own: own.update(crop_pct=0.001), r"crop_pct 0\.001 resizes to 224000×224000 pix"),
+        (lambda own: own.update(crop_pct=1e-320), "pretrained_cfg is damaged"),
+        (lambda own: own.update(crop_mode="border", mean=[2, 0, 0]), "pretrained_cfg is damaged"),
         (lambda own: own.update(crop_pct=-1), r"crop_pct -1 resizes to -224×-224 pixels"),
     ],
 )
