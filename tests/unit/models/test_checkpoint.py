@@ -134,7 +134,7 @@ def changed(state: dict[str, Any], how: str) -> dict[str, Any]:
     ("how", "message"),
     [
         ("missing", "1 missing: conv5.bn.weight"),
-        ("unexpected", r"beside it 1 tensors that are neither .*: extra\.weight \(3,\)"),
+        ("unexpected", r"beside it 1 tensors that are not clearly .*: extra\.weight \(3,\)"),
         ("misshapen", r"1 of another shape: fc.0.weight \(512, 99\) for \(512, 128\)"),
         ("narrow", "an OSNet with 20 first channels; known are 16"),
     ],
