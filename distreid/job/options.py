@@ -30,7 +30,7 @@ LAYOUTS = (
     "viper", "mars", "veri776", "vehicleid_small", "vehicleid_medium", "vehicleid_large",
     "veriwild_small", "veriwild_medium", "veriwild_large",
     "dukemtmc_videoreid", "ilids_vid", "ilids_vid_halves", "prid2011", "prid2011_halves", "ls_vid",
-    "occluded_reid", "p_dukemtmc", "partial_reid", "partial_ilids", "celeb_reid", "ltcc",
+    "partial_reid", "occluded_reid", "p_dukemtmc", "partial_ilids", "celeb_reid", "ltcc",
     "prcc", "vc_clothes", "deepchange", "last", "sysu_mm01", "llcm", "regdb", "reid_imgs",
     "layumi", "split_folders", "webdataset", "image_column",
     "cuhk_sysu", "prw", "motchallenge", "frames", "imagefolder", "folder", "csv", "pattern",
