@@ -7,10 +7,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import distreid
@@ -454,10 +453,9 @@ def _add_protocol(command: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def _one_protocol(
-    parsed: argparse.Namespace, changes: Mapping[str, Any] = MappingProxyType({})
-) -> Protocol | Benchmark | None:
-    """The one that is named, or that of --protocol-file; None without either."""
+def _one_protocol(parsed: argparse.Namespace, **changes: Any) -> Protocol | Benchmark | None:
+    """The one that is named, or that of --protocol-file, with some conventions changed; None
+    without either."""
     own = _own_protocols(parsed)
     names = [parsed.protocol] if parsed.protocol is not None else [each.name for each in own]
     if len(names) > 1:
@@ -534,7 +532,7 @@ def _rank(parsed: argparse.Namespace) -> None:
     if kind not in WRITERS:
         raise OptionError(f"--out {parsed.out}: say its --format, among {', '.join(WRITERS)}")
     changes = {} if parsed.rerank is None else {"rerank": parsed.rerank}
-    protocol = _one_protocol(parsed, changes) or replace(PRESETS["fastreid"], **changes)
+    protocol = _one_protocol(parsed, **changes) or replace(PRESETS["fastreid"], **changes)
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     store = _run_or_file(parsed, log)
     check_target(parsed.out)  # not only when all is computed

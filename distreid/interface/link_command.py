@@ -162,7 +162,9 @@ def _seen(
 
 def _calibrated(run: Path) -> float:
     """The threshold that `distreid calibrate` found for `RATE`; said. OptionError without one."""
-    file = run / "calibration.json"
+    from distreid.store.run_folder import CALIBRATION
+
+    file = run / CALIBRATION
     try:
         points = json.loads(file.read_text(encoding="utf-8"))["verification"]
         point = next(each for each in points if each["wished"] == RATE)

@@ -297,7 +297,7 @@ def _of_file(file: Path) -> NDArray[Any]:
 def calibrated_threshold(gallery: Gallery) -> float | None:
     """The strictest threshold for 'not in the gallery' that `distreid calibrate` found for one of
     the runs; said, and which file of a run is damaged."""
-    from distreid.search.generation import CALIBRATION
+    from distreid.store.run_folder import CALIBRATION
 
     found: list[tuple[float, float, Path]] = []
     for run in gallery.reader.runs:

@@ -13,11 +13,12 @@ from distreid.evaluation.openset import Calibration, OperatingPoint
 from distreid.host.atomic_files import publish_text
 from distreid.host.counts import counted
 from distreid.store import FeatureStore
+from distreid.store.run_folder import CALIBRATION
 
 
 def write_calibration(store: FeatureStore, calibration: Calibration) -> Path:
     """`calibration.json` in the store's folder."""
-    file = store.run / "calibration.json"
+    file = store.run / CALIBRATION
     publish_text(file, calibration_text(store, calibration))
     return file
 

@@ -29,7 +29,6 @@ from distreid.nearest.exact_search import Part
 from distreid.search import index as codes_of
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.generation import (
-    CALIBRATION,
     FILE,
     FOLDERS,
     PICTURES,
@@ -74,6 +73,7 @@ from distreid.store.identity import feature_space, how_computed
 from distreid.store.plan import differences
 from distreid.store.root_file import Columns as RunColumns
 from distreid.store.root_file import write_root
+from distreid.store.run_folder import CALIBRATION
 from distreid.store.shards import Rows, write_shard
 
 Say = Callable[[str], None]

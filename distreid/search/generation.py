@@ -21,8 +21,6 @@ FOLDERS = ("runs", "rows", "index", "removed", "keys", "labels")
 """Whose entries a generation names. What none names is nobody's."""
 PICTURES = "images"
 """The folder in a run of images that were sent, where they are kept."""
-CALIBRATION = "calibration.json"
-"""The file in a run of `distreid calibrate`: thresholds, and counts of scores, of nobody's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

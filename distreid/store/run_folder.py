@@ -17,6 +17,9 @@ from distreid.store.plan import Plan, Shard, differences, to_json
 from distreid.store.root_file import ROOTS, Columns, existing_plan, write_root
 from distreid.store.shards import done_shards, read_shard, shard_file, verify_shard
 
+CALIBRATION = "calibration.json"
+"""The file in a run of `distreid calibrate`: thresholds, and counts of scores, of nobody's own."""
+
 
 def begin(run: Path, plan: Plan) -> list[Shard]:
     """Starts or continues a run; gives the shards that are still to be computed.
