@@ -699,6 +699,9 @@ def _verify(parsed: argparse.Namespace) -> None:
     if parsed.against:
         from distreid.export.against import find_preprocessing
 
+        if parsed.repair:
+            raise OptionError("--repair: is for a run, and --against for a file of a network")
+
         _print_lines(str(parsed.folder), find_preprocessing(parsed.folder, parsed.against))
         return
     if is_export(parsed.folder):

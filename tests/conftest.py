@@ -76,6 +76,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FOLDERS.index(item.path.relative_to(tests).parts[0]))
 
 
+_crashes: list[object] = []
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(error: object) -> None:
+    """Of pytest-xdist: a process has ended, in good order or, with an error, not."""
+    if error:
+        _crashes.append(error)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """After a crash some tests never ran, which is another status than that of failed ones."""
+    if _crashes:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
     """A table of what was skipped and why, after everything else."""

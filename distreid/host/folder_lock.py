@@ -123,34 +123,32 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(run: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """The folder for this job alone while the context lasts; it is made if need be, and of a job
-    that fails before it has written anything, it goes again.
+    """The folder for this job alone while the context lasts; it is made if need be, as are those
+    that it lies in, and of a job that fails before it has written anything, they go again.
 
     StoreError names the job that has it. `say` gets a line if another's death must be awaited.
     """
-    is_new = _make(run)
     rivals: dict[Path, Holder] = {}
     while True:
-        lock = Lock(run)
+        new, lock = _make(run), Lock(run)
         try:
             try:
                 lock.announce()
             except StoreError:
                 if run.exists():
                     raise
-                is_new = _make(run)  # again: another job made it, failed, and removed it
-                continue
+                continue  # another job made it, failed, and removed it
             alive = _others_alive(lock, say)
             if not alive:
                 yield
                 lock.check()
-                is_new = False
+                new = []
                 return
         finally:
             lock.withdraw()
-            if is_new:
-                with contextlib.suppress(OSError):  # it is not empty
-                    run.rmdir()
+            with contextlib.suppress(OSError):  # not empty
+                for folder in new:
+                    folder.rmdir()
         if again := alive.keys() & rivals.keys():
             raise Busy(run, alive[again.pop()])
         # Two that start at once see each other, withdraw, and try again at different moments.
@@ -177,14 +175,14 @@ def last_sign(file: Path) -> float:
         return os.fstat(stream.fileno()).st_mtime
 
 
-def _make(run: Path) -> bool:
-    """Whether the folder was not there, and is now."""
+def _make(run: Path) -> list[Path]:
+    """The folders that were not there and are now, the innermost first."""
     try:
-        is_new = not run.exists()
+        new = [folder for folder in (run, *run.parents) if not folder.exists()]
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{run}: {error.strerror}; check the path") from error
-    return is_new
+    return new
 
 
 def _others_alive(lock: Lock, say: Callable[[str], None]) -> dict[Path, Holder]:

@@ -34,6 +34,8 @@ from distreid.search.generation import publish_generation
 from distreid.search.kept_columns import read_array, read_checksums, read_facts, write_arrays
 
 KINDS = ("hnsw", "ivfpq")
+LEAST_ROWS_OF_CODES = 2**4
+"""As many as a code of four bits has values, each of which is learned from a row."""
 EXTRA = "pip install 'distreid[search]'"
 TOP = 10  # recall is of the first ten
 DEPTH = 50  # of the rankings whose mAP is compared
@@ -79,6 +81,11 @@ def build(gallery: Path, kind: str, recall: float, how: Manner) -> Built:
         try:
             if not opened.count:
                 raise OptionError(f"{gallery}: no row can be found, so there is nothing to index")
+            if kind == "ivfpq" and opened.count < LEAST_ROWS_OF_CODES:
+                raise OptionError(
+                    f"--kind ivfpq: learns from {LEAST_ROWS_OF_CODES} rows at least, and "
+                    f"{gallery} has {opened.count}; take hnsw, or none: so few are found at once"
+                )
             started = time.perf_counter()
             index = _made(faiss, opened, kind)
             for piece in _pieces(opened.parts()):

@@ -560,6 +560,8 @@ def test_the_folder_of_an_export_is_verified(
     file = onnx_export / "model.onnx"
     assert main(["verify", str(onnx_export), "--repair"]) == 2
     assert error_line(capsys).startswith("--repair: is for a run")
+    assert main(["verify", str(file), "--against", str(file), "--repair"]) == 2
+    assert error_line(capsys).startswith("--repair: is for a run")
     assert main(["verify", str(file)]) == 2
     assert error_line(capsys).startswith(
         f"{file}: a file of an export; give its folder, {file.parent}"

@@ -92,11 +92,15 @@ def test_the_folder_is_left_by_a_job_that_ends_and_by_one_that_fails(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_a_failing_job_made_and_left_empty_goes_with_it(tmp_path: Path) -> None:
-    new = tmp_path / "new"
+def test_folders_that_a_failing_job_made_and_left_empty_go_with_it(tmp_path: Path) -> None:
+    new = tmp_path / "runs" / "new"
     with pytest.raises(KeyError), hold(new, print):
         raise KeyError
-    assert not new.exists()
+    assert not any(tmp_path.iterdir())
+    new.parent.mkdir()
+    with pytest.raises(KeyError), hold(new, print):
+        raise KeyError
+    assert list(tmp_path.iterdir()) == [new.parent] and not any(new.parent.iterdir())
     with pytest.raises(ZeroDivisionError), hold(new, print):
         1 / (new / "shard").write_text("")
     assert (new / "shard").exists()

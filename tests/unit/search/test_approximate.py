@@ -146,3 +146,13 @@ def test_what_cannot_be_reached_is_said(gallery: Path) -> None:
     ):
         with pytest.raises(OptionError, match=words):
             build(gallery, kind, wanted, HOW)
+
+
+def test_codes_are_learned_from_sixteen_rows(tmp_path: Path) -> None:
+    few, enough = tmp_path / "few", tmp_path / "enough"
+    for folder, count in ((few, 15), (enough, 16)):
+        create(folder, [make_run(tmp_path / f"run{count}", 1, count, shard_rows=8)], HOW)
+    with pytest.raises(OptionError, match=r"--kind ivfpq: .* 16 rows .* has 15; take hnsw"):
+        build(few, "ivfpq", 0.5, HOW)
+    assert build(enough, "ivfpq", 0.5, HOW).rows == 16
+    assert build(few, "hnsw", 0.5, HOW).rows == 15
