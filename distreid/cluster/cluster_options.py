@@ -18,6 +18,21 @@ from distreid.errors import OptionError
 from distreid.job.options import given_path
 
 CLUSTERS = ("slurm", "local", "debug")
+OWN_OPTIONS = {
+    "nodes": "nodes",
+    "gpus-per-node": "gpus-per-node",
+    "ntasks-per-node": "tasks-per-node",
+    "cpus-per-task": "cpus-per-task",
+    "mem": "mem-gb",
+    "time": "time",
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "signal": "signal-delay",
+    "array": "array",
+}
+"""What sbatch calls what has an option here, on which the estimated time may depend."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +84,17 @@ class ClusterOptions:
             if (value := getattr(self, name)) is not None and value < least:
                 flag = "--" + name.replace("_", "-")
                 raise OptionError(f"{flag} must be at least {least}, got {value}")
-        if self.images_per_second is not None and self.images_per_second <= 0:
-            raise OptionError(f"--images-per-second must be positive, got {self.images_per_second}")
+        for name, least in (("images_per_second", 0.001), ("mem_gb", 0.001)):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= least):
+                flag = "--" + name.replace("_", "-")
+                raise OptionError(f"{flag} must be a number of at least {least}, got {value}")
+        for option in self.slurm:
+            name = _name(option)
+            if not name:
+                raise OptionError(f"--slurm {option}: give NAME=VALUE, or NAME alone")
+            if name in OWN_OPTIONS:
+                raise OptionError(f"--slurm {option}: give --{OWN_OPTIONS[name]} instead")
         if self.cluster != "slurm" and self.nodes > 1:
             raise OptionError(f"--cluster {self.cluster}: one node only, got --nodes {self.nodes}")
         if self.attempt_s <= 0:
@@ -125,8 +149,7 @@ class ClusterOptions:
         if jobs == 1:  # a second one with the same name waits for the first, and finds it done
             more["dependency"] = "singleton"
         for option in self.slurm:
-            key, _, value = option.partition("=")
-            more[key.lstrip("-")] = value or True
+            more[_name(option)] = option.partition("=")[2] or True
         return {
             key: value
             for key, value in {
@@ -136,7 +159,8 @@ class ClusterOptions:
                 "ntasks_per_node": self.tasks,
                 "gpus_per_node": self.gpus_per_node or None,
                 "cpus_per_task": self.cpus_per_task,
-                "mem": f"{self.mem_gb:g}G" if self.mem_gb else None,
+                # sbatch takes no fractions.
+                "mem": f"{math.ceil(1024 * self.mem_gb)}M" if self.mem_gb else None,
                 "partition": self.partition,
                 "account": self.account,
                 "qos": self.qos,
@@ -150,6 +174,11 @@ class ClusterOptions:
             }.items()
             if value is not None
         }
+
+
+def _name(option: str) -> str:
+    """Of an option of sbatch, as sbatch writes it."""
+    return option.partition("=")[0].strip().lstrip("-").replace("_", "-")
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:

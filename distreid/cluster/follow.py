@@ -223,9 +223,11 @@ def preempted(job: str | None) -> bool:
 
 def _show(job: str) -> tuple[dict[str, str], str]:
     """The fields of `scontrol show job`, and what it says on stderr."""
-    done = subprocess.run(
-        ["scontrol", "show", "job", "--oneliner", job], capture_output=True, text=True, check=False
-    )
+    command = ["scontrol", "show", "job", "--oneliner", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:  # in a container there may be none
+        return {}, f"scontrol: {error.strerror}"
     return dict(re.findall(r"(\w+)=(\S*)", done.stdout)), done.stderr.strip()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from distreid.data.manifest import Manifest
 from distreid.data.summary import describe
 from distreid.errors import StoreError
+from distreid.host.counts import counted
 from distreid.host.progress import duration
 from distreid.job.options import ExtractOptions
 from distreid.job.runs import Computed, load_models, make_plan, read_manifest, run_folders
@@ -68,8 +69,8 @@ class Rehearsal:
             f"about {duration(seconds)} at {images_per_second:g} images/s for each of "
             f"{processes}, then verification and scores"
         )
-        if again := int(seconds / attempt_s):
-            text += f"; {again + 1} time limits, so queued again {again} times by itself"
+        if (again := math.ceil(seconds / attempt_s) - 1) > 0:
+            text += f"; {again + 1} time limits, so queued again {counted(again, 'time')} by itself"
         return text
 
 

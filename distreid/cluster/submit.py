@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import submitit
 from rich.console import Console
@@ -169,7 +169,11 @@ def submit(parsed: argparse.Namespace) -> None:
     common = parsed.job[1:] if parsed.job[:1] == ["--"] else parsed.job
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     lines = read_sweep(cluster.array) if cluster.array else [[]]
-    commands = [_command(cluster, common + line) for line in lines]
+    where = f"--array {cluster.array}: job " if cluster.array else ""
+    commands = [
+        _command(cluster, common + line, where and f"{where}{number}: ")
+        for number, line in enumerate(lines, 1)
+    ]
     rehearsals = _rehearse(commands)
     for rehearsal in rehearsals:
         log.print(*rehearsal.describe(), sep="\n", markup=False)
@@ -187,15 +191,25 @@ def submit(parsed: argparse.Namespace) -> None:
 
 
 def parse_job(arguments: Sequence[str]) -> ExtractOptions:
-    """The main job's command line as options."""
-    parser = CommandParser(prog="distreid extract")
+    """The main job's command line as options; OptionError if it is none."""
+    parser = _JobParser(prog="distreid extract")
     add_extract_options(parser)
     return parse_extract_options(parser.parse_args(arguments))
 
 
-def _command(cluster: ClusterOptions, arguments: list[str]) -> list[str]:
+class _JobParser(CommandParser):
+    """Of a job among several, whose number is said before what is wrong with it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise OptionError(f"{message}; see {self.prog} --help")
+
+
+def _command(cluster: ClusterOptions, arguments: list[str], where: str) -> list[str]:
     """With the GPU insisted on, if one was asked for: a job on the wrong node must not crawl."""
-    asked = parse_job(arguments).device
+    try:
+        asked = parse_job(arguments).device
+    except OptionError as error:
+        raise OptionError(f"{where}{error}") from error
     if cluster.cluster == "slurm" and cluster.gpus_per_node and asked == "auto":
         return [*arguments, "--device", "cuda"]
     return arguments

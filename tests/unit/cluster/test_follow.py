@@ -71,6 +71,14 @@ def test_a_controller_that_does_not_answer_ends_no_job(scontrol: Answer) -> None
     )
 
 
+def test_where_there_is_no_scontrol_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not preempted("7")
+    assert slurm_state("7", []) == State(
+        words="SLURM does not answer (scontrol: No such file or directory)"
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import signal
@@ -40,7 +41,7 @@ SBATCH = """\
 #SBATCH --gpus-per-node=4
 #SBATCH --job-name=distreid-market-7d4534
 #SBATCH --mail-type=END
-#SBATCH --mem=128G
+#SBATCH --mem=131072M
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
 #SBATCH --open-mode=append
@@ -111,13 +112,28 @@ def test_a_time_limit_is_read_as_slurm_does(time: str, minutes: int) -> None:
         ({"time": "soon"}, "--time soon: give minutes"),
         ({"time": "0"}, "--time 0: must be more than nothing"),
         ({"time": "2"}, "--time 2: no longer than the 120 s of --signal-delay"),
-        ({"images_per_second": 0.0}, "--images-per-second must be positive"),
+        ({"images_per_second": 0.0}, "--images-per-second must be a number of at least 0.001"),
+        ({"images_per_second": math.nan}, "--images-per-second must be a number .*, got nan"),
+        ({"images_per_second": 1e-320}, "--images-per-second must be a number"),
+        ({"mem_gb": math.nan}, "--mem-gb must be a number"),
+        ({"mem_gb": math.inf}, "--mem-gb must be a number"),
+        ({"mem_gb": -4.0}, "--mem-gb must be a number"),
+        ({"mem_gb": 0.0}, "--mem-gb must be a number"),
+        ({"slurm": ("nodes=4",)}, "--slurm nodes=4: give --nodes instead"),
+        ({"slurm": ("--gpus_per_node=4",)}, "--slurm --gpus_per_node=4: give --gpus-per-node"),
+        ({"slurm": ("mem=4G",)}, "--slurm mem=4G: give --mem-gb instead"),
+        ({"slurm": ("=x",)}, "--slurm =x: give NAME=VALUE, or NAME alone"),
         ({"cluster": "local", "nodes": 2}, "--cluster local: one node only, got --nodes 2"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         replace(ClusterOptions(), **change)
+
+
+def test_memory_is_asked_for_in_whole_megabytes() -> None:
+    for asked, said in ((1.5, "1536M"), (0.0011, "2M"), (3, "3072M")):
+        assert parsed("--mem-gb", str(asked)).slurm_parameters("a", 1)["mem"] == said
 
 
 @pytest.fixture
@@ -174,6 +190,14 @@ def test_what_the_job_would_refuse_is_refused_before(submit: Submit, tmp_path: P
         assert "Traceback" not in said
 
 
+def test_of_several_jobs_the_wrong_one_is_named(submit: Submit, tmp_path: Path) -> None:
+    table = tmp_path / "jobs.csv"
+    table.write_text(f"out,batch_sise\n{tmp_path}/a,\n{tmp_path}/b,8\n")
+    status, said = submit("--dry-run", "--array", str(table), "--", "--device", "cpu")
+    assert status == 2
+    assert f"--array {table}: job 2: unrecognized arguments: --batch-sise 8; near it:" in said
+
+
 def test_without_slurm_it_is_said(
     submit: Submit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +214,8 @@ def test_a_dry_run_tells_what_is_to_do_and_writes_nothing(submit: Submit, tmp_pa
     assert "3 of 3 images to do, 3 of 3 shards" in said
     assert "about 5 min 00 s at 0.01 images/s for each of 1, then" in said
     assert "3 time limits, so queued again 2 times by itself" in said
+    exactly = submit("--dry-run", *rate, "--signal-delay", "90", "--", "--shard-rows", "1")[1]
+    assert "2 time limits, so queued again 1 time by itself" in exactly
     # Asked for a GPU: a job that finds none must not crawl.
     assert "--shard-rows 1 --device cuda\n" in said
     assert not (tmp_path / "run").exists()
