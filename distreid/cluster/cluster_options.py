@@ -84,11 +84,11 @@ class ClusterOptions:
             if (value := getattr(self, name)) is not None and value < least:
                 flag = "--" + name.replace("_", "-")
                 raise OptionError(f"{flag} must be at least {least}, got {value}")
-        for name, least in (("images_per_second", 0.001), ("mem_gb", 0.001)):
+        for name in ("images_per_second", "mem_gb"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
+            if value is not None and not (math.isfinite(value) and value >= 0.001):
                 flag = "--" + name.replace("_", "-")
-                raise OptionError(f"{flag} must be a number of at least {least}, got {value}")
+                raise OptionError(f"{flag} must be a number of at least 0.001, got {value}")
         for option in self.slurm:
             name = _name(option)
             if not name:
