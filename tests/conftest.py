@@ -33,6 +33,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from distreid import cli
 from distreid.models.choices import Choices
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -275,6 +276,25 @@ def run_command() -> Run:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_here() -> Run:
+    """As `run_command`, for what does not depend on a process: `distreid …` runs in this one, which
+    has imported everything."""
+
+    def run(*command: str | Path) -> Any:
+        program, *arguments = map(str, command)
+        assert program == "distreid"
+        out, said = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(said):
+            try:
+                status = cli.main(arguments)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return subprocess.CompletedProcess(command, status, out.getvalue(), said.getvalue())
 
     return run
 

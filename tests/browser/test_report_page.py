@@ -17,14 +17,14 @@ CUT = """[...document.querySelectorAll("body *")].filter(
 ).map(element => element.tagName + "." + element.className)"""
 
 
-def test_nothing_of_the_report_page_is_cut(run_command: Run, tmp_path: Path) -> None:
+def test_nothing_of_the_report_page_is_cut(run_here: Run, tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    done = run_command(
+    done = run_here(
         *("distreid", "extract", "--data", "sample", "--checkpoint", "sample"),
         *("--out", tmp_path / "run", "--no-evaluate"),
     )
     assert done.returncode == 0, done.stderr
-    done = run_command("distreid", "report", tmp_path / "run")
+    done = run_here("distreid", "report", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -25,7 +25,9 @@ def shards(run: Path) -> dict[str, bytes]:
 
 
 @needs_x86
-def test_any_number_of_processes_gives_the_bytes_of_one(run_command: Run, tmp_path: Path) -> None:
+def test_any_number_of_processes_gives_the_bytes_of_one(
+    run_command: Run, run_here: Run, tmp_path: Path
+) -> None:
     found = {}
     for processes in (1, 3):
         out = tmp_path / str(processes)
@@ -41,7 +43,7 @@ def test_any_number_of_processes_gives_the_bytes_of_one(run_command: Run, tmp_pa
     assert found[1] == found[3]
     # A run that lost a shard is mended with the same bytes, and a Python call has them too.
     (tmp_path / "1/shards/000003.h5").unlink()
-    again = run_command("distreid", "extract", *WHAT, "--out", tmp_path / "1")
+    again = run_here("distreid", "extract", *WHAT, "--out", tmp_path / "1")
     assert again.returncode == 0, again.stderr
     assert shards(tmp_path / "1") == found[1]
     store = FeatureStore.open(tmp_path / "1")
@@ -52,45 +54,45 @@ def test_any_number_of_processes_gives_the_bytes_of_one(run_command: Run, tmp_pa
 
 
 def test_a_run_is_continued_by_its_own_engine_and_another_is_refused(
-    run_command: Run, tmp_path: Path
+    run_here: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     begin = ("distreid", "extract", *WHAT, "--out", out)
-    assert run_command(*begin, "--engine", "torch").returncode == 0
+    assert run_here(*begin, "--engine", "torch").returncode == 0
     assert "engine" not in FeatureStore.open(out).plan.identity
     before = shards(out)
     (out / "shards/000001.h5").unlink()
-    assert run_command(*begin).returncode == 0
+    assert run_here(*begin).returncode == 0
     assert shards(out) == before
-    refused = run_command(*begin, "--engine", "onnxruntime")
+    refused = run_here(*begin, "--engine", "onnxruntime")
     assert refused.returncode == 2
     assert "asked for is onnxruntime" in refused.stderr
     assert "Traceback" not in refused.stderr
     # Runs by two engines are compared.
     other = tmp_path / "other"
-    done = run_command("distreid", "extract", *WHAT, "--out", other, "--engine", "onnxruntime")
+    done = run_here("distreid", "extract", *WHAT, "--out", other, "--engine", "onnxruntime")
     assert done.returncode == 0, done.stderr
-    compared = run_command("distreid", "compare", out, other, "--json")
+    compared = run_here("distreid", "compare", out, other, "--json")
     assert compared.returncode == 0, compared.stderr
     assert json.loads(compared.stdout)["queries"] > 0
 
 
 def test_an_int8_run_keeps_its_network_and_is_refused_where_it_loses_too_much(
-    run_command: Run, tmp_path: Path
+    run_here: Run, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     begin = ("distreid", "extract", *WHAT, "--out", out, "--precision", "int8")
-    done = run_command(*begin)
+    done = run_here(*begin)
     assert done.returncode == 2
     assert not (out / "plan.h5").exists()
     assert "--calibrate-on DATA is missing" in done.stderr
     few = tmp_path / "few"
     few.mkdir()
     shutil.copy(next((REPOSITORY / "distreid/sample/market/query").glob("*.jpg")), few)
-    done = run_command(*begin, "--calibrate-on", few)
+    done = run_here(*begin, "--calibrate-on", few)
     assert done.returncode == 2
     assert f"--calibrate-on {few}: 1 images, where at least 64 are wanted" in done.stderr
-    done = run_command(*begin, "--calibrate-on", "sample", "--max-map-loss", "5")
+    done = run_here(*begin, "--calibrate-on", "sample", "--max-map-loss", "5")
     assert done.returncode == 0, done.stderr
     assert "% in fp32, " in done.stderr
     identity = FeatureStore.open(out).plan.identity
@@ -99,11 +101,11 @@ def test_an_int8_run_keeps_its_network_and_is_refused_where_it_loses_too_much(
     # A shard that is lost comes back from the kept network, and from no other.
     before = shards(out)
     (out / "shards/000002.h5").unlink()
-    assert run_command("distreid", "extract", *WHAT, "--out", out).returncode == 0
+    assert run_here("distreid", "extract", *WHAT, "--out", out).returncode == 0
     assert shards(out) == before
     (out / "shards/000002.h5").unlink()
     (out / "int8.bin").write_bytes(b"another")
-    refused = run_command("distreid", "extract", *WHAT, "--out", out)
+    refused = run_here("distreid", "extract", *WHAT, "--out", out)
     assert refused.returncode == 2
     assert "int8.xml: not the network that the run was begun with" in refused.stderr
 
@@ -136,7 +138,7 @@ sys.exit(extract.main())
 
 @needs_x86
 def test_an_engine_that_crashes_ends_the_run_with_a_message_and_shards_stay(
-    run_command: Run, tmp_path: Path
+    run_command: Run, run_here: Run, tmp_path: Path
 ) -> None:
     script, out = tmp_path / "crashes.py", tmp_path / "run"
     script.write_text(CRASHES)
@@ -148,7 +150,7 @@ def test_an_engine_that_crashes_ends_the_run_with_a_message_and_shards_stay(
     before = shards(out)
     assert 0 < len(before) < 11
     assert not (out / "store.h5").exists()
-    done = run_command("distreid", "extract", *WHAT, "--out", out)
+    done = run_here("distreid", "extract", *WHAT, "--out", out)
     assert done.returncode == 0, done.stderr
     after = shards(out)
     assert len(after) == 11

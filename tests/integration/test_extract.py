@@ -162,12 +162,12 @@ def test_a_signal_ends_the_job_with_a_word_on_how_to_continue(
 
 
 def test_a_complete_run_is_scored_again_without_computing(
-    reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_command: Run
+    reference: Path, market: Path, osnet_file: Path, tmp_path: Path, run_here: Run
 ) -> None:
     shutil.copytree(reference, tmp_path / "run")
     before = contents(tmp_path / "run")
-    done = run_command(
-        sys.executable, *EXTRACT, "--data", market, "--checkpoint", osnet_file,
+    done = run_here(
+        "distreid", "extract", "--data", market, "--checkpoint", osnet_file,
         "--out", tmp_path / "run", "--mat",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -179,12 +179,12 @@ def test_a_complete_run_is_scored_again_without_computing(
     assert result["gallery_label"].shape == (1, 90)
 
 
-def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run) -> None:
+def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_here: Run) -> None:
     shutil.copytree(reference, tmp_path / "run")
-    verified = run_command("distreid", "verify", tmp_path / "run")
+    verified = run_here("distreid", "verify", tmp_path / "run")
     assert verified.returncode == 0
     assert "150 rows in 3 shards, each exactly once" in verified.stdout
-    scored = run_command("distreid", "evaluate", tmp_path / "run", "--json")
+    scored = run_here("distreid", "evaluate", tmp_path / "run", "--json")
     figures = json.loads(scored.stdout)
     assert figures["counts"] == {
         "queries": 60,
@@ -197,7 +197,7 @@ def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run
         "bad_gallery": 0,
         "unlabelled_queries": 0,
     }
-    changed = run_command(
+    changed = run_here(
         "distreid", "evaluate", tmp_path / "run", "--protocol", "layumi", "--ap", "standard",
         "--depth", "3", "--csv", tmp_path / "queries.csv", "--json",
     )  # fmt: skip
@@ -209,12 +209,12 @@ def test_the_commands_on_a_run(reference: Path, tmp_path: Path, run_command: Run
     assert len(lines) == 61
     assert lines[1].startswith('"layumi, changed",0,query/0001_c1s1_000001_00.jpg,1,1,2,')
     assert f"wrote  {tmp_path}/queries.csv" in changed.stderr
-    unknown = run_command("distreid", "evaluate", tmp_path / "run", "--protocol", "mine")
+    unknown = run_here("distreid", "evaluate", tmp_path / "run", "--protocol", "mine")
     assert unknown.returncode == 2
     assert "--protocol mine: no such name; torchreid, fastreid" in unknown.stderr
-    status = run_command("distreid", "status", tmp_path / "run")
+    status = run_here("distreid", "status", tmp_path / "run")
     assert "complete; 150 of 150 images, 3 of 3 shards" in status.stdout
     shard_file(tmp_path / "run", 2).unlink()
-    verified = run_command("distreid", "verify", tmp_path / "run")
+    verified = run_here("distreid", "verify", tmp_path / "run")
     assert verified.returncode == 2
     assert "000002.h5: missing; run the extraction again" in verified.stderr

@@ -17,8 +17,8 @@ from distreid.store import FeatureStore
 IMAGES = GOLDEN / "images"
 
 
-def extract(run_command: Run, file: Path, out: Path, *options: str) -> FeatureStore:
-    found = run_command(
+def extract(run_here: Run, file: Path, out: Path, *options: str) -> FeatureStore:
+    found = run_here(
         *("distreid", "extract", "--data", IMAGES, "--checkpoint", file, "--out", out),
         *("--layout", "folder", "--no-evaluate", *options),
     )
@@ -38,15 +38,15 @@ def own(folder: Path) -> tuple[Path, dict[str, Any]]:
     return file, state
 
 
-def test_the_choices_are_said_and_stand_in_the_identity(run_command: Run, tmp_path: Path) -> None:
+def test_the_choices_are_said_and_stand_in_the_identity(run_here: Run, tmp_path: Path) -> None:
     file, _ = own(tmp_path)
-    said = run_command("distreid", "inspect", "--checkpoint", file)
+    said = run_here("distreid", "inspect", "--checkpoint", file)
     assert said.returncode == 0
     text = " ".join(said.stdout.split())
     assert "resnet18 under 'model.backbone'" in text
     assert "(--feature says otherwise)" in text
     store = extract(
-        *(run_command, file, tmp_path / "run", "--feature", "before-neck", "--last-stride", "2"),
+        *(run_here, file, tmp_path / "run", "--feature", "before-neck", "--last-stride", "2"),
         *("--pooling", "gem=3", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"),
         *("--channels", "bgr", "--keep-aspect", "pad", "--input-size", "64x32"),
     )
@@ -61,7 +61,7 @@ def test_the_choices_are_said_and_stand_in_the_identity(run_command: Run, tmp_pa
     assert (preprocess["colour"], preprocess["keep_aspect"]) == ("BGR", "pad")
     assert (preprocess["height"], preprocess["width"]) == (64, 32)
     assert (list(preprocess["mean"]), list(preprocess["std"])) == ([0.5] * 3, [0.25] * 3)
-    other = run_command(
+    other = run_here(
         *("distreid", "extract", "--data", IMAGES, "--checkpoint", file, "--out", tmp_path / "run"),
         *("--layout", "folder", "--no-evaluate", "--input-size", "64x32"),
     )
@@ -117,11 +117,11 @@ def two(folder: Path) -> Path:
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
-    make: Any, options: tuple[str, ...], message: str, run_command: Run, tmp_path: Path
+    make: Any, options: tuple[str, ...], message: str, run_here: Run, tmp_path: Path
 ) -> None:
     import re
 
-    found = run_command(
+    found = run_here(
         *("distreid", "extract", "--data", IMAGES, "--checkpoint", make(tmp_path)),
         *("--out", tmp_path / "run", "--layout", "folder", *options),
     )

@@ -59,10 +59,10 @@ def test_the_demo_ends_with_a_table_and_a_meaningful_score(
     assert figures["counts"]["queries_without_match"] == 0
 
 
-def test_random_weights_score_near_chance(run_command: Run, tmp_path: Path) -> None:
+def test_random_weights_score_near_chance(run_here: Run, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(build_osnet("osnet_x0_25").state_dict(), tmp_path / "random.pth")
-    done = run_command(
+    done = run_here(
         "distreid", "extract", "--data", "sample", "--checkpoint", tmp_path / "random.pth",
         "--out", tmp_path / "run",
     )  # fmt: skip
@@ -70,14 +70,14 @@ def test_random_weights_score_near_chance(run_command: Run, tmp_path: Path) -> N
     assert rank1(tmp_path / "run") < 0.05
 
 
-def test_bfloat16_keeps_the_features_of_a_trained_network(tmp_path: Path, run_command: Run) -> None:
+def test_bfloat16_keeps_the_features_of_a_trained_network(tmp_path: Path, run_here: Run) -> None:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         pytest.skip("this CPU has no bfloat16")
     import numpy as np
 
     found, scores = {}, {}
     for precision in ("fp32", "bf16"):
-        done = run_command(
+        done = run_here(
             "distreid", "extract", "--data", "sample", "--checkpoint", "sample",
             "--out", tmp_path / precision, "--precision", precision,
         )  # fmt: skip

@@ -61,11 +61,11 @@ def shard_bytes(run: Path) -> dict[str, bytes]:
 
 
 def test_a_complete_run_is_verified_and_has_the_scores_that_it_had(
-    old: Path, run_command: Run
+    old: Path, run_here: Run
 ) -> None:
     before = json.loads((old / "complete/metrics.json").read_text())
-    assert run_command("distreid", "verify", old / "complete").returncode == 0
-    scored = run_command("distreid", "evaluate", old / "complete", "--json")
+    assert run_here("distreid", "verify", old / "complete").returncode == 0
+    scored = run_here("distreid", "evaluate", old / "complete", "--json")
     assert scored.returncode == 0, scored.stderr
     after = json.loads(scored.stdout)
     assert after["counts"] == before["counts"]
@@ -77,12 +77,10 @@ def test_a_complete_run_is_verified_and_has_the_scores_that_it_had(
         assert ours["cmc"] == pytest.approx(theirs["cmc"], abs=1e-7)
 
 
-def test_an_old_run_and_a_new_one_of_the_same_rows_are_compared(
-    old: Path, run_command: Run
-) -> None:
+def test_an_old_run_and_a_new_one_of_the_same_rows_are_compared(old: Path, run_here: Run) -> None:
     assert extract(old, old / "new", "--no-evaluate") == 0
     assert FeatureStore.open(old / "new").plan.identity["passes"] == "filled"
-    done = run_command("distreid", "compare", old / "complete", old / "new", "--json")
+    done = run_here("distreid", "compare", old / "complete", old / "new", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["queries"] == 6
 
@@ -117,7 +115,7 @@ def test_a_run_half_done_is_finished_by_the_rule_that_it_was_begun_with(old: Pat
 
 
 def test_a_run_of_tall_images_that_pillow_13_resized_is_not_continued(
-    old: Path, run_command: Run
+    old: Path, run_here: Run
 ) -> None:
     needs_its_versions(old / "half")
     assert read_plan(old / "half/plan.h5").identity["versions"]["Pillow"] == "13.0.0"
@@ -125,7 +123,7 @@ def test_a_run_of_tall_images_that_pillow_13_resized_is_not_continued(
     Image.new("RGB", (64, 400)).save(row)
     before = shard_bytes(old / "half")
     what = ("--data", old / "rows.csv", "--checkpoint", "sample", "--out", old / "half")
-    done = run_command("distreid", "extract", *what, "--shard-rows", "8")
+    done = run_here("distreid", "extract", *what, "--shard-rows", "8")
     assert done.returncode == 2
     assert "half: begun by distreid 0.1.0 with Pillow 13.0.0, which resizes tall" in done.stderr
     assert f"such as row 17, {row}" in done.stderr

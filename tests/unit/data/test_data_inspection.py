@@ -137,33 +137,33 @@ def test_published_counts_are_checked_when_asked_for(
         check_counts(open_data(str(root), "folder"))
 
 
-def test_the_command_inspects_and_is_strict(root: Path, run_command: Run) -> None:
-    done = run_command("distreid", "inspect", "--data", root)
+def test_the_command_inspects_and_is_strict(root: Path, run_here: Run) -> None:
+    done = run_here("distreid", "inspect", "--data", root)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{root}: market1501\n  query: 4, 3 persons")
-    done = run_command("distreid", "inspect", "--data", root, "--strict-counts")
+    done = run_here("distreid", "inspect", "--data", root, "--strict-counts")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "instead of 3,368" in done.stderr
-    done = run_command("distreid", "inspect", "--data", root, "--json")
+    done = run_here("distreid", "inspect", "--data", root, "--json")
     found = json.loads(done.stdout)
     assert found["splits"]["query"]["by_camera"] == {"1": 3, "2": 1}
     assert found["without_match"] == {
         "have matches in their own camera only": [NAMES[2]],
         "show a person who is not in the gallery": [NAMES[3]],
     }
-    done = run_command("distreid", "inspect", "--checkpoint", "sample", "--json")
+    done = run_here("distreid", "inspect", "--checkpoint", "sample", "--json")
     assert done.returncode == 2
     pattern = r"(?P<person>\d+)_c(?P<camera>\d)"
-    done = run_command("distreid", "inspect", "--data", root, "--pattern", pattern)
+    done = run_here("distreid", "inspect", "--data", root, "--pattern", pattern)
     assert f"{root}: pattern" in done.stdout
     assert "query: 4, 3 persons, 2 cameras" in done.stdout
 
 
-def test_the_main_job_is_strict_too(root: Path, run_command: Run, osnet_file: Path) -> None:
+def test_the_main_job_is_strict_too(root: Path, run_here: Run, osnet_file: Path) -> None:
     for number, name in enumerate(NAMES):
         draw(root / name, number)
     job = ("distreid", "extract", "--data", root, "--checkpoint", osnet_file, "--device", "cpu")
-    done = run_command(*job, "--out", root / "run", "--strict-counts")
+    done = run_here(*job, "--out", root / "run", "--strict-counts")
     assert done.returncode == 2 and "instead of 15,913" in done.stderr
     assert not (root / "run").exists()
 

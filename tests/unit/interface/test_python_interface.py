@@ -418,11 +418,9 @@ def test_a_network_with_camera_embeddings_wants_cameras(pack: Any, tmp_path: Pat
     assert (found * expected).sum(axis=1).min() > 0.99999
 
 
-def test_scores_are_those_of_the_command(
-    small: tuple[Path, distreid.Store], run_command: Run
-) -> None:
+def test_scores_are_those_of_the_command(small: tuple[Path, distreid.Store], run_here: Run) -> None:
     root, store = small
-    printed = run_command("distreid", "evaluate", root / "run", "--protocol", "fastreid,layumi")
+    printed = run_here("distreid", "evaluate", root / "run", "--protocol", "fastreid,layumi")
     assert printed.returncode == 0, printed.stderr
     scores = distreid.evaluate(store, protocol=["fastreid", "layumi"])
     assert scores.table().strip() == printed.stdout.strip()

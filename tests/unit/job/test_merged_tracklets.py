@@ -115,7 +115,7 @@ def test_that_is_said_before_anything_is_computed_and_by_a_dry_run(
     assert f"tracklets: {tmp_path}/{said}" in capsys.readouterr().out
 
 
-def test_through_the_command(run_command: Run, tmp_path: Path) -> None:
+def test_through_the_command(run_here: Run, tmp_path: Path) -> None:
     with (tmp_path / "rows.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "person_id", "camera_id", "tracklet"])
@@ -123,7 +123,7 @@ def test_through_the_command(run_command: Run, tmp_path: Path) -> None:
             draw(tmp_path / f"{row}.png", seed=row)
             writer.writerow([f"{row}.png", 1, 1, f"t{row // 3}"])
     options = ["--data", tmp_path / "rows.csv", "--checkpoint", "sample", "--no-evaluate"]
-    done = run_command(
+    done = run_here(
         "distreid", "extract", *options, "--out", tmp_path / "out", "--merge", "tracklet"
     )
     assert done.returncode == 0, done.stderr
@@ -135,7 +135,7 @@ def test_through_the_command(run_command: Run, tmp_path: Path) -> None:
             float(feature @ rows.mean(axis=0)), np.linalg.norm(rows.mean(axis=0)), rel_tol=1e-6
         )
 
-    done = run_command(
+    done = run_here(
         "distreid",
         "extract",
         *options,

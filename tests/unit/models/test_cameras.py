@@ -133,7 +133,7 @@ def sie_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 def test_a_vehicle_takes_the_embedding_of_its_camera_and_viewpoint(
-    tmp_path: Path, run_command: Run
+    tmp_path: Path, run_here: Run
 ) -> None:
     torch.manual_seed(0)
     network = ClassToken(dim=384, tokens=257, stride=16, cameras=160)
@@ -144,7 +144,7 @@ def test_a_vehicle_takes_the_embedding_of_its_camera_and_viewpoint(
     for name in ("a.jpg", "b.jpg"):
         draw(tmp_path / name, 1)
     (tmp_path / "cars.csv").write_text("path,vehicleID,cam,viewID\na.jpg,1,20,7\nb.jpg,1,1,0\n")
-    found = run_command(
+    found = run_here(
         *("distreid", "extract", "--data", tmp_path / "cars.csv", "--checkpoint", file),
         *("--out", tmp_path / "run", "--no-evaluate"),
     )
