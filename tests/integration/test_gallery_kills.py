@@ -23,7 +23,7 @@ from distreid.search.changes import Manner, compact, create
 from distreid.search.gallery import Gallery
 from distreid.search.gallery_check import verify_gallery
 
-KILLS = 100
+KILLS = 60
 RUNS = 4
 COUNT = 30
 
