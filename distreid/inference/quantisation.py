@@ -17,12 +17,12 @@ from distreid.errors import EngineError, OptionError, StoreError
 from distreid.host.atomic_files import publish_bytes
 from distreid.inference.openvino_engine import core, without_telemetry
 from distreid.inference.quiet_converters import quiet_converter
+from distreid.store.run_folder import INT8_FILES
 
 CALIBRATION_IMAGES = 300
 """NNCF's own default for the size of its subset."""
 LEAST_CALIBRATION = 64
 """Images, to see the ranges on."""
-FILES = ("int8.xml", "int8.bin")
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class Quantised:
     def save(self, run: Path) -> None:
         """Beside a run's store, where every rank and every continuation finds it."""
         run.mkdir(parents=True, exist_ok=True)
-        for name, content in zip(FILES, (self.xml, self.weights), strict=True):
+        for name, content in zip(INT8_FILES, (self.xml, self.weights), strict=True):
             publish_bytes(run / name, content)
 
     @classmethod
     def read(cls, run: Path, sha256: str) -> Quantised:
         """What `save` wrote; StoreError if it is not there, or another."""
         try:
-            found = cls(*((run / name).read_bytes() for name in FILES))
+            found = cls(*((run / name).read_bytes() for name in INT8_FILES))
         except OSError as error:
             raise StoreError(
                 f"{error.filename}: {error.strerror}; restore it, or delete {run} and begin again"
             ) from error
         if found.sha256() != sha256:
             raise StoreError(
-                f"{run / FILES[0]}: not the network that the run was begun with; restore it and "
-                f"{FILES[1]}, or delete {run} and begin again"
+                f"{run / INT8_FILES[0]}: not the network that the run was begun with; restore it "
+                f"and {INT8_FILES[1]}, or delete {run} and begin again"
             )
         return found
 
@@ -98,7 +98,7 @@ def quantise(
             )
             import openvino
 
-            files = [Path(folder) / name for name in FILES]
+            files = [Path(folder) / name for name in INT8_FILES]
             openvino.serialize(network, *map(str, files))
             return Quantised(*(file.read_bytes() for file in files))
     except Exception as error:  # it raises nearly anything

@@ -36,7 +36,7 @@ from distreid.inference.extractor import Extractor, choose_device
 from distreid.job.agreement import check_files, check_versions, copied_plan, shared_plan
 from distreid.job.engine_decision import compute_as_planned, computed_by, decide
 from distreid.job.epochs import compare_epochs
-from distreid.job.merged_tracklets import check_mergeable, merge_tracklets
+from distreid.job.merged_tracklets import TRACKLETS, check_mergeable, merge_tracklets
 from distreid.job.options import ExtractOptions
 from distreid.job.provenance import machine, provenance
 from distreid.job.rank_work import (
@@ -94,11 +94,9 @@ def run(options: ExtractOptions, world: World, phases: Phases | None = None) -> 
                     "feature may depend on which computes it"
                 )
             job = Job(options, group, device, log, check_signals, phases)
-            if copy and len(options.checkpoints) > 1:  # `run_folders` looks whether it is a run
-                group.on_main(lambda: copy.fetch_root(copy.listed()))
             with _named(copy):
-                folders = group.main_first(lambda: run_folders(options))
-            copies = [copy and RunCopy(copy.place(folder), folder) for folder in folders]
+                folders = group.main_first(lambda: run_folders(options, copy))
+            copies = [copy and copy.of(folder) for folder in folders]
             group.on_main(lambda: _fetch(job, copies, held))
             with phases("checkpoint"):
                 models = group.main_first(lambda: load_models(options))
@@ -172,7 +170,8 @@ def _begin(
         _introduce(job, folder, copy, model, told)
         if not copy:
             held.enter_context(hold(folder, log.print))
-        decision = decide(job, folder, model, extractor, manifest)
+        with _named(copy):
+            decision = decide(job, folder, model, extractor, manifest)
         begun = existing_plan(folder)
         for line in check_same_images(folder, begun, manifest):
             log.print(f"       {escape(printable(line))}")
@@ -269,7 +268,8 @@ def _extract(job: Job, runs: Sequence[Run], extractors: Sequence[Extractor]) -> 
     for run, extractor in zip(runs, extractors, strict=True):
         extractor.fills_passes = fills_passes(run.plan)
         if len(sampler):
-            compute_as_planned(job, run, extractor)
+            with _named(run.copy):
+                compute_as_planned(job, run, extractor)
     works = [RunWork(job, run, extractor) for run, extractor in zip(runs, extractors, strict=True)]
     rows = len(runs[0].plan.manifest)
     show = (
@@ -303,7 +303,7 @@ def _finish(
             written += write_mat(store)
         if options.merge == "tracklet":
             with phases("merging"):
-                tracklets = merge_tracklets(store, options.merge_top)
+                tracklets = _merged(options, run, store, log)
             log.print(f"       {counted(len(tracklets.manifest), 'tracklet')}")
             written.append(tracklets.run / "store.h5")
         if why_not := cannot_evaluate(store) if options.evaluate else "--no-evaluate":
@@ -326,6 +326,20 @@ def _finish(
             if len(runs) > 1 and file.parent == copy.folder:
                 copy.send(file)
     say_written(log, written, copy.place if copy else None)
+
+
+def _merged(options: ExtractOptions, run: Run, store: FeatureStore, log: Console) -> FeatureStore:
+    """The run of tracklets, which has an address and a copy of its own if `run` has."""
+    copy = run.copy and run.copy.of(run.folder / TRACKLETS)
+    if copy:
+        there = copy.listed()
+        copy.fetch_root(there)
+        copy.fetch_shards(there, log.print)
+    with _named(copy):
+        tracklets = merge_tracklets(store, options.merge_top)
+    if copy:
+        copy.send_all()
+    return tracklets
 
 
 def _complete(options: ExtractOptions, run: Run, log: Console) -> FeatureStore:

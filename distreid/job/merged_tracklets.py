@@ -18,7 +18,7 @@ from distreid.store.plan import shard_rows_for
 from distreid.store.run_folder import begin, finish
 from distreid.store.shards import Rows, write_shard
 
-FOLDER = "tracklets"
+TRACKLETS = "tracklets"  # the folder
 IMAGES = "images"  # the extra column of how many images a tracklet's feature is the mean of
 
 
@@ -84,7 +84,7 @@ def merge_tracklets(store: FeatureStore, top: float | None = None) -> FeatureSto
         },
         shard_rows=shard_rows_for(len(merged)),
     )
-    out = store.run / FOLDER
+    out = store.run / TRACKLETS
     for shard in begin(out, plan):
         part = slice(shard.start, shard.stop)
         values = Rows(

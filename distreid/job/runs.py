@@ -91,8 +91,9 @@ class Computed:
         return cls(**before | asked)
 
 
-def run_folders(options: ExtractOptions) -> list[Path]:
-    """Where each checkpoint's run lies: `--out` itself, or for several a folder in it.
+def run_folders(options: ExtractOptions, copy: RunCopy | None = None) -> list[Path]:
+    """Where each checkpoint's run lies: `--out` itself, or for several a folder in it; `copy` is
+    that of `--out` if it is in an object store.
 
     That is named after the checkpoint's file, and where two are equal after its folder too.
     OptionError if they are equal still, StoreError if `--out` is itself a run.
@@ -114,7 +115,7 @@ def run_folders(options: ExtractOptions) -> list[Path]:
                 "give each once, or rename one"
             )
         taken[name] = file
-    if options.out.is_dir() and existing_plan(options.out):
+    if copy.is_run() if copy else options.out.is_dir() and existing_plan(options.out):
         raise StoreError(
             f"{options.out}: itself a run, and several checkpoints need a folder of runs; "
             "give another --out"

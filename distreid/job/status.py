@@ -86,7 +86,7 @@ def _status_in_store(address: Path) -> RunStatus:
     check_runs_address(str(address))
     with tempfile.TemporaryDirectory() as folder, RunCopy(address, Path(folder)).named() as copy:
         there = copy.listed()
-        copy.fetch_root(there)
+        copy.fetch({name: there[name] for name in ROOTS if name in there})
         root, rows, shards, identity = _read_root(copy.folder, address)
         names = {shard: str(shard_file(Path(), shard.index)) for shard in shards}
         done = [shard for shard in shards if names[shard] in there]

@@ -54,6 +54,7 @@ from distreid.report.plots import cmc_curve, open_set_curves, score_histogram
 from distreid.report.ranking_picture import RankedImage, RankedQuery, ranking_gallery
 from distreid.report.scores import percent, score_rows
 from distreid.store import FeatureStore
+from distreid.store.run_folder import PICTURES
 
 WORST, FIRST, RANKED = 6, 4, 10
 LISTED = 20
@@ -76,7 +77,7 @@ def write_page(store: FeatureStore, log: Console) -> Path:
     page_file, breakdown_file = store.run / "report.html", store.run / "breakdown.json"
     for file in (page_file, breakdown_file):
         check_target(file)
-    make_folder(store.run / "pictures")
+    make_folder(store.run / PICTURES)
     evaluation = evaluate_run(store, log)
     scores = evaluation.of_a_search  # whose ranking is drawn
     worst, name = _worst_queries(store, scores), scores.name
@@ -104,7 +105,7 @@ def write_page(store: FeatureStore, log: Console) -> Path:
     except OptionError as error:
         log.print(f"no plots: {escape(str(error))}")
     for caption, picture in pictures.items():
-        publish_bytes(store.run / "pictures" / f"{caption}.png", picture)
+        publish_bytes(store.run / PICTURES / f"{caption}.png", picture)
     page = Page(
         title=f"{store.plan.identity['model']['name']} on {store.manifest.root.name}",
         run=store.run,

@@ -7,12 +7,17 @@
 A store has no memory map and no lock, so a job and a reader work on the copy. What the store has
 comes first: it is fetched where it differs, and a file goes up whole when it is complete,
 `store.h5` after all others. So nothing there looks complete that is not.
+
+The copy of a run at `s3://bucket/runs` holds the folder of the copy of one at
+`s3://bucket/runs/market`. So a copy's files are those of its own folder and of `FOLDERS`, and
+nothing else is sent or removed with it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +29,17 @@ from distreid.errors import OptionError, StoreError, say_on_stderr
 from distreid.host.atomic_files import check_content, make_folder, publish_bytes
 from distreid.host.folder_lock import Busy, holders
 from distreid.host.user_cache import user_cache
+from distreid.store.plan import Plan
 from distreid.store.root_file import ROOTS, existing_plan, no_run, unfinished_run
-from distreid.store.shards import SHARD_NAME, done_shards, read_shard, shard_file
+from distreid.store.run_folder import INT8_FILES, PICTURES
+from distreid.store.shards import SHARD_NAME, read_shard, shard_file
 
 RECORD = "objects.txt"
 STORE, PLAN = ROOTS
+TO_CONTINUE = (INDEX_FILE, *INT8_FILES)
+"""What another machine needs beside the root and the shards, to continue a run."""
+FOLDERS = {"shards": SHARD_NAME.fullmatch, PICTURES: re.compile(r".+\.png").fullmatch}
+"""The folders in a run's, and what is the name of a file in them."""
 FETCHED_AT_ONCE = 4  # shards have up to 64 MiB
 OF_A_JOB = (".tmp", ".lock")
 
@@ -43,6 +54,10 @@ class RunCopy:
     def place(self, file: Path) -> Path:
         """The address of a file of the copy."""
         return path_of(f"{self.address}/{file.relative_to(self.folder).as_posix()}")
+
+    def of(self, folder: Path) -> RunCopy:
+        """The copy of a run whose folder lies in this one's."""
+        return RunCopy(self.place(folder), folder)
 
     @contextlib.contextmanager
     def named(self) -> Iterator[RunCopy]:
@@ -62,32 +77,47 @@ class RunCopy:
         except StoreError as error:
             raise StoreError(str(error).replace(str(probe), str(self.address))) from error
 
+    def is_run(self) -> bool:
+        """Whether the store has a run at the address itself."""
+        return not list_folder(self.address).keys().isdisjoint(ROOTS)
+
     def listed(self) -> dict[str, Stamp]:
         """The run's files that the store has: `plan.h5`, `shards/000000.h5`, …"""
-        top, shards = list_folder(self.address), list_folder(self.address / "shards")
-        found = {name: top[name] for name in (*ROOTS, INDEX_FILE) if name in top}
-        return found | {f"shards/{s}": shards[s] for s in shards if SHARD_NAME.fullmatch(s)}
+        found = list_folder(self.address)
+        for folder, is_of_it in FOLDERS.items():
+            inside = list_folder(self.address / folder)
+            found |= {f"{folder}/{name}": inside[name] for name in inside if is_of_it(name)}
+        return found
 
-    def fetch_root(self, there: Mapping[str, Stamp]) -> None:
-        """Makes the copy that of the store's run, but for its shards.
+    def fetch_root(self, there: Mapping[str, Stamp]) -> Plan | None:
+        """Makes the copy that of the store's run, but for its shards; gives its plan.
 
-        Shards that are of another run are removed; those of this run that the store lacks stay,
-        to be sent."""
-        self._fetch({name: there[name] for name in (*ROOTS, INDEX_FILE) if name in there})
-        for name in (*ROOTS, INDEX_FILE):
-            if name not in there:
+        What is of another run is removed, and all if the store has none; what the store lacks of
+        this run stays, to be sent."""
+        roots = [name for name in ROOTS if name in there]
+        if not roots:
+            for name in (*self._files(), RECORD):
                 (self.folder / name).unlink(missing_ok=True)
-        if not (self.folder / "shards").is_dir():
-            return
+            return None
+        before = None
+        with contextlib.suppress(StoreError):  # damaged, and perhaps fetched anew
+            before = existing_plan(self.folder)
+        needed = {name: there[name] for name in (*roots, *TO_CONTINUE) if name in there}
+        self.fetch(needed)
+        for name in ROOTS:
+            if name not in roots:
+                (self.folder / name).unlink(missing_ok=True)
         plan = existing_plan(self.folder)
-        for index in done_shards(self.folder):
-            file = shard_file(self.folder, index)
-            try:
-                if plan is None:
-                    raise IndexError
-                read_shard(self.folder, plan, plan.shards[index])
-            except (StoreError, IndexError):
-                file.unlink(missing_ok=True)
+        assert plan
+        is_another = before is None or before.digest != plan.digest
+        for name in self._files():
+            if name.startswith("shards/"):
+                foreign = not self._is_shard_of(plan, name)
+            else:
+                foreign = is_another and name not in needed
+            if foreign:
+                (self.folder / name).unlink(missing_ok=True)
+        return plan
 
     def fetch_shards(self, there: Mapping[str, Stamp], say: Callable[[str], None]) -> None:
         """Fetches the shards that the copy lacks, or has of another version.
@@ -99,11 +129,11 @@ class RunCopy:
         if missing:
             size = sum(stamp.size for stamp in missing.values())
             say(f"copying {len(missing):,} shards ({size:,} bytes) to {self.folder}")
-            self._fetch(missing)
+            self.fetch(missing)
 
     def send(self, file: Path) -> None:
         """Writes a file of the copy to the store, whole. StoreError if it fails: the file stays."""
-        content, time = file.read_bytes(), file.stat().st_mtime_ns
+        time, content = file.stat().st_mtime_ns, file.read_bytes()
         try:
             stamp = put(self.place(file), content)
         except StoreError as error:
@@ -115,32 +145,45 @@ class RunCopy:
         self._record(file.relative_to(self.folder).as_posix(), stamp, time)
 
     def send_all(self) -> None:
-        """Makes the store's run that of the copy: what it lacks, then a complete run's `store.h5`.
+        """Sends what the store lacks and what was changed here since it was sent or fetched.
 
-        Until then `plan.h5` is there, and first of all."""
+        What it takes to continue a run is there before its plan, a complete run's `store.h5` after
+        all others."""
         there, recorded = self.listed(), self._recorded()
         begun, complete = ((self.folder / name).exists() for name in (PLAN, STORE))
-        first = [PLAN, *([] if complete else [STORE])] if begun else []
+        first = [*TO_CONTINUE, PLAN, *([] if complete else [STORE])] if begun else []
         last = [*([STORE] if complete else []), *([] if begun else [PLAN])]
-        files = (file for file in self.folder.rglob("*") if file.is_file())
-        names = (file.relative_to(self.folder).as_posix() for file in files)
-        # By name: of a run inside, such as one of tracklets, `shards` go before `store.h5`, too.
-        others = sorted(
-            name
-            for name in names
-            if name not in ROOTS and Path(name).name != RECORD and not name.endswith(OF_A_JOB)
-        )
+        others = [name for name in self._files() if name not in (*first, *last)]
         for name in (*first, *others, *last):
-            file, sent = self.folder / name, recorded.get(name)
-            of_the_run = name in (*ROOTS, INDEX_FILE) or name.startswith("shards/")
-            stamp = there.get(name) if of_the_run else sent and sent[0]
+            file, (_, sent) = self.folder / name, recorded.get(name, (None, None))
             if not file.exists():
-                if stamp:
+                if name in there:
                     remove(self.place(file))
-            elif stamp is None or not self._is_same(name, stamp, sent):
+            elif name not in there or sent != file.stat().st_mtime_ns:
                 self.send(file)
 
-    def _fetch(self, wanted: Mapping[str, Stamp]) -> None:
+    def _files(self) -> list[str]:
+        """The names of the run's files that the copy has, but for its record and its lock."""
+        top = (file.name for file in sorted(self.folder.glob("*")) if file.is_file())
+        found = [name for name in top if name != RECORD and not name.endswith(OF_A_JOB)]
+        # At an address that ends in `shards`, those lie here of a run above.
+        found = [name for name in found if not SHARD_NAME.fullmatch(name)]
+        for folder, is_of_it in FOLDERS.items():
+            names = sorted(file.name for file in (self.folder / folder).glob("*"))
+            found += [f"{folder}/{name}" for name in names if is_of_it(name)]
+        return found
+
+    def _is_shard_of(self, plan: Plan, name: str) -> bool:
+        index = int(Path(name).stem)
+        try:
+            read_shard(self.folder, plan, plan.shards[index])
+        except (StoreError, IndexError):
+            return False
+        return name == str(shard_file(Path(), index))
+
+    def fetch(self, wanted: Mapping[str, Stamp]) -> None:
+        """Fetches what the copy lacks, or has of another version; StoreError for what is damaged,
+        or cannot be read."""
         missing = self._not_the_same(wanted)
         contents = read_whole(self.address, missing, FETCHED_AT_ONCE)
         for (name, stamp), content in zip(missing.items(), contents, strict=True):
@@ -209,8 +252,7 @@ def local_run(run: Path, *, unfinished: bool = False) -> Path:
     for holder in holders(copy.folder).values():
         if holder.runs():
             raise Busy(copy.address, holder)
-    copy.fetch_root(there)
-    plan = existing_plan(copy.folder)
+    plan = copy.fetch_root(there)
     assert plan
     wanted = [str(shard_file(Path(), shard.index)) for shard in plan.shards]
     missing = [name for name in wanted if name not in there]

@@ -19,6 +19,10 @@ from distreid.store.shards import done_shards, read_shard, shard_file, verify_sh
 
 CALIBRATION = "calibration.json"
 """The file in a run of `distreid calibrate`: thresholds, and counts of scores, of nobody's own."""
+INT8_FILES = ("int8.xml", "int8.bin")
+"""The network of an int8 run, in OpenVINO's format."""
+PICTURES = "pictures"
+"""The folder in a run of what its report shows."""
 
 
 def begin(run: Path, plan: Plan) -> list[Shard]:

@@ -445,3 +445,101 @@ def test_several_checkpoints_lie_below_the_prefix(
     capsys.readouterr()
     assert cli.main(["extract", *line]) == 0
     assert "5 of 5 shards are done already" in capsys.readouterr().err
+
+
+def test_a_run_above_others_leaves_them_and_several_checkpoints_leave_it(
+    out: str,
+    images: Path,
+    server: tuple[Any, Faults],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    """Its copy holds the folder of a copy that is older than what the bucket has meanwhile."""
+    below = f"{out}/market"
+    assert cli.main(["extract", *command(images, below)]) == 0
+    for name in stored(server, below):
+        delete(server, below, name)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+        assert cli.main(["extract", *command(images, below, "--flip")]) == 0
+    before = stored(server, below)
+    assert cli.main(["extract", *command(images, out)]) == 0
+    assert stored(server, below) == before
+    assert cli.main(["verify", below]) == 0
+    whole = stored(server, out)
+    capsys.readouterr()
+    shutil.copy(REPOSITORY / "distreid/sample/osnet_x0_25.pth.tar", tmp_path / "other.pth")
+    line = command(images, out, "--checkpoint", str(tmp_path / "other.pth"))
+    assert cli.main(["extract", *line]) == 2
+    assert error_line(capsys).startswith(f"{out}: itself a run, and several checkpoints need")
+    assert stored(server, out) == whole
+
+
+def test_a_run_of_tracklets_is_one_of_its_own(
+    out: str, server: tuple[Any, Faults], images: Path, tmp_path: Path, capsys: Any
+) -> None:
+    files = sorted(images.rglob("*.jpg"))
+    rows = [f"{file},{file.name[:4]},1,{file.name[:4]}" for file in files]
+    table = tmp_path / "tracklets.csv"
+    table.write_text("\n".join(["path,person_id,camera_id,tracklet", *rows]))
+    line = command(table, out, "--merge", "tracklet", "--no-evaluate")
+    assert cli.main(["extract", *line]) == 0
+    first = stored(server, out)
+    assert {"store.h5", "tracklets/store.h5", "tracklets/shards/000000.h5"} <= first.keys()
+    assert "tracklets/plan.h5" not in first
+    # The prefix was emptied: the same run has all of it again, and so has another one.
+    for options in ([], ["--flip"]):
+        for name in stored(server, out):
+            delete(server, out, name)
+        for _ in range(2):
+            assert cli.main(["extract", *line, *options]) == 0
+            assert stored(server, out).keys() == first.keys()
+        assert len(distreid.open_store(f"{out}/tracklets")) == 5
+    # What is left of another run's is named where it lies.
+    for name in ("store.h5", *SHARDS):
+        delete(server, out, name)
+    capsys.readouterr()
+    assert cli.main(["extract", *line]) == 2
+    assert error_line(capsys).startswith(f"{out}/tracklets holds another run (augmentation.flip")
+
+
+def test_scores_of_a_run_that_was_deleted_are_not_sent_with_the_next(
+    out: str, images: Path, server: tuple[Any, Faults]
+) -> None:
+    assert cli.main(["extract", *command(images, out)]) == 0
+    for name in stored(server, out):
+        delete(server, out, name)
+    assert cli.main(["extract", *command(images, out, "--flip", "--no-evaluate")]) == 0
+    assert sorted(stored(server, out)) == sorted(["store.h5", *SHARDS])
+
+
+def test_an_int8_run_is_continued_on_another_machine_by_its_own_network(
+    out: str, images: Path, server: tuple[Any, Faults], run_command: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    pytest.importorskip("openvino")
+    for number in range(64):
+        draw(tmp_path / f"more/{number:02d}.jpg", number)
+    line = ["extract", *command(images, out, "--no-evaluate")]
+    begin = [*line, "--precision", "int8", "--calibrate-on", str(tmp_path / "more")]
+    faults = server[1]
+    faults.method, faults.status = "PUT", {key(out, SHARDS[3]): (400, 99)}
+    done = run_command("distreid", *begin, XDG_CACHE_HOME=str(tmp_path / "a"))
+    assert done.returncode == 2, done.stderr
+    found = stored(server, out)
+    assert {"plan.h5", "int8.xml", "int8.bin", SHARDS[2]} <= found.keys()
+    faults.status.clear()
+    done = run_command("distreid", *line, XDG_CACHE_HOME=str(tmp_path / "b"))
+    assert done.returncode == 0, done.stderr
+    after = stored(server, out)
+    assert "store.h5" in after and "plan.h5" not in after
+    assert {name: after[name] for name in found if name != "plan.h5"} == {
+        name: content for name, content in found.items() if name != "plan.h5"
+    }
+    # Without its network, it is said where that is missing.
+    delete(server, out, "int8.bin")
+    delete(server, out, SHARDS[3])
+    done = run_command("distreid", *line, XDG_CACHE_HOME=str(tmp_path / "c"))
+    assert done.returncode == 2
+    assert f"error: {out}/int8.bin: No such file" in done.stderr

@@ -17,13 +17,14 @@ from distreid.errors import OptionError, StoreError
 from distreid.job.status import run_status
 from distreid.store import FeatureStore
 from distreid.store.plan import Plan, Shard
-from distreid.store.run_copy import RECORD, copy_of, local_run
+from distreid.store.run_copy import RECORD, RunCopy, copy_of, local_run
 from distreid.store.run_folder import begin, finish
 from distreid.store.shards import Rows, done_shards, shard_file, write_shard
 
 pytest.importorskip("fsspec")
 ADDRESS = path_of("gs://bucket/runs/x")
 ROWS, DIM, SHARD_ROWS = 10, 4, 4
+OTHER = "b" * 9000  # by its size alone the store in memory tells a version from the next
 
 
 def example(weights: str = "aa") -> Plan:
@@ -75,6 +76,11 @@ def whole_run(plan: Plan) -> Path:
     return copy.folder
 
 
+def empty(store: Any) -> None:
+    for key in list(store.store):
+        store.rm_file(key)
+
+
 def test_the_plan_goes_first_and_the_store_last(store: Any) -> None:
     copy, plan = copy_of(ADDRESS), example()
     todo = begin(copy.folder, plan)
@@ -90,14 +96,14 @@ def test_the_plan_goes_first_and_the_store_last(store: Any) -> None:
     assert calls(store) == ["read plan.h5"]
     write(copy.folder, plan, todo[0])
     finish(copy.folder, plan)
-    (copy.folder / "tracklets").mkdir()
-    for name in ("metrics.json", "tracklets/store.h5", "x.tmp", "job-1.lock"):
+    (copy.folder / "pictures").mkdir()
+    for name in ("metrics.json", "pictures/roc.png", "pictures/x", "x.tmp", "job-1.lock"):
         (copy.folder / name).write_text("{}")
     copy.send_all()
     assert calls(store) == [
         "write metrics.json",
         "write shards/000000.h5",
-        "write tracklets/store.h5",
+        "write pictures/roc.png",
         "write store.h5",
         "remove plan.h5",
     ]
@@ -148,6 +154,103 @@ def test_what_the_store_has_comes_first_and_what_it_lacks_stays(store: Any) -> N
     copy.fetch_root(copy.listed())
     assert done_shards(copy.folder) == set()
     assert not (copy.folder / "plan.h5").exists()
+
+
+@pytest.mark.parametrize("name", ["market", "shards", "tracklets", "pictures"])
+def test_a_run_above_another_leaves_that_alone(
+    name: str, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above, below = (copy_of(path_of(f"gs://bucket/runs/x{end}")) for end in ("", f"/{name}"))
+    assert below == above.of(below.folder)
+
+    def run(copy: RunCopy, weights: str) -> None:
+        copy.fetch_root(copy.listed())
+        for shard in begin(copy.folder, example(weights)):
+            write(copy.folder, example(weights), shard)
+        finish(copy.folder, example(weights))
+        (copy.folder / "metrics.json").write_text(weights)
+        copy.send_all()
+
+    run(below, "aa")
+    empty(store)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+        run(copy_of(below.address), OTHER)
+    before = {key: file.getvalue() for key, file in store.store.items()}
+    unsent = {file for file in below.folder.rglob("*") if file.is_file()}
+    run(above, "above")
+    assert {*below.folder.rglob("*")} >= unsent
+    after = {key: file.getvalue() for key, file in store.store.items()}
+    assert after.items() >= before.items()
+    assert len(after) == 2 * len(before)
+    below.fetch_root(below.listed())
+    assert sorted(done_shards(above.folder)) == [0, 1, 2]
+    below.send_all()
+    assert {key: file.getvalue() for key, file in store.store.items()} == after
+
+
+def test_nothing_of_a_run_that_is_gone_is_sent_with_the_next(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, beside = copy_of(ADDRESS), ("metrics.json", "int8.xml", "pictures/roc.png")
+    (copy.folder / "pictures").mkdir(parents=True)
+    for name in beside:
+        (copy.folder / name).write_text("old")
+    whole_run(example())
+    (copy.folder / "job-1.lock").touch()
+    empty(store)
+    # The prefix was emptied; then it has another machine's run.
+    copy.fetch_root(copy.listed())
+    assert [file.name for file in copy.folder.rglob("*") if file.is_file()] == ["job-1.lock"]
+    for name in beside:
+        (copy.folder / name).write_text("old")
+    whole_run(example())
+    empty(store)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+        whole_run(example(OTHER))
+    there = copy.listed()
+    copy.fetch_root(there)
+    copy.fetch_shards(there, print)
+    calls(store)
+    copy.send_all()
+    assert calls(store) == []
+    assert copy.listed() == there
+
+
+def test_what_the_store_lost_is_sent_again_and_what_is_newer_there_stays(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(ADDRESS)
+    copy.folder.mkdir(parents=True)
+    for name in ("metrics.json", "ranks.csv", "calibration.json"):
+        (copy.folder / name).write_text("old")
+    whole_run(example())
+    store.pipe_file(f"{ADDRESS}/metrics.json", b"newer")
+    store.rm_file(f"{ADDRESS}/ranks.csv")
+    (copy.folder / "calibration.json").write_text("changed")
+    calls(store)
+    copy.fetch_root(copy.listed())
+    copy.send_all()
+    assert calls(store) == ["write calibration.json", "write ranks.csv"]
+
+
+def test_what_a_job_elsewhere_continues_from_is_there_before_the_plan(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(ADDRESS)
+    begin(copy.folder, example())
+    needed = ("archives.npz", "int8.xml", "int8.bin")
+    for name in needed:
+        (copy.folder / name).write_text(name)
+    copy.send_all()
+    assert calls(store) == [*(f"write {name}" for name in needed), "write plan.h5"]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    other = copy_of(ADDRESS)
+    assert other.folder != copy.folder
+    plan = other.fetch_root(other.listed())
+    assert plan and plan.digest == example().digest
+    assert [(other.folder / name).read_text() for name in needed] == [*needed]
 
 
 def test_a_damaged_object_is_named_and_none_of_it_is_kept(store: Any) -> None:
