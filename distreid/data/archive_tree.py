@@ -141,6 +141,8 @@ def archive_place(data: str) -> ArchiveTree | ShardFolder | None:
     `x.zip`, `x.zip#/folder`, `shard-{000000..000099}.tar`, a folder that holds archives and no
     image. DataError if a shard is not there.
     """
+    if is_address(data):
+        check_address(data)
     if match := BRACES.fullmatch(data):
         return _braces(data, *match.groups())
     if is_address(data):
@@ -162,7 +164,6 @@ def archive_place(data: str) -> ArchiveTree | ShardFolder | None:
 
 def _at_address(data: str) -> ArchiveTree | ShardFolder:
     """Of an object store: an archive, or a prefix, of images or of archives."""
-    check_address(data)
     place = locate(path_of(data))
     index = list_archive(place.file)
     if place.member is not None:

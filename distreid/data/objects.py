@@ -17,13 +17,23 @@ import hashlib
 import importlib
 import io
 import os
+import re
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from distreid.data.archive_index import STORED, Index, Stamp, build_index, normal_name
 from distreid.errors import DataError, ImageError, OptionError, StoreError
@@ -42,6 +52,9 @@ VERSIONS = ("etag", "generation", "blob_id", "last-modified", "lastmodified", "u
 WRITABLE = ("s3", "gs", "az")  # hf makes a commit of each object
 AGAIN = (408, 425, 429)  # statuses of HTTP that say so, beside those of 500 and more
 NOT_IMPLEMENTED = 501
+LINK_LIMIT = 4096  # characters: a folder that links to itself has an end
+# Where a page links to: what HTML allows around it, up to the end of its tag.
+HREF = re.compile(r"""<a\s(?:[^<>]*?\s)?href\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s<>"']+))""", re.I)
 
 T = TypeVar("T")
 
@@ -181,9 +194,7 @@ def scan_objects(prefix: Path) -> Index:
     notes: list[str] = []
     with _told(address):
         if _is_http(address):
-            found, dead = _wait(_start(_links_below(address.rstrip("/") + "/")))
-            if dead:
-                notes.append(f"{len(dead):,} links left out that lead nowhere (first: {dead[0]})")
+            found, notes = _wait(_start(_links_below(address.rstrip("/") + "/")))
         else:
             found = _wait(_start(_tried(lambda: _found_below(address), LISTING_S)))
     if not found:
@@ -252,12 +263,16 @@ def check_runs_address(address: str) -> None:
 
 def check_address(address: str) -> None:
     """OptionError for what an address must not have: it is kept in the run, and printed."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:  # whose text may have a password
+        shown = f"{address.partition(':')[0]}://…" if {"@", "?"} & {*address} else address
+        raise OptionError(f"{shown}: its host cannot be read; check the address") from error
     if parts.username or parts.password:
         raise OptionError(
             f"{parts.scheme}://…@{parts.hostname}: no passwords in an address; see the manual"
         )
-    if _is_http(address) and parts.query:
+    if parts.query and parts.scheme != "s3":  # where `?` is a character of a key
         raise OptionError(f"{address.partition('?')[0]}?…: no queries in an address; leave it out")
 
 
@@ -349,13 +364,14 @@ async def _got(wanted: Range) -> bytes:
     """The bytes by one request."""
     address, first, count, stamp = wanted.address, wanted.first, wanted.count, wanted.stamp
     is_part = wanted.is_part
+    data: bytes
     last = first + count - 1
     span = {"Range": f"bytes={first}-{last}"} if is_part else {}
     if _is_http(address):
-        answer = await _http_answer("GET", address, span)
-        data, now = answer.data, _stamp(answer.headers)
-        if span and answer.status != 206:
-            raise ImageError("its server does not answer with parts of a file; copy it first")
+        async with _answer("GET", address, span) as answer:
+            if span and answer.status != 206:
+                raise ImageError("its server does not answer with parts of a file; copy it first")
+            data, now = await answer.read(), _stamp(answer.headers)
     elif address.startswith("s3:"):
         system = _system(address)
         bucket, _, key = address.partition("://")[2].partition("/")
@@ -375,14 +391,10 @@ async def _got(wanted: Range) -> bytes:
     return data
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
-
-
-async def _http_answer(method: str, address: str, headers: Mapping[str, str]) -> _Answer:
-    """One request; FileNotFoundError, PermissionError, ImageError for a status that will not
+@contextlib.asynccontextmanager
+async def _answer(method: str, address: str, headers: Mapping[str, str]) -> AsyncIterator[Any]:
+    """aiohttp's answer to one request, whose body is read by whoever wants it; what is left of it
+    is not awaited. FileNotFoundError, PermissionError, ImageError for a status that will not
     change, else OSError."""
     session = await _system(address).set_session()
     sent = {"Accept-Encoding": "identity", **headers}
@@ -398,7 +410,7 @@ async def _http_answer(method: str, address: str, headers: Mapping[str, str]) ->
             may_pass = status in AGAIN or (status >= 500 and status != NOT_IMPLEMENTED)
             kind = ConnectionError if may_pass else ImageError
             raise kind(f"its server answers {status} {answer.reason or ''}".rstrip())
-        return _Answer(status, answer.headers, await answer.read())
+        yield answer
 
 
 async def _head(address: str) -> Stamp:
@@ -409,10 +421,13 @@ async def _head(address: str) -> Stamp:
             raise FileNotFoundError(address)
         return _stamp(found)
     try:
-        return _stamp((await _http_answer("HEAD", address, {})).headers)
+        async with _answer("HEAD", address, {}) as answer:
+            return _stamp(answer.headers)
     except ImageError:  # servers that know no HEAD
-        answer = await _http_answer("GET", address, {"Range": "bytes=0-0"})
-        return _stamp(answer.headers)
+        async with _answer("GET", address, {"Range": "bytes=0-0"}) as answer:
+            if answer.status == 206:  # else it would be all of the file
+                await answer.read()  # so that the connection is used again
+            return _stamp(answer.headers)
 
 
 async def _found_below(address: str) -> dict[bytes, Stamp]:
@@ -435,13 +450,23 @@ async def _call(system: Any, name: str, *args: Any, **how: Any) -> Any:
 
 
 async def _links_below(top: str) -> tuple[dict[bytes, Stamp], list[str]]:
-    """The same of a server's pages that list folders, and the names that lead nowhere."""
+    """The same of a server's pages that list folders, and what a person should know of them."""
     folders, files = [top], dict[str, None]()
-    seen = {top}
+    seen, odd, dead = {top}, set[str](), set[str]()
+
+    async def links(folder: str) -> list[str]:
+        try:
+            found, left_out = await _tried(lambda: _links(folder))
+        except FileNotFoundError:
+            if folder == top:
+                raise
+            dead.add(folder)
+            return []
+        odd.update(left_out)
+        return found
+
     while folders:
-        pages = await asyncio.gather(
-            *(_tried(functools.partial(_links, folder)) for folder in folders)
-        )
+        pages = await asyncio.gather(*map(links, folders))
         folders = []
         for link in sorted(link for page in pages for link in page):
             if not link.endswith("/"):
@@ -454,32 +479,48 @@ async def _links_below(top: str) -> tuple[dict[bytes, Stamp], list[str]]:
         try:
             return await _tried(lambda: _head(url))
         except FileNotFoundError:
+            dead.add(url)
             return None
 
     stamps = await asyncio.gather(*map(looked_up, files))
-    pairs = zip((link[len(top) :] for link in files), stamps, strict=True)
-    found, dead = dict[bytes, Stamp](), list[str]()
-    for name, stamp in pairs:
-        if stamp is None:
-            dead.append(name)
-        else:
-            found[os.fsencode(name)] = stamp
-    return found, dead
+    found = {
+        os.fsencode(link.removeprefix(top)): stamp
+        for link, stamp in zip(files, stamps, strict=True)
+        if stamp is not None
+    }
+    notes = [
+        f"{len(which):,} links left out that {why} (first: {min(which).removeprefix(top)})"
+        for which, why in ((dead, "lead nowhere"), (odd, "have a query or are no paths"))
+        if which
+    ]
+    return found, notes
 
 
-async def _links(folder: str) -> list[str]:
-    """The addresses below a folder that its page links to, unquoted."""
-    system = _system(folder)
-    links = await _call(system, "ls", _quoted(folder), detail=False)
-    found = []
-    for link in links:
-        name = link.removeprefix(_quoted(folder))
-        parts = name.rstrip("/").split("/")
-        if name == link or "?" in name or {"", ".", ".."} & {*parts} or ":" in parts[0]:
+async def _links(folder: str) -> tuple[list[str], list[str]]:
+    """The addresses below a folder that its page links to, unquoted; and those that are left out,
+    since they climb, have a query or an empty part, or are very long."""
+    async with _answer("GET", folder, {}) as answer:
+        if "html" not in answer.headers.get("Content-Type", "html").lower():
+            return [], []
+        page = await answer.text(errors="replace")
+    base = _quoted(folder)
+    place, here = urlsplit(base)[:2], unquote(urlsplit(base).path)
+    found, left_out = [], []
+    for href in {unescape("".join(quoted)).strip() for quoted in HREF.findall(page)}:
+        try:
+            link = urlsplit(urljoin(base, href))
+        except ValueError:
+            continue
+        path = unquote(link.path)
+        if link[:2] != place or not path.startswith(here) or path == here:
             continue  # of another place, or a way to sort the page
-        if len(link) < 4096:
-            found.append(folder + unquote(name.partition("#")[0]))
-    return found
+        name = path.removeprefix(here)
+        no_name = {"", ".", ".."} & {*name.removesuffix("/").split("/")}
+        if link.query or no_name or ".." in href.split("/") or len(folder + name) >= LINK_LIMIT:
+            left_out.append(folder + name)
+        else:
+            found.append(folder + name)
+    return found, left_out
 
 
 def _quoted(address: str) -> str:

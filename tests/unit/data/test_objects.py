@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server as http_server
 import importlib
 import os
+import re
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -33,7 +39,7 @@ from distreid.data.archives import (
 )
 from distreid.data.locators import Address, locate, path_of
 from distreid.data.manifest import Manifest
-from distreid.data.objects import CHANGED, IN_FLIGHT
+from distreid.data.objects import CHANGED, IN_FLIGHT, check_runs_address
 from distreid.data.source import SAMPLE_FOLDER, open_data
 from distreid.errors import DataError, ImageError, OptionError
 from distreid.images.preprocess import read
@@ -116,14 +122,49 @@ def test_links_of_a_page_that_are_none_of_its_folder_are_left_alone(
         "/z.jpg?x=1",
         "mailto:me",
         "gone.jpg",
-        "./z.jpg",
+        "gone/",
+        "%2e%2e/%2e%2e/etc/x.jpg",
+        "http://[",
     )
     page = "".join(f'<a href="{link}">…</a>' for link in (*links, "http://127.0.0.1:9/q.jpg"))
     (folder / "index.html").write_text(page, encoding="utf-8")
     manifest = open_data(address)
     assert manifest.path.tolist() == [b"z.jpg"]
-    assert any("1 links left out that lead nowhere (first: gone.jpg)" in n for n in manifest.notes)
-    assert ("HEAD", "/up.jpg") not in faults.asked
+    notes = " ".join(manifest.notes)
+    assert "2 links left out that lead nowhere (first: gone.jpg)" in notes
+    assert "3 links left out that have a query or are no paths (first: ../../etc/x.jpg)" in notes
+    assert {path for _, path in faults.asked} == {"/", "/z.jpg", "/gone.jpg", "/gone/"}
+
+
+HREFS: dict[str, Callable[[str, str], str]] = {
+    "Caddy": lambda here, name: f"./{quote(name)}",
+    "parentheses as they are": lambda here, name: quote(here + name, safe="/()'!&,;="),
+    "the whole address": lambda here, name: f"ADDRESS{quote(here + name)}",
+    "hardly quoted": lambda here, name: re.sub("[%#?]", lambda found: quote(found[0]), name),
+}
+
+
+@pytest.mark.parametrize("href", HREFS)
+def test_links_are_followed_however_a_server_writes_them(
+    href: str, http: tuple[str, Faults], folder: Path
+) -> None:
+    address, _ = http
+    crops = folder / "crops (1)"
+    for number, name in enumerate(
+        ("0.jpg", "it's (2)&amp;é#%3F?.jpg", "b (c)/1.jpg", "b (c)/;=.jpg")
+    ):
+        draw(crops / name, number)
+    expected = open_data(str(crops))
+    for place in (crops, crops / "b (c)"):
+        here = f"/{place.relative_to(folder)}/"
+        names = [f"{each.name}{'/' * each.is_dir()}" for each in place.iterdir()]
+        links = [HREFS[href](here, name).replace("ADDRESS", address) for name in names]
+        page = "".join(f'<A class="x"\nHREF = "{escape(link)}">…</A>' for link in links)
+        (place / "index.html").write_text(page, encoding="utf-8")
+    manifest = open_data(f"{address}/crops (1)")
+    assert not any("left out" in note for note in manifest.notes)
+    assert manifest.path.tolist() == expected.path.tolist()
+    assert rows(manifest) == rows(expected)
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "gztar"])
@@ -297,6 +338,41 @@ def test_a_server_without_parts_of_files_or_without_head(
         open_data(f"{address}/x.zip")
 
 
+def test_a_body_that_is_not_wanted_is_not_awaited() -> None:
+    sent_MiB = 0
+
+    class Stubborn(http_server.BaseHTTPRequestHandler):
+        """Knows neither HEAD nor ranges."""
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+        def do_GET(self) -> None:
+            nonlocal sent_MiB
+            self.send_response(200)
+            self.send_header("Content-Length", str(1 << 30))
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(1 << 10):
+                    self.wfile.write(bytes(LIMIT))
+                    sent_MiB += 1
+
+    server = http_server.ThreadingHTTPServer(("127.0.0.1", 0), Stubborn)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        archive = path_of(f"http://127.0.0.1:{server.server_port}/x.tar")
+        assert objects.look_up(archive).size == 1 << 30
+        objects.pin(archive, objects.look_up(archive))
+        with pytest.raises(ImageError, match="does not answer with parts of a file"):
+            objects.read(objects.part(archive, 0, 512))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert sent_MiB < 100
+
+
 @pytest.mark.parametrize("kind", ["", "/x.tar", "/x.zip"])
 def test_requests_begin_ahead_and_none_is_made_twice(
     kind: str, http: tuple[str, Faults], folder: Path
@@ -438,12 +514,24 @@ def test_other_stores_go_by_fsspec(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_an_address_must_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(OptionError, match="no passwords in an address") as refused:
-        open_data("https://me:secret@host/x")
-    assert "secret" not in str(refused.value)
-    with pytest.raises(OptionError, match="no queries in an address") as refused:
-        open_data("https://host/x.zip?token=secret")
-    assert "secret" not in str(refused.value)
+    for data, why in {
+        "https://me:secret@host/x": "no passwords in an address",
+        "https://me:secret@host/x-{00..01}.tar": "no passwords in an address",
+        "https://host/x.zip?token=secret": "no queries in an address",
+        "https://host/x-{00..01}.tar?token=secret": "no queries in an address",
+        "gs://bucket/x?token=secret": "no queries in an address",
+        "az://container/x?sv=1&sig=secret": "no queries in an address",
+        "http://[abc": r"^http://\[abc: its host cannot be read; check the address$",
+        "https://[::1": "its host cannot be read",
+        "https://me:secret@[::1": "its host cannot be read",
+        "https://[::1/x?sig=secret": "its host cannot be read",
+        "https://me:secret\u2100@host/x": "its host cannot be read",
+    }.items():
+        for check in (open_data, check_runs_address):
+            with pytest.raises(OptionError, match=why) as refused:
+                check(data)
+            assert "secret" not in str(refused.value)
+    check_runs_address("s3://bucket/a?b")  # where it is a character of a key
     monkeypatch.setitem(sys.modules, "fsspec.asyn", None)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(
