@@ -41,6 +41,8 @@ class Faults:
     with_time: bool = True
     with_ranges: bool = True
     with_head: bool = True
+    with_size: bool = True
+    """Where only the head of a file is asked for."""
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Method and path → how often."""
     in_flight: int = 0
@@ -132,7 +134,8 @@ class _Files(http.server.SimpleHTTPRequestHandler):
             self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:16]}"')
         if self.faults.with_time:
             self.send_header("Last-Modified", self.date_time_string(place.stat().st_mtime))
-        self.send_header("Content-Length", str(len(body)))
+        if with_body or self.faults.with_size:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if not with_body:
             return

@@ -108,7 +108,9 @@ def part(address: Path, first: int, count: int) -> Range:
 
 
 def pin(address: Path, stamp: Stamp) -> None:
-    """From now on, parts are wanted of this version."""
+    """From now on, parts are wanted of this version; DataError if nobody knows where it ends."""
+    if stamp.size < 0:
+        raise DataError(f"{address}: its server does not say its size; copy it first")
     _pinned[str(address)] = stamp
 
 
@@ -198,7 +200,7 @@ def scan_objects(prefix: Path) -> Index:
         else:
             found = _wait(_start(_tried(lambda: _found_below(address), LISTING_S)))
     if not found:
-        raise DataError(f"{address}: nothing lies there; check --data")
+        raise DataError("; ".join([f"{address}: nothing lies there; check --data", *notes]))
     if without := sum(not stamp.mtime_ns for stamp in found.values()):
         notes.append(
             f"{without:,} objects have neither an ETag nor a time: only their size is seen"
@@ -420,14 +422,14 @@ async def _head(address: str) -> Stamp:
         if found["type"] != "file":
             raise FileNotFoundError(address)
         return _stamp(found)
-    try:
+    with contextlib.suppress(ImageError):  # servers that know no HEAD
         async with _answer("HEAD", address, {}) as answer:
-            return _stamp(answer.headers)
-    except ImageError:  # servers that know no HEAD
-        async with _answer("GET", address, {"Range": "bytes=0-0"}) as answer:
-            if answer.status == 206:  # else it would be all of the file
-                await answer.read()  # so that the connection is used again
-            return _stamp(answer.headers)
+            if (stamp := _stamp(answer.headers)).size >= 0:
+                return stamp
+    async with _answer("GET", address, {"Range": "bytes=0-0"}) as answer:
+        if answer.status == 206:  # else it would be all of the file
+            await answer.read()  # so that the connection is used again
+        return _stamp(answer.headers)
 
 
 async def _found_below(address: str) -> dict[bytes, Stamp]:

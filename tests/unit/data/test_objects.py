@@ -30,6 +30,7 @@ from object_servers import (
 )
 
 from distreid.data import objects
+from distreid.data.archive_index import Stamp
 from distreid.data.archives import (
     list_archive,
     listed_stamp,
@@ -134,6 +135,9 @@ def test_links_of_a_page_that_are_none_of_its_folder_are_left_alone(
     assert "2 links left out that lead nowhere (first: gone.jpg)" in notes
     assert "3 links left out that have a query or are no paths (first: ../../etc/x.jpg)" in notes
     assert {path for _, path in faults.asked} == {"/", "/z.jpg", "/gone.jpg", "/gone/"}
+    (folder / "index.html").write_text('<a href="z.jpg?token=1">…</a>')
+    with pytest.raises(DataError, match="nothing lies there; check --data; 1 links left out that"):
+        list_archive(path_of(f"{address}/"))
 
 
 HREFS: dict[str, Callable[[str, str], str]] = {
@@ -326,11 +330,16 @@ def test_an_archive_that_changed_is_refused(
     assert str(refused.value) == CHANGED
 
 
-def test_a_server_without_parts_of_files_or_without_head(
+def test_a_server_without_parts_of_files_or_without_head_or_sizes(
     http: tuple[str, Faults], folder: Path
 ) -> None:
     address, faults = http
     shutil.make_archive(str(folder / "x"), "zip", folder / "a b")
+    shutil.make_archive(str(folder / "x"), "tar", folder / "a b")
+    faults.with_size = False
+    assert len(open_data(f"{address}/x.tar")) == 4
+    with pytest.raises(DataError, match="its server does not say its size; copy it first"):
+        objects.pin(path_of(f"{address}/x.tar"), Stamp(-1, 1))
     faults.with_head = False
     assert len(open_data(address)) == 5
     faults.with_ranges = False
