@@ -14,6 +14,8 @@ from distreid.data import objects
 from distreid.data.locators import path_of
 from distreid.data.manifest import build_manifest
 from distreid.errors import OptionError, StoreError
+from distreid.job.options import ExtractOptions
+from distreid.job.runs import run_folders
 from distreid.job.status import run_status
 from distreid.store import FeatureStore
 from distreid.store.plan import Plan, Shard
@@ -187,6 +189,18 @@ def test_a_run_above_another_leaves_that_alone(
     assert sorted(done_shards(above.folder)) == [0, 1, 2]
     below.send_all()
     assert {key: file.getvalue() for key, file in store.store.items()} == after
+
+
+def test_whether_several_checkpoints_may_lie_there_is_asked_of_the_store(store: Any) -> None:
+    copy = copy_of(ADDRESS)
+    options = ExtractOptions(data="d", checkpoints=("a.pth", "b.pth"), out=copy.folder)
+    whole_run(example())
+    with pytest.raises(StoreError, match=r": itself a run, and several checkpoints need"):
+        run_folders(options, copy)
+    empty(store)
+    before = sorted(copy.folder.rglob("*"))
+    assert run_folders(options, copy) == [copy.folder / "a", copy.folder / "b"]
+    assert sorted(copy.folder.rglob("*")) == before
 
 
 def test_nothing_of_a_run_that_is_gone_is_sent_with_the_next(
