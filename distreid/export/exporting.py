@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
 import os
+import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from distreid.export.gate import Figures, try_export
 from distreid.export.probe import FILE as PROBE
 from distreid.export.probe import Probe, make_probe, pixels
 from distreid.export.whole_network import WholeNetwork
-from distreid.host.atomic_files import DISK_IS_FULL
+from distreid.host.atomic_files import DISK_IS_FULL, sync
 from distreid.host.digests import sha256
 from distreid.host.folder_lock import hold, holders
 from distreid.images.preprocess import Preprocess
@@ -49,6 +49,8 @@ from distreid.store.identity import HORIZONTAL_FIRST, RESIZE
 from distreid.store.plan import to_json
 
 NO_CHOICES = Choices()
+NEW, OLD = "new", "old"
+"""In the folder aside: what is written, and during its publication what was there before."""
 
 
 def export(
@@ -66,8 +68,10 @@ def export(
     """
     if is_address(options.out):
         raise OptionError(f"--out {options.out}: an export is written to a local folder; give one")
-    out = options.out.absolute()
-    _check_target(out, overwrite=options.overwrite)
+    out = Path(os.path.realpath(options.out))  # a link stays, and leads to the export
+    with _told_of(options.out):
+        _remove_what_was_left(out)
+        _check_target(out, overwrite=options.overwrite)
     manifest = open_data(options.data)
     load = partial(load_model, options.checkpoint, model_name, size, choices)
     model = load()
@@ -79,31 +83,34 @@ def export(
     augmentation = Augmentation(flip=flip)
     for line in model.describe():
         say(line)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        _remove_what_was_left(out)
+    # A name of its own, so that no other export, nor one in another container, is at work there.
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    folder = aside / NEW
+    with _told_of(options.out):
         with hold(aside, say):
-            probe = make_probe(model, augmentation, manifest, options.with_resize)
-            probe.save(aside)
-            say(f"{options.format}, {options.precision} …")
-            _write(options, model, augmentation, probe, manifest, aside)
-            figures = try_export(aside, options.max_map_loss)
-            for line in figures.describe():
-                say(line)
-            if figures.problem:
-                layer = _first_difference(options, load, augmentation, probe, figures, aside)
-                why = "; ".join(filter(None, [figures.problem, layer]))
-                raise StoreError(f"{options.out}: not published: {why}")
-            about = ExportDescription.read(aside)
-            replace(about, gate=figures.to_json()).save(aside)
-        _publish(aside, out)
-        if options.format == TENSORRT:
-            say(f"build the engine where it will run: {about.run['build']}")
-    except OSError as error:
-        mend = "make room" if error.errno in DISK_IS_FULL else "check the folder"
-        raise StoreError(f"{options.out}: {error.strerror}; {mend}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            try:
+                folder.mkdir()
+                probe = make_probe(model, augmentation, manifest, options.with_resize)
+                probe.save(folder)
+                say(f"{options.format}, {options.precision} …")
+                _write(options, model, augmentation, probe, manifest, folder)
+                figures = try_export(folder, options.max_map_loss)
+                for line in figures.describe():
+                    say(line)
+                if figures.problem:
+                    layer = _first_difference(options, load, augmentation, probe, figures, folder)
+                    why = "; ".join(filter(None, [figures.problem, layer]))
+                    raise StoreError(f"{options.out}: not published: {why}")
+                about = ExportDescription.read(folder)
+                replace(about, gate=figures.to_json()).save(folder)
+                _publish(aside, out, overwrite=options.overwrite)
+            finally:
+                _put_back(aside, out)
+                for name in (NEW, OLD):
+                    shutil.rmtree(aside / name, ignore_errors=True)
+        aside.rmdir()
+    if options.format == TENSORRT:
+        say(f"build the engine where it will run: {about.run['build']}")
     return figures
 
 
@@ -266,11 +273,23 @@ def _describe(
     ).save(folder)
 
 
+@contextmanager
+def _told_of(out: Path) -> Iterator[None]:
+    """Turns what the system says into a StoreError of the folder."""
+    try:
+        yield
+    except OSError as error:
+        mend = "make room" if error.errno in DISK_IS_FULL else "check the folder"
+        raise StoreError(f"{out}: {error.strerror}; {mend}") from error
+
+
 def _check_target(out: Path, *, overwrite: bool) -> None:
-    if not out.exists():
+    if not os.path.lexists(out):
         return
     if not out.is_dir():
         raise StoreError(f"{out}: a file; give another --out")
+    if os.path.ismount(out):
+        raise StoreError(f"{out}: a mount point, which nothing replaces; give a folder in it")
     if any(out.iterdir()) and not is_export(out):
         raise StoreError(f"{out}: holds other things than an export; give another --out")
     if is_export(out) and not overwrite:
@@ -280,21 +299,31 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
 def _remove_what_was_left(out: Path) -> None:
     """By exports of this name that were killed on this machine; another machine's may be at
     work."""
-    for aside in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
+    for aside in out.parent.glob(".*.tmp"):
+        if aside.with_suffix("").stem != f".{out.name}":  # of another name
+            continue
+        # What is in it came after its lock, so that without one nobody is at work there.
+        begun = any((aside / name).exists() for name in (NEW, OLD))
         left_by = holders(aside).values()
-        if left_by and all(holder.runs() is False for holder in left_by):
+        if (begun or left_by) and all(holder.runs() is False for holder in left_by):
+            _put_back(aside, out)
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _publish(aside: Path, out: Path) -> None:
-    """Under its name as a whole; what was there before goes only then."""
-    before = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(before)
-    try:
-        aside.rename(out)
-    except OSError:
-        with suppress(OSError):
-            before.rename(out)
-        raise
-    shutil.rmtree(before, ignore_errors=True)
+def _publish(aside: Path, out: Path, *, overwrite: bool) -> None:
+    """Under its name as a whole, once it is on the disk; `_put_back` undoes what was half done."""
+    new = aside / NEW
+    for each in (*new.rglob("*"), new):
+        sync(each)
+    _check_target(out, overwrite=overwrite)  # it may have come during the gate
+    if overwrite and is_export(out):
+        out.rename(aside / OLD)
+    new.rename(out)  # an empty folder gives way, and no other
+    sync(out.parent)
+
+
+def _put_back(aside: Path, out: Path) -> None:
+    """What was there before, if its publication ended before the new one was in its place."""
+    if (aside / NEW).exists() and not out.exists():
+        with suppress(FileNotFoundError):  # nothing was there
+            (aside / OLD).rename(out)

@@ -39,9 +39,9 @@ def publish(file: Path, write: Callable[[Path], None]) -> None:
     aside = file.with_name(f"{file.name}.{socket.gethostname()}-{os.getpid()}.tmp")
     try:
         write(aside)
-        _sync(aside)
+        sync(aside)
         os.replace(aside, file)
-        _sync(file.parent)
+        sync(file.parent)
     except OSError as error:
         # The text of a library's own error may show the name of the file aside.
         own = str(error).replace(str(aside), str(file))
@@ -191,7 +191,8 @@ def _damaged(file: Path, error: Exception) -> StoreError:
     return StoreError(f"{file}: damaged, or no file of distreid ({reason}); {MEND}")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """A file's bytes, or a folder's names, are on the disk afterwards."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

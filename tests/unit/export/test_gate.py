@@ -52,8 +52,12 @@ def quiet(line: str) -> None:
 
 @pytest.fixture(scope="module")
 def onnx_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("exports") / "onnx"
-    figures = export(ExportOptions(checkpoint="sample", format="onnx", out=out), quiet)
+    folder = tmp_path_factory.mktemp("exports")
+    out, link = folder / "onnx", folder / "link"
+    link.symlink_to(out)
+    figures = export(ExportOptions(checkpoint="sample", format="onnx", out=link), quiet)
+    assert link.is_symlink()
+    assert sorted(folder.iterdir()) == [link, out]
     assert figures.least_cosine >= 0.99999
     assert figures.other_neighbours == 0
     assert figures.mAP == pytest.approx(figures.mAP_exact)
