@@ -10,6 +10,7 @@ import signal
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import error_line
@@ -17,7 +18,7 @@ from conftest import error_line
 from distreid.cli import main
 from distreid.errors import Stopped, StoreError
 from distreid.export import exporting
-from distreid.export.export_description import FILE
+from distreid.export.export_description import FILE, ExportDescription
 from distreid.export.export_options import ExportOptions
 from distreid.export.exporting import NEW, OLD, _publish, _put_back, _remove_what_was_left, export
 from distreid.host.folder_lock import Busy, Holder
@@ -100,9 +101,15 @@ def test_an_export_and_an_empty_folder_give_way(
 
 
 def test_what_stands_under_the_name_is_not_lost_by_a_signal(
-    tmp_path: Path, aside: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = make(tmp_path / "x", "before")
+    about = ExportDescription(
+        format="onnx", file="model.onnx", identity={"precision": "fp32"}, files={}, run={}
+    )
+    held = SimpleNamespace(problem=None, describe=list, to_json=dict)
+    monkeypatch.setattr(exporting, "make_probe", lambda *_: SimpleNamespace(save=Path.is_dir))
+    monkeypatch.setattr(exporting, "_write", lambda *given: about.save(given[-1]))
+    monkeypatch.setattr(exporting, "try_export", lambda *_: held)
     rename = Path.rename
 
     def stop(path: Path, target: Path) -> Path:
@@ -111,11 +118,11 @@ def test_what_stands_under_the_name_is_not_lost_by_a_signal(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", stop)
+    out = make(tmp_path / "x", "before")
     with pytest.raises(Stopped):
-        _publish(aside, out, overwrite=True)
-    assert not out.exists()
-    _put_back(aside, out)
+        export(ExportOptions(checkpoint="sample", format="onnx", out=out, overwrite=True), quiet)
     assert text_of(out) == "before"
+    assert names(tmp_path) == ["x"]
 
 
 @pytest.mark.parametrize("end", ["killed", "stopped twice"])
