@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distreid.errors import StoreError
-from distreid.export.export_options import FORMATS, TENSORRT
+from distreid.export.export_options import FORMATS, TENSORRT, ExportOptions
 from distreid.host.digests import sha256
 
 FILE = "distreid.json"
@@ -31,6 +31,11 @@ class ExportDescription:
     """A language to the line that computes features."""
     gate: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def max_map_loss(self) -> float:
+        """What the gate allowed; those that do not say it were made with the default."""
+        return float(self.gate.get("max_map_loss", ExportOptions.max_map_loss))
+
     def save(self, folder: Path) -> None:
         """As `FILE`."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
@@ -44,13 +49,18 @@ class ExportDescription:
             if file.stat().st_size > MAX_BYTES:
                 raise ValueError(file)
             found = cls(**json.loads(file.read_text(encoding="utf-8")))
+            parts = (found.identity, found.files, found.run, found.gate)
             names = [found.file, *found.files]
-            if found.format not in FORMATS or not all(map(_inside, names)):
+            if (
+                found.format not in FORMATS
+                or not all(isinstance(part, dict) for part in parts)
+                or not all(map(_inside, names))
+            ):
                 raise ValueError(file)
-            found.identity["precision"]
+            found.identity["precision"], found.max_map_loss  # are there
         except FileNotFoundError as error:
             raise StoreError(f"{file}: no such file, so {folder} is no export") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{file}: damaged, or of another distreid; export again") from error
         return found
 
@@ -128,10 +138,11 @@ def how_to_run(
     if format_name == TENSORRT:
         return {"build": _build_engine(file, images, size, precision, cameras=cameras)}
     if format_name == "triton":
+        tensors = ", ".join(inputs)
         return {
             "server": "tritonserver --model-repository=python_backend",
             "python": 'tritonclient.http.InferenceServerClient("localhost:8000").infer("distreid", '
-            '[images]).as_numpy("features")',
+            f'[{tensors}]).as_numpy("features")',
         }
     return {"python": f'torch.export.load("{file}").module()({given})'}
 

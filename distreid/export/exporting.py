@@ -114,11 +114,11 @@ def export(
     return figures
 
 
-def verify_export(folder: Path, say: Callable[[str], None], max_map_loss: float = 0.2) -> Figures:
+def verify_export(folder: Path, say: Callable[[str], None]) -> Figures:
     """The gate again, on this machine; StoreError if a file is another, or the export fails it."""
     about = ExportDescription.read(folder)
     about.check_files(folder)
-    figures = try_export(folder, max_map_loss)
+    figures = try_export(folder, about.max_map_loss)
     for line in figures.describe():
         say(line)
     if figures.problem:

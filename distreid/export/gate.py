@@ -40,6 +40,11 @@ NORM_TOLERANCE = 1e-4
 SAME = 0.999999
 """All features of a set are not nearer to each other than this, if they depend on the images."""
 TIMEOUT_S = 1800
+# As `-m` would, but without the working directory: what lies there is no part of distreid.
+RUN_PROBE = (
+    "import sys; sys.path = list(filter(None, sys.path)); "
+    "from distreid.export.run_probe import run; run()"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ class Figures:
     """Of the job's features; None without labels."""
     mAP: float | None
     """Of the export's."""
+    max_map_loss: float
+    """Points of it that a precision below fp32 may cost."""
     runtime: str
     load_seconds: float
     problem: str | None
@@ -109,7 +116,7 @@ def try_export(folder: Path, max_map_loss: float) -> Figures:
     probe = Probe.read(folder)
     with tempfile.TemporaryDirectory() as aside:
         output = Path(aside, "found.npz")
-        command = [sys.executable, "-m", "distreid.export.run_probe", str(folder), str(output)]
+        command = [sys.executable, "-c", RUN_PROBE, str(folder), str(output)]
         try:
             done = subprocess.run(
                 command,
@@ -194,6 +201,7 @@ def examine(
         other_neighbours=other,
         mAP_exact=before,
         mAP=after,
+        max_map_loss=max_map_loss,
         runtime=about["runtime"],
         load_seconds=about["load_seconds"],
         problem=problem,

@@ -1,4 +1,4 @@
-"""An export by its own runtime, in a process of its own: `python -m distreid.export.run_probe`."""
+"""An export by its own runtime, in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -91,5 +91,6 @@ def main(folder: str, output: str) -> None:
     np.savez(output, **arrays)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The process that the gate starts: `main` of its arguments."""
     sys.exit(exit_status(lambda: main(*sys.argv[1:])))

@@ -143,7 +143,7 @@ def exported_architecture(
             program=program,
             notes=(f"exported by distreid to {kind}, {about['precision']}",),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError("what it says of itself is none of distreid's exports") from error
     here = preprocess.height, preprocess.width
     if size not in (None, here):
@@ -165,7 +165,7 @@ def _check_as_exported(file: Path) -> None:
         changed = [name for name in own if sha256(file.with_name(name)) != digests[name]]
     except FileNotFoundError:
         return
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{EXTRA_FILE} beside it is damaged; export again") from error
     if changed:
         raise CheckpointError(f"{changed[0]} is not the file that was exported; export again")
@@ -267,5 +267,8 @@ def _openvino_ports(file: Path) -> Ports:
 
 
 def _dims(port: ET.Element) -> tuple[int | None, ...]:
-    lengths = [int(dim.text or -1) for dim in port.iterfind("dim")]
+    try:
+        lengths = [int(dim.text or -1) for dim in port.iterfind("dim")]
+    except ValueError as error:
+        raise CheckpointError("no OpenVINO file, or damaged") from error
     return tuple(length if length > 0 else None for length in lengths)
