@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ from distreid.job.options import (
     input_size,
     parse_extract_options,
 )
+from distreid.models.choices import flag
 from distreid.serve.serve_command import add_serve_options, serve
 
 if TYPE_CHECKING:
@@ -350,6 +352,9 @@ def command_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="remove what is damaged, so that the same extraction makes just that again",
     )
+    group = command.add_argument_group("of --against, as in distreid extract")
+    group.add_argument("--model", metavar="NAME", help="of the checkpoint (default: auto)")
+    add_network_options(group)
     command.set_defaults(run=_verify)
 
     command = commands.add_parser("status", help="how far a run is, also while it is made")
@@ -696,14 +701,18 @@ def _verify(parsed: argparse.Namespace) -> None:
     from distreid.export.export_description import is_export
     from distreid.store.verification import repair_run, verify_run
 
+    choices = choices_of(parsed)
     if parsed.against:
         from distreid.export.against import find_preprocessing
 
         if parsed.repair:
             raise OptionError("--repair: is for a run, and --against for a file of a network")
-
-        _print_lines(str(parsed.folder), find_preprocessing(parsed.folder, parsed.against))
+        said = parsed.model or "auto", parsed.input_size, choices
+        _print_lines(str(parsed.folder), find_preprocessing(parsed.folder, parsed.against, *said))
         return
+    for option in ("model", "input_size", *choices.given()):
+        if getattr(parsed, option) is not None:
+            raise OptionError(f"{flag(option)}: of --against, which is not given")
     if is_export(parsed.folder):
         from distreid.export.exporting import verify_export
 
@@ -860,12 +869,14 @@ def _inspect_checkpoint(parsed: argparse.Namespace) -> None:
     try:
         model = load_model(parsed.checkpoint, parsed.model, parsed.input_size, choices)
     except CheckpointError:
-        # What it holds may tell what it is.
-        print_whole(key_table(read_checkpoint(file_of(parsed.checkpoint), choices.weights).state))
+        with suppress(CheckpointError):  # what it holds may tell what it is
+            state = read_checkpoint(file_of(parsed.checkpoint), choices.weights).state
+            print_whole(key_table(state))
         raise
     print(printable(str(model.checkpoint.file)))
     print_whole(model_table(model))
-    print_whole(key_table(model.checkpoint.state, model.dropped))
+    if model.checkpoint.state:  # else it is a graph
+        print_whole(key_table(model.checkpoint.state, model.dropped))
 
 
 def _print_lines(title: str, lines: Sequence[str]) -> None:

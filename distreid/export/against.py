@@ -22,12 +22,14 @@ from distreid.inference.drift import LEAST_COSINE
 from distreid.inference.engines import TORCH
 from distreid.inference.program_runtime import engine_for, open_program
 from distreid.inference.views import Augmentation
+from distreid.models.architecture import Size
 from distreid.models.checkpoint import load_model
 from distreid.models.choices import CHANNELS, Choices
 from distreid.models.program_files import ENDINGS
 
 ROWS = 8
 CPU = torch.device("cpu")
+NO_CHOICES = Choices()
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,17 @@ class Match:
 def find_preprocessing(
     file: Path,
     checkpoint: str,
-    choices: Choices = Choices(),  # noqa: B008  (frozen)
+    model_name: str = "auto",
+    size: Size | None = None,
+    choices: Choices = NO_CHOICES,
 ) -> list[str]:
     """What is found, in lines for people, the best first. EngineError if nothing that was tried
-    gives the checkpoint's features."""
-    matches = try_all(file, checkpoint, choices)
+    gives the checkpoint's features.
+
+    `choices` names the file's input and output. The rest, `model_name` and `size` are the
+    checkpoint's, as of `load_model`.
+    """
+    matches = try_all(file, checkpoint, model_name, size, choices)
     best = matches[0]
     if not best.cosine >= LEAST_COSINE:
         raise EngineError(f"{file}: not the network of {checkpoint}; nearest: {best.describe()}")
@@ -64,19 +72,29 @@ def find_preprocessing(
     return said
 
 
-def try_all(file: Path, checkpoint: str, choices: Choices) -> list[Match]:
+def try_all(
+    file: Path,
+    checkpoint: str,
+    model_name: str = "auto",
+    size: Size | None = None,
+    choices: Choices = NO_CHOICES,
+) -> list[Match]:
     """Every combination, the nearest first."""
     if file.suffix.lower() not in ENDINGS:
         raise OptionError(f"--against: of a file {' or '.join(ENDINGS)}, not {file}")
-    model = load_model(checkpoint)
+    of_checkpoint = replace(choices, input_name=None, output_name=None)
+    model = load_model(checkpoint, model_name, size, of_checkpoint)
     preprocess = model.architecture.preprocess
-    size = preprocess.height, preprocess.width
     # A file says its own size, or takes the checkpoint's.
-    exported = load_model(str(file), choices=choices)
+    of_file = Choices(input_name=choices.input_name, output_name=choices.output_name)
+    exported = load_model(str(file), choices=of_file)
     own = exported.architecture.preprocess
-    if exported.architecture.fixed_size and (own.height, own.width) != size:
+    if exported.architecture.fixed_size and (
+        (own.height, own.width) != (preprocess.height, preprocess.width)
+    ):
         raise OptionError(
-            f"{file} takes {own.height}x{own.width}, {checkpoint} {size[0]}x{size[1]}"
+            f"{file} takes {own.height}x{own.width}, {checkpoint} "
+            f"{preprocess.height}x{preprocess.width}"
         )
     program = exported.architecture.program
     assert program is not None, "files with these endings are programs"

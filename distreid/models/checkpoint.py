@@ -51,9 +51,10 @@ class Model:
             f"feature: {arch.feature}; {arch.dim} dimensions",
             f"input: {pre.height}×{pre.width}, {pre.interpolation}",
             *([_embeddings(arch)] if arch.cameras else []),
-            f"{self.loaded} tensors loaded, all that the network has"
-            + (f"; not needed: {_some(self.dropped)}" if self.dropped else ""),
         ]
+        if self.loaded:  # else its weights are in a graph
+            dropped = f"; not needed: {_some(self.dropped)}" if self.dropped else ""
+            lines.append(f"{self.loaded} tensors loaded, all that the network has{dropped}")
         return lines + list(self.checkpoint.notes) + list(arch.notes)
 
 

@@ -48,7 +48,8 @@ def description(model: Model) -> list[tuple[str, str]]:
         if arch.viewpoints > 1:
             known = f"times {arch.viewpoints} viewpoints (--viewpoints)"
         found.append(("cameras", f"{arch.cameras} {known}"))
-    found.append(("weights", f"{model.loaded} tensors, all that the network has"))
+    all_of_it = f"{model.loaded} tensors, all that the network has"
+    found.append(("weights", all_of_it if model.loaded else "in the graph of the file"))
     found += [("", note) for note in model.checkpoint.notes]
     return found + [("not read off", note) for note in arch.notes or ("nothing",)]
 

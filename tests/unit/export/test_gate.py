@@ -25,7 +25,7 @@ import distreid
 from distreid.cli import main
 from distreid.data.source import SAMPLE_FOLDER
 from distreid.errors import CheckpointError, OptionError, StoreError
-from distreid.export import exporting
+from distreid.export import against, exporting
 from distreid.export.against import try_all
 from distreid.export.exact_resize import ExactResize
 from distreid.export.export_description import ExportDescription, how_to_run
@@ -293,9 +293,20 @@ def test_the_preprocessing_of_a_foreign_export_is_found_out(
 ) -> None:
     network = onnx.load(str(onnx_export / "model.onnx"))
     del network.metadata_props[:]
+    inner = network.graph.node[-1].input[0]
+    network.graph.output.append(onnx.helper.make_tensor_value_info(inner, 1, ["N", 512]))
     foreign = tmp_path / "foreign.onnx"
     onnx.save(network, str(foreign))
-    best, *others = try_all(foreign, "sample", Choices())
+    with pytest.raises(OptionError, match="--output-name: say which of features"):
+        try_all(foreign, "sample")
+    features = Choices(output_name="features")
+    with pytest.raises(CheckpointError, match="does not fit osnet_x0_5"):
+        try_all(foreign, "sample", "osnet_x0_5", None, features)
+    with pytest.raises(OptionError, match="takes 256x128, sample 128x64"):
+        try_all(foreign, "sample", "auto", (128, 64), features)
+    with pytest.raises(OptionError, match="--weights teacher"):
+        try_all(foreign, "sample", "auto", None, replace(features, weights="teacher"))
+    best, *others = try_all(foreign, "sample", "osnet_x0_25", (256, 128), features)
     assert (best.pixels, best.channels, best.flip) == ("uint8 pixels", "rgb", False)
     assert best.cosine >= 0.99999
     # OpenVINO turns whole floats into uint8; nothing else gives the features.
@@ -389,6 +400,20 @@ def test_a_damaged_description_is_one_line(
     file.write_text(changed if isinstance(changed, str) else json.dumps(about | changed))
     assert main(["verify", str(tmp_path)]) == 2
     assert error_line(capsys).startswith(f"{file}: damaged, or of another distreid")
+
+
+def test_a_graph_is_inspected_by_what_it_says(
+    onnx_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "--checkpoint", str(onnx_export / "model.onnx")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"weights +in the graph of the file *\n", said)
+    assert "exported by distreid to onnx, fp32" in said
+    assert "keys" not in said
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"graph")
+    assert main(["inspect", "--checkpoint", str(bad)]) == 2
+    assert error_line(capsys) == f"{bad}: no ONNX file, or damaged"
 
 
 def hostile(onnx_export: Path, how: str) -> bytes:
@@ -575,6 +600,7 @@ def test_a_model_says_by_which_export_it_computes(onnx_export: Path) -> None:
     model = distreid.load_model(str(file))
     assert model.identity["exported"] == sha256(file)
     assert how_computed(model)["exported"] == sha256(file)
+    assert not [line for line in load_model(str(file)).describe() if "tensors" in line]
     assert "exported" not in distreid.load_model("sample").identity
 
 
@@ -628,13 +654,22 @@ def test_an_export_is_a_local_folder(
 
 
 def test_the_folder_of_an_export_is_verified(
-    onnx_export: Path, capsys: pytest.CaptureFixture[str]
+    onnx_export: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = onnx_export / "model.onnx"
     assert main(["verify", str(onnx_export), "--repair"]) == 2
     assert error_line(capsys).startswith("--repair: is for a run")
     assert main(["verify", str(file), "--against", str(file), "--repair"]) == 2
     assert error_line(capsys).startswith("--repair: is for a run")
+    assert main(["verify", str(onnx_export), "--output-name", "features"]) == 2
+    assert error_line(capsys) == "--output-name: of --against, which is not given"
+    assert main(["verify", str(onnx_export), "--model", "osnet_x0_25"]) == 2
+    assert error_line(capsys) == "--model: of --against, which is not given"
+    monkeypatch.setattr(against, "find_preprocessing", lambda *given: [str(given)])
+    words = ["--model", "osnet_x0_25", "--input-size", "256x128", "--output-name", "features"]
+    assert main(["verify", str(file), "--against", "sample", *words]) == 0
+    asked = (file, "sample", "osnet_x0_25", (256, 128), Choices(output_name="features"))
+    assert capsys.readouterr().out == f"{file}\n  {asked}\n"
     assert main(["verify", str(file)]) == 2
     assert error_line(capsys).startswith(
         f"{file}: a file of an export; give its folder, {file.parent}"
