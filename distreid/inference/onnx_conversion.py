@@ -1,6 +1,7 @@
 """A network to ONNX, kept for the next start: uint8 images in, features summed over the scales out,
 a fixed number of rows. Mirror images pass through the same graph once more. It is known by all that
-it is made of: weights, network, scales, preprocessing, our code and torch's version.
+it is made of: weights, network, scales, preprocessing, our code and the versions of torch and of
+the libraries whose layers the network has.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -117,9 +119,17 @@ def _key(model: Model, augmentation: Augmentation, rows: int, dtype: torch.dtype
         "rows": rows,
         "type": str(dtype),
         "torch": torch.__version__,
+        "libraries": _libraries(model.network),
         "code": _code(),
     }
     return hashlib.sha256(to_json(parts).encode()).hexdigest()[:32]
+
+
+def _libraries(network: nn.Module) -> dict[str, str]:
+    """Those whose code the network has in it, with their versions."""
+    kinds = {kind for module in network.modules() for kind in type(module).__mro__}
+    names = {kind.__module__.partition(".")[0] for kind in kinds} & {"timm", "torchvision"}
+    return {name: sys.modules[name].__version__ for name in sorted(names)}
 
 
 @functools.cache
@@ -127,7 +137,7 @@ def _code() -> str:
     """The SHA-256 of what builds networks and graphs."""
     package = Path(distreid.__file__).parent
     digest = hashlib.sha256()
-    for folder in ("models", "inference"):
+    for folder in ("models", "inference", "images"):
         for file in sorted((package / folder).glob("*.py")):
             digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -8,11 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from distreid.errors import EngineError, OptionError, StoreError
 from distreid.inference import kept_files, onnx_conversion
@@ -196,6 +198,29 @@ def test_a_graph_that_another_process_removes_while_it_is_read_is_made_anew(
     assert onnx_conversion.convert(model, BOTH, 8).graph == made.graph
     monkeypatch.undo()
     assert file.read_bytes() == made.graph
+
+
+def test_a_graph_is_known_by_the_library_of_its_layers_and_by_our_code(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key() -> str | None:
+        return onnx_conversion._key(model_of_torchvision, BOTH, 8, torch.float32)
+
+    layer = torchvision.ops.Conv2dNormActivation(3, 8)
+    model_of_torchvision = replace(model, network=torch.nn.Sequential(layer))
+    before, own = key(), onnx_conversion._key(model, BOTH, 8, torch.float32)
+    monkeypatch.setattr(torchvision, "__version__", "99")
+    assert key() != before
+    assert onnx_conversion._key(model, BOTH, 8, torch.float32) == own
+    read = Path.read_bytes
+
+    def changed(file: Path) -> bytes:
+        return read(file) + b"# " * (file.name == "preprocess.py")
+
+    code = onnx_conversion._code.__wrapped__
+    unchanged = code()
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert code() != unchanged
 
 
 def test_of_kept_graphs_the_last_used_stay(
