@@ -164,7 +164,7 @@ def examine(
         if fault is None:
             cosine = _cosines(features, probe.exact[rows])
             odd = int(cosine.argmin())
-            if worse := bool(cosine[odd] < least):
+            if worse := not cosine[odd] >= least:  # NaN, too
                 least, worst = float(cosine[odd]), f"{probe.names[rows[odd]]}, {name}"
             if in_order is not None:
                 itself = _cosines(features, in_order[rows])

@@ -20,8 +20,8 @@ from torch import nn
 from distreid.errors import CheckpointError, OptionError
 from distreid.host.digests import sha256
 from distreid.images.preprocess import Preprocess
-from distreid.models.architecture import Architecture, Program, Size, resized
-from distreid.models.choices import Choices
+from distreid.models.architecture import MOST_PIXELS, Architecture, Program, Size, resized
+from distreid.models.choices import CHANNELS, INTERPOLATIONS, RANGES, Choices
 
 METADATA = "distreid"
 """Under which a file that we exported holds its identity, as JSON."""
@@ -143,7 +143,9 @@ def exported_architecture(
             program=program,
             notes=(f"exported by distreid to {kind}, {about['precision']}",),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if not _can_be(architecture, program):
+            raise ValueError(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError("what it says of itself is none of distreid's exports") from error
     here = preprocess.height, preprocess.width
     if size not in (None, here):
@@ -154,6 +156,28 @@ def exported_architecture(
             "take it away"
         )
     return architecture
+
+
+def _can_be(architecture: Architecture, program: Program) -> bool:
+    """Whether all values are of the kind that they have in our exports."""
+    preprocess = architecture.preprocess
+    counts = [architecture.dim, architecture.viewpoints, preprocess.height, preprocess.width]
+    if architecture.cameras is not None:
+        counts.append(architecture.cameras)
+    colours = preprocess.mean, preprocess.std
+    texts = [
+        architecture.name, architecture.peer, architecture.feature, preprocess.keep_aspect,
+        program.images, program.precision, program.weights,
+    ]  # fmt: skip
+    return (
+        all(isinstance(count, int) and count > 0 for count in counts)
+        and preprocess.height * preprocess.width <= MOST_PIXELS
+        and all(len(three) == 3 and all(map(math.isfinite, three)) for three in colours)
+        and all(isinstance(text, str) for text in texts)
+        and preprocess.interpolation in INTERPOLATIONS
+        and preprocess.channels in CHANNELS
+        and preprocess.scale in [each.replace("-", "..") for each in RANGES]
+    )
 
 
 def _check_as_exported(file: Path) -> None:

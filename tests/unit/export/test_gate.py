@@ -263,6 +263,10 @@ def test_the_answers_of_a_process_are_examined_by_every_batch(onnx_export: Path)
     nan = dict(found) | {"in a batch of 7": found["in a batch of 7"] * np.nan}
     problem = examine(probe, nan, about, 0.2).problem
     assert problem and "norm nan" in problem
+    no_number = probe.exact.copy()
+    no_number[0] = np.nan  # of the job itself
+    problem = examine(replace(probe, exact=no_number), found, about, 0.2).problem
+    assert problem and problem.startswith("least cosine nan")
     lost = {name: np.abs(features) for name, features in found.items()}
     lost = {name: np.roll(rows, 1, axis=1) * 0 + rows[::-1] for name, rows in lost.items()}
     assert examine(probe, lost, about | {"precision": "fp16"}, 0.2).problem
@@ -449,6 +453,33 @@ def test_a_hostile_file_is_one_line(how: str, said: str, onnx_export: Path, tmp_
         load_model(str(file))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"dim": "512"},
+        {"peer": None},
+        {"cameras": -1},
+        {"model": {"name": 3}},
+        {"preprocess": {"height": 10**9}},
+        {"preprocess": {"mean": ["a", "b", "c"]}},
+        {"preprocess": {"interpolation": "x"}},
+        {"preprocess": {"colour": 5}},
+    ],
+)
+def test_a_file_that_says_of_itself_what_no_export_does_is_refused(
+    changed: dict[str, Any], onnx_export: Path, tmp_path: Path
+) -> None:
+    network = onnx.load(str(onnx_export / "model.onnx"))
+    (said,) = network.metadata_props
+    identity = json.loads(said.value)
+    for name, value in changed.items():
+        identity[name] = {**identity[name], **value} if isinstance(value, dict) else value
+    said.value = json.dumps(identity)
+    onnx.save(network, str(tmp_path / "x.onnx"))
+    with pytest.raises(CheckpointError, match="none of distreid's exports"):
+        load_model(str(tmp_path / "x.onnx"))
 
 
 def test_an_openvino_file_without_weights_or_with_wrong_numbers_is_refused(
