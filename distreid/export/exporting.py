@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -69,7 +70,13 @@ def export(
     if is_address(options.out):
         raise OptionError(f"--out {options.out}: an export is written to a local folder; give one")
     out = Path(os.path.realpath(options.out))  # a link stays, and leads to the export
+    # A name of its own, so that no other export, nor one in another container, is at work there.
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
+    folder = aside / NEW
     with _told_of(options.out):
+        standing = next(each for each in aside.parents if each.exists())
+        with suppress(FileNotFoundError):
+            (standing / aside.name).lstat()  # what cannot be made is refused before the work
         _remove_what_was_left(out)
         _check_target(out, overwrite=options.overwrite)
     manifest = open_data(options.data)
@@ -83,9 +90,6 @@ def export(
     augmentation = Augmentation(flip=flip)
     for line in model.describe():
         say(line)
-    # A name of its own, so that no other export, nor one in another container, is at work there.
-    aside = out.with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
-    folder = aside / NEW
     with _told_of(options.out):
         with hold(aside, say):
             try:
@@ -275,10 +279,13 @@ def _describe(
 
 @contextmanager
 def _told_of(out: Path) -> Iterator[None]:
-    """Turns what the system says into a StoreError of the folder."""
+    """Turns what the system says into a StoreError of the folder, but for a name that is too long,
+    which is shown in part."""
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
         mend = "make room" if error.errno in DISK_IS_FULL else "check the folder"
         raise StoreError(f"{out}: {error.strerror}; {mend}") from error
 
