@@ -16,6 +16,7 @@ from distreid.models.choices import Choices
 from distreid.models.clip_names import OPENAI, in_timms_names
 from distreid.models.program_files import ENDINGS, open_graph
 from distreid.models.programs import MARKS, open_program
+from distreid.models.skipped_init import SkippedInit
 from distreid.models.table import find_model, with_input
 from distreid.models.weight_files import sha256_of
 from distreid.models.weights import Checkpoint, read_checkpoint
@@ -84,7 +85,8 @@ def load_model(
         content = replace(content, state=state, options=options, notes=(*content.notes, of_clip))
     try:
         architecture = find_model(name, content.state, content.options, size, choices)
-        network = architecture.build().eval()
+        with SkippedInit():  # all of it is in the file
+            network = architecture.build().eval()
         loaded, dropped = _fit(network, content.state, architecture)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from error

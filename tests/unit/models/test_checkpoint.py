@@ -80,6 +80,20 @@ def test_the_architecture_is_read_off_the_checkpoint(
     assert not model.network.training
 
 
+@pytest.mark.parametrize("name", ["torchreid/osnet_x0_25", "transreid/deit_small"])
+def test_what_is_loaded_is_not_filled_with_random_numbers_first(
+    pack: Packs, tmp_path: Path, name: str
+) -> None:
+    checkpoint = str(pack(name).save(tmp_path))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    network = load_model(checkpoint).network
+    assert torch.equal(torch.get_rng_state(), before)
+    # A network that is built afterwards has its random weights.
+    assert nn.Linear(100, 100).weight.std() > 0.05
+    assert all(bool(value.isfinite().all()) for value in network.state_dict().values())
+
+
 def test_what_was_found_is_said(pack: Packs, tmp_path: Path) -> None:
     said = load_model(str(pack("torchreid/osnet_x0_25_module").save(tmp_path))).describe()
     assert said == [
