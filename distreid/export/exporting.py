@@ -36,7 +36,7 @@ from distreid.export.probe import Probe, make_probe, pixels
 from distreid.export.whole_network import WholeNetwork
 from distreid.host.atomic_files import DISK_IS_FULL, sync
 from distreid.host.digests import sha256
-from distreid.host.folder_lock import hold, holders
+from distreid.host.folder_lock import Busy, hold, holders
 from distreid.images.preprocess import Preprocess
 from distreid.inference.engines import INT8
 from distreid.inference.extractor import CPU_ROWS
@@ -90,29 +90,22 @@ def export(
     augmentation = Augmentation(flip=flip)
     for line in model.describe():
         say(line)
-    with _told_of(options.out):
-        with hold(aside, say):
-            try:
-                folder.mkdir()
-                probe = make_probe(model, augmentation, manifest, options.with_resize)
-                probe.save(folder)
-                say(f"{options.format}, {options.precision} …")
-                _write(options, model, augmentation, probe, manifest, folder)
-                figures = try_export(folder, options.max_map_loss)
-                for line in figures.describe():
-                    say(line)
-                if figures.problem:
-                    layer = _first_difference(options, load, augmentation, probe, figures, folder)
-                    why = "; ".join(filter(None, [figures.problem, layer]))
-                    raise StoreError(f"{options.out}: not published: {why}")
-                about = ExportDescription.read(folder)
-                replace(about, gate=figures.to_json()).save(folder)
-                _publish(aside, out, overwrite=options.overwrite)
-            finally:
-                _put_back(aside, out)
-                for name in (NEW, OLD):
-                    shutil.rmtree(aside / name, ignore_errors=True)
-        aside.rmdir()
+    with _told_of(options.out), _held(aside, out, say):
+        folder.mkdir()
+        probe = make_probe(model, augmentation, manifest, options.with_resize)
+        probe.save(folder)
+        say(f"{options.format}, {options.precision} …")
+        _write(options, model, augmentation, probe, manifest, folder)
+        figures = try_export(folder, options.max_map_loss)
+        for line in figures.describe():
+            say(line)
+        if figures.problem:
+            layer = _first_difference(options, load, augmentation, probe, figures, folder)
+            why = "; ".join(filter(None, [figures.problem, layer]))
+            raise StoreError(f"{options.out}: not published: {why}")
+        about = ExportDescription.read(folder)
+        replace(about, gate=figures.to_json()).save(folder)
+        _publish(aside, out, overwrite=options.overwrite)
     if options.format == TENSORRT:
         say(f"build the engine where it will run: {about.run['build']}")
     return figures
@@ -288,6 +281,25 @@ def _told_of(out: Path) -> Iterator[None]:
             raise
         mend = "make room" if error.errno in DISK_IS_FULL else "check the folder"
         raise StoreError(f"{out}: {error.strerror}; {mend}") from error
+
+
+@contextmanager
+def _held(aside: Path, out: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """The folder aside for this export alone, which goes however that ends, but never with what was
+    at `out` before: if that can neither go back nor is replaced, the next export tries it again."""
+    is_anothers = False
+    try:
+        with hold(aside, say):
+            try:
+                yield
+            finally:
+                _put_back(aside, out)
+    except Busy:
+        is_anothers = True
+        raise
+    finally:
+        if not (is_anothers or ((aside / NEW).exists() and (aside / OLD).exists())):
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_target(out: Path, *, overwrite: bool) -> None:
