@@ -36,7 +36,7 @@ from distreid.export.probe import Probe, make_probe, pixels
 from distreid.export.whole_network import WholeNetwork
 from distreid.host.atomic_files import DISK_IS_FULL, sync
 from distreid.host.digests import sha256
-from distreid.host.folder_lock import Busy, hold, holders
+from distreid.host.folder_lock import hold, holders
 from distreid.images.preprocess import Preprocess
 from distreid.inference.engines import INT8
 from distreid.inference.extractor import CPU_ROWS
@@ -285,21 +285,16 @@ def _told_of(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(aside: Path, out: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """The folder aside for this export alone, which goes however that ends, but never with what was
-    at `out` before: if that can neither go back nor is replaced, the next export tries it again."""
-    is_anothers = False
+    """The folder aside for this export alone, which goes however that ends."""
     try:
         with hold(aside, say):
             try:
                 yield
             finally:
-                _put_back(aside, out)
-    except Busy:
-        is_anothers = True
-        raise
+                _empty(aside, out)
     finally:
-        if not (is_anothers or ((aside / NEW).exists() and (aside / OLD).exists())):
-            shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # not there, or another's
+            aside.rmdir()
 
 
 def _check_target(out: Path, *, overwrite: bool) -> None:
@@ -325,12 +320,13 @@ def _remove_what_was_left(out: Path) -> None:
         begun = any((aside / name).exists() for name in (NEW, OLD))
         left_by = holders(aside).values()
         if (begun or left_by) and all(holder.runs() is False for holder in left_by):
-            _put_back(aside, out)
-            shutil.rmtree(aside, ignore_errors=True)
+            _empty(aside, out)
+            if not (aside / OLD).exists():
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def _publish(aside: Path, out: Path, *, overwrite: bool) -> None:
-    """Under its name as a whole, once it is on the disk; `_put_back` undoes what was half done."""
+    """Under its name as a whole, once it is on the disk; `_empty` undoes what was half done."""
     new = aside / NEW
     for each in (*new.rglob("*"), new):
         sync(each)
@@ -341,8 +337,14 @@ def _publish(aside: Path, out: Path, *, overwrite: bool) -> None:
     sync(out.parent)
 
 
-def _put_back(aside: Path, out: Path) -> None:
-    """What was there before, if its publication ended before the new one was in its place."""
-    if (aside / NEW).exists() and not out.exists():
-        with suppress(FileNotFoundError):  # nothing was there
-            (aside / OLD).rename(out)
+def _empty(aside: Path, out: Path) -> None:
+    """Puts back what was at `out` before, if the new export did not take its place, and removes the
+    rest. If something else has come to `out`, both stay, for the next export of this name."""
+    new, old = aside / NEW, aside / OLD
+    if new.exists() and old.exists():
+        if out.exists():
+            return
+        with suppress(FileNotFoundError):  # another export of this name was faster
+            old.rename(out)
+    for folder in (new, old):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -20,7 +20,7 @@ from distreid.errors import Stopped, StoreError
 from distreid.export import exporting
 from distreid.export.export_description import FILE, ExportDescription
 from distreid.export.export_options import ExportOptions
-from distreid.export.exporting import NEW, OLD, _publish, _put_back, _remove_what_was_left, export
+from distreid.export.exporting import NEW, OLD, _empty, _publish, _remove_what_was_left, export
 from distreid.host.folder_lock import Busy, Holder
 
 
@@ -96,8 +96,8 @@ def test_an_export_and_an_empty_folder_give_way(
     make(aside / NEW, "newer")
     _publish(aside, out, overwrite=True)
     assert (text_of(out), text_of(aside / OLD)) == ("newer", "new")
-    _put_back(aside, out)
-    assert text_of(out) == "newer"
+    _empty(aside, out)
+    assert text_of(out) == "newer" and not (aside / OLD).exists()
 
 
 def test_what_stands_under_the_name_is_not_lost_by_a_signal(
@@ -139,6 +139,18 @@ def test_the_next_export_puts_back_what_a_dead_one_had_renamed(
     assert text_of(tmp_path / "x") == "before"
     assert not aside.exists()
     assert other.exists()
+
+
+def test_what_can_neither_go_back_nor_was_replaced_stays_for_the_next_export(
+    tmp_path: Path, aside: Path
+) -> None:
+    make(aside / OLD, "before")
+    out = make(tmp_path / "x", "came meanwhile")
+    _remove_what_was_left(out)
+    assert (text_of(out), text_of(aside / OLD)) == ("came meanwhile", "before")
+    shutil.rmtree(out)
+    _remove_what_was_left(out)
+    assert text_of(out) == "before" and not aside.exists()
 
 
 def test_of_an_export_that_was_published_the_old_one_goes(tmp_path: Path, aside: Path) -> None:
