@@ -24,12 +24,11 @@ from distreid.inference.program_runtime import engine_for, open_program
 from distreid.inference.views import Augmentation
 from distreid.models.architecture import Size
 from distreid.models.checkpoint import load_model
-from distreid.models.choices import CHANNELS, Choices
+from distreid.models.choices import CHANNELS, NO_CHOICES, Choices
 from distreid.models.program_files import ENDINGS
 
 ROWS = 8
 CPU = torch.device("cpu")
-NO_CHOICES = Choices()
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,11 @@ from distreid.inference.quantisation import LEAST_CALIBRATION, calibration_rows
 from distreid.inference.views import Augmentation
 from distreid.models.architecture import MOST_PIXELS, NO_CAMERA, Size
 from distreid.models.checkpoint import Model, load_model
-from distreid.models.choices import Choices
+from distreid.models.choices import NO_CHOICES, Choices
 from distreid.models.program_files import IMAGES, NORMALISED
 from distreid.store.identity import HORIZONTAL_FIRST, RESIZE
 from distreid.store.plan import to_json
 
-NO_CHOICES = Choices()
 NEW, OLD = "new", "old"
 """In the folder aside: what is written, and during its publication what was there before."""
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError, OptionError
 from distreid.models.architecture import MOST_PIXELS, Architecture, Size
-from distreid.models.choices import Choices
+from distreid.models.choices import NO_CHOICES, Choices
 from distreid.models.clip_names import OPENAI, in_timms_names
 from distreid.models.program_files import ENDINGS, open_graph
 from distreid.models.programs import MARKS, open_program
@@ -63,7 +63,7 @@ def load_model(
     checkpoint: str,
     name: str = "auto",
     size: Size | None = None,
-    choices: Choices = Choices(),  # noqa: B008  (frozen)
+    choices: Choices = NO_CHOICES,
 ) -> Model:
     """The checkpoint as a network; `sample` is the built-in one.
 

@@ -113,3 +113,7 @@ def _check_numbered(
     except ValueError:
         pass
     raise OptionError(f"{flag(name)} {value}: choose one of {', '.join(known)}, {numbered}=N")
+
+
+NO_CHOICES = Choices()
+"""Nothing is said beside the checkpoint."""

@@ -44,7 +44,7 @@ from distreid.models import (
     trunk,
 )
 from distreid.models.architecture import Architecture, Size, StateDict, resized
-from distreid.models.choices import INPUT, KEY, NETWORK, Choices, flag
+from distreid.models.choices import INPUT, KEY, NETWORK, NO_CHOICES, Choices, flag
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
 """Weights, and the options saved beside them, to the architecture that they fit."""
@@ -125,7 +125,7 @@ def find_model(
     state: StateDict,
     options: Mapping[str, Any],
     size: Size | None = None,
-    choices: Choices = Choices(),  # noqa: B008  (frozen)
+    choices: Choices = NO_CHOICES,
 ) -> Architecture:
     """The architecture by name, or with `auto` by what the weights look like.
 
