@@ -29,7 +29,7 @@ from distreid.evaluation.protocols.rule import Benchmark
 from distreid.export.export_options import ExportOptions, add_export_options
 from distreid.extract import DESCRIPTION, extract
 from distreid.host.counts import counted
-from distreid.host.ending import end_without_collecting
+from distreid.host.garbage import end_without_collecting
 from distreid.interface.gallery_commands import (
     add_gallery_commands,
     add_index_options,

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from distreid.errors import FailedElsewhere, OptionError, exit_status
-from distreid.host.ending import end_without_collecting
+from distreid.host.garbage import end_without_collecting, imports_not_collected
 from distreid.host.signals import signals_wait
 from distreid.job.options import CommandParser, add_extract_options, parse_extract_options
 from distreid.ranks.launcher import is_first_rank, let_first_rank_speak, say_last
@@ -44,9 +44,10 @@ def extract(parsed: argparse.Namespace) -> None:
     has_torch = "torch" in sys.modules
     with signals_wait():
         # Only now: torch takes seconds to import, and --help shall not wait for it.
-        from distreid.host.phases import Phases, seconds_since_start
-        from distreid.job.main_job import run
-        from distreid.ranks.group import World
+        with imports_not_collected():
+            from distreid.host.phases import Phases, seconds_since_start
+            from distreid.job.main_job import run
+            from distreid.ranks.group import World
 
         phases = Phases()
         if not has_torch:  # else somebody's process, which has done other things before
