@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sized
 from functools import partial
 
@@ -326,8 +327,7 @@ def _input(setting: _Setting) -> float:
 
 
 def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
-    """Work that takes the next batch from its files to the device, and the one before to a
-    shard."""
+    """Work that takes the next batch from its files to the device, and one before to a shard."""
     loaded, writer = setting.loaded(), ShardWriter(setting.options.out, setting.plan)
 
     def begun() -> tuple[Batch, Pending]:
@@ -336,11 +336,11 @@ def _together(setting: _Setting, extractor: Extractor) -> Callable[[], int]:
             batch.images_BCHW, setting.cameras_of(batch.rows), batch.sizes
         )
 
-    ahead = [begun()]
+    ahead = deque(begun() for _ in range(extractor.in_flight - 1))
 
     def work() -> int:
         ahead.append(begun())
-        batch, pending = ahead.pop(0)
+        batch, pending = ahead.popleft()
         features_BD, norm_B = pending.result()
         writer.add(
             batch.rows,

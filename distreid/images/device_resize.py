@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distreid.images.preprocess import Preprocess
-from distreid.images.resize_weights import BITS, HALF, Weights, weights
+from distreid.images.resize_weights import BITS, HALF, weights
 
 Sizes = tuple[tuple[int, int], ...]
 """The height and width of each image of a batch."""
@@ -55,35 +56,42 @@ def resize_batch(
     beyond is not looked at.
     """
     source = images_BCHW.to(torch.int32)
-    across = _pass(source, 3, [weights(w, width, interpolation) for _, w in sizes])
-    both = _pass(across, 2, [weights(h, height, interpolation) for h, _ in sizes])
+    across = _pass(source, 3, [w for _, w in sizes], width, interpolation)
+    both = _pass(across, 2, [h for h, _ in sizes], height, interpolation)
     return both.to(torch.uint8)
 
 
-def _pass(source: Tensor, dim: int, of: Sequence[Weights]) -> Tensor:
-    """One pass along dimension 2 or 3 of (B, 3, h, w) int32, with the weights of each image.
+def _pass(
+    source: Tensor, dim: int, lengths: Sequence[int], length: int, interpolation: str
+) -> Tensor:
+    """One pass along dimension 2 or 3 of (B, 3, h, w) int32, in which image b is `lengths[b]` long.
 
     A pass to the size that an image has already changes nothing: its weights are 1 and 0.
     """
-    taps = max(one.weights_NK.shape[1] for one in of)
-    first, weight = (
-        torch.from_numpy(array).to(source.device, non_blocking=True)
-        for array in (
-            np.stack([one.first_N for one in of]).astype(np.int64),
-            np.stack([_padded(one.weights_NK, taps) for one in of]),
-        )
-    )
+    place_of = {each: place for place, each in enumerate(dict.fromkeys(lengths))}
+    of = [weights(each, length, interpolation) for each in place_of]
+    weight_UNK = np.zeros((len(of), length, max(one.weights_NK.shape[1] for one in of)), np.int32)
+    for weight_NK, one in zip(weight_UNK, of, strict=True):
+        weight_NK[:, : one.weights_NK.shape[1]] = one.weights_NK
+    # Most images of a batch have the size of others: what differs travels, and is spread there.
+    first_UN = np.stack([one.first_N for one in of]).astype(np.int64)
+    which_B = np.array([place_of[each] for each in lengths])
+    which, first, weight = (_sent(each, source.device) for each in (which_B, first_UN, weight_UNK))
+    first, weight = first[which], weight[which]
     shape = list(source.shape)
-    shape[dim] = first.shape[1]
-    each = [len(of), 1, 1, 1]
-    each[dim] = first.shape[1]
+    shape[dim] = length
+    along = [len(lengths), 1, 1, 1]
+    along[dim] = length
     last = source.shape[dim] - 1
     result = torch.full(shape, HALF, dtype=torch.int32, device=source.device)
-    for k in range(taps):
-        place = (first + k).clamp_(max=last).view(each).expand(shape)
-        result.addcmul_(source.gather(dim, place), weight[:, :, k].reshape(each))
+    for k in range(weight.shape[2]):
+        place = (first + k).clamp_(max=last).view(along).expand(shape)
+        result.addcmul_(source.gather(dim, place), weight[:, :, k].reshape(along))
     return result.bitwise_right_shift_(BITS).clamp_(0, 255)
 
 
-def _padded(weights_NK: NDArray[np.int32], taps: int) -> NDArray[np.int32]:
-    return np.pad(weights_NK, ((0, 0), (0, taps - weights_NK.shape[1])))
+def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """To the device. Out of page-locked memory: for other memory the host would wait until the GPU
+    has done what it was given before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -121,6 +121,9 @@ class Extractor:
         self.threads = threads if device.type == "cpu" else 0
         """How many forward passes run at once; 0 on a GPU, which has one after the other."""
         self.copies: Any = None if self.threads else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.in_flight = 2 if self.threads else 3
+        """How many batches should be begun before the first of them is waited for. A GPU has the
+        next ones waiting while the host stores what came back and launches another."""
         self.views_at_once = not self.threads
         """Whether image and mirror image share a pass. It halves what the host has to launch on
         a GPU; a CPU core takes the same time for two passes, of half the memory."""
@@ -202,16 +205,16 @@ class Extractor:
         self, images_BCHW: Tensor, cameras_B: Tensor | None, sizes: Sizes | None
     ) -> Pending:
         computing = torch.cuda.current_stream(self.device)
-        # A stream of their own: this batch arrives while the one before is computed.
+        # A stream of their own: a batch arrives, and is resized, while those before are computed.
         with torch.cuda.stream(self.copies):
             images_BCHW = images_BCHW.to(self.device, non_blocking=True)
             cameras_B = None if cameras_B is None else cameras_B.to(self.device, non_blocking=True)
+            if sizes is not None:
+                images_BCHW = self._resized(images_BCHW, sizes)
         computing.wait_stream(self.copies)
         for tensor in (images_BCHW, cameras_B):
             if tensor is not None:
                 tensor.record_stream(computing)  # else its memory could be given to another
-        if sizes is not None:
-            images_BCHW = self._resized(images_BCHW, sizes)
         # To page-locked memory, so that the host need not wait.
         features_BD, norm_B = (
             tensor.to("cpu", non_blocking=True) for tensor in self._padded(images_BCHW, cameras_B)

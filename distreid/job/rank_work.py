@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ def make_extractor(job: Job, model: Model, computed: Computed) -> Extractor:
 class RunWork:
     """One run's part in it: batches to rows, rows to this run's shards.
 
-    While the device computes a batch, the rows of the one before are stored.
+    While the device computes a batch, the rows of one before are stored.
     """
 
     def __init__(self, job: Job, run: Run, extractor: Extractor) -> None:
@@ -114,7 +115,7 @@ class RunWork:
             run.plan.manifest, run.model.architecture, job.options.camera_embedding
         )
         self.todo = {shard.index for shard in run.todo}
-        self._begun: tuple[Batch, Pending] | None = None
+        self._begun: deque[tuple[Batch, Pending]] = deque()
 
     def wants(self, batch: Batch) -> bool:
         """Whether this run lacks the batch's shard."""
@@ -128,29 +129,29 @@ class RunWork:
             return self.extractor.begin(batch.images_BCHW, cameras_B, batch.sizes)
 
     def take(self, batch: Batch, share: RankReport) -> None:
-        """Begins a batch and finishes the one before; adds the time that it took to `share`."""
+        """Begins a batch, and finishes the oldest one if enough are in flight; adds the time that
+        it took to `share`."""
         self.bad_images.add(batch.failures)
         share.failures |= batch.failures
         started = time.monotonic()
         pending = self.begin(batch)
         share.forward += time.monotonic() - started
-        before, self._begun = self._begun, (batch, pending)
-        if before:
-            self._finish(*before, share)
+        self._begun.append((batch, pending))
+        if len(self._begun) >= self.extractor.in_flight:
+            self._finish(*self._begun.popleft(), share)
 
     def end(self, share: RankReport) -> None:
         """Finishes what was begun, and waits until all is on the disk."""
-        if self._begun:
-            self._finish(*self._begun, share)
-            self._begun = None
+        while self._begun:
+            self._finish(*self._begun.popleft(), share)
         started = time.monotonic()
         self.writer.wait()
         share.writing += time.monotonic() - started
 
     def cancel(self) -> None:
         """Lets go of what was begun."""
-        if self._begun:
-            self._begun[1].cancel()
+        for _, pending in self._begun:
+            pending.cancel()
 
     def _finish(self, batch: Batch, pending: Pending, share: RankReport) -> None:
         started = time.monotonic()

@@ -232,6 +232,24 @@ def test_batches_in_flight_do_not_disturb_one_another() -> None:
         assert torch.equal(pending.result()[0], expected)
 
 
+def test_original_pixels_in_flight_give_the_features_of_resized_ones() -> None:
+    model = load_model("sample")
+    preprocess, manifest = model.architecture.preprocess, open_data("sample")
+    images = [preprocess.load(manifest.file(row)) for row in range(24)]
+    extract = extractor(model, flip=True)
+    alone, begun = [], []
+    for first in range(0, 24, 4):
+        # Sizes of their own in each batch: the weights of one must not serve another.
+        some = [image[first % 9 :, first % 5 :] for image in images[first : first + 4]]
+        alone.append(extract(preprocess.resize(some))[0])
+        batch, sizes = originals_or_resized(some, preprocess)
+        assert sizes is not None
+        begun.append((batch.pin_memory(), sizes))
+    flying = [extract.begin(batch, None, sizes) for batch, sizes in begun]
+    for pending, expected in zip(flying, alone, strict=True):
+        assert torch.equal(pending.result()[0], expected)
+
+
 def test_the_network_is_channels_last_and_moves_nothing_else() -> None:
     convolution = next(
         parameter

@@ -7,12 +7,21 @@ from rich.console import Console
 
 from distreid.data.manifest import Status, build_manifest
 from distreid.host.phases import Phases
+from distreid.images.loader import Batch
 from distreid.job.options import ExtractOptions
-from distreid.job.rank_work import Job, RunWork, count_rows, make_extractor, missing_shards
+from distreid.job.rank_work import (
+    Job,
+    RankReport,
+    RunWork,
+    count_rows,
+    make_extractor,
+    missing_shards,
+)
 from distreid.job.runs import Computed, Run, make_plan
 from distreid.models.checkpoint import load_model
 from distreid.ranks.group import Group, World
-from distreid.store.run_folder import begin
+from distreid.store import FeatureStore
+from distreid.store.run_folder import begin, finish
 from distreid.store.shards import Rows
 
 
@@ -72,3 +81,21 @@ def test_rows_that_are_being_written_count(works: list[RunWork]) -> None:
     assert done() == 4
     works[0].writer.wait()
     assert done() == 4
+
+
+@pytest.mark.parametrize("in_flight", [2, 3])  # as on a CPU and on a GPU
+def test_rows_keep_their_order_and_the_oldest_batch_in_flight_is_finished_first(
+    works: list[RunWork], in_flight: int
+) -> None:
+    work, share = works[0], RankReport()
+    work.extractor.in_flight = in_flight
+    images = torch.randint(0, 256, (10, 3, 256, 128), dtype=torch.uint8)
+    for begun, first in enumerate(range(0, 10, 2), start=1):
+        status = np.full(2, Status.OK, np.uint8)
+        work.take(Batch(range(first, first + 2), images[first : first + 2], status, {}), share)
+        assert share.last_row == 2 * max(0, begun - in_flight + 1) - 1
+    work.end(share)
+    assert share.last_row == 9
+    finish(work.run.folder, work.run.plan)
+    store = FeatureStore.open(work.run.folder)
+    assert np.array_equal(store.features(np.arange(10)), work.extractor(images)[0].numpy())
