@@ -58,6 +58,11 @@ def computed_by(
         engine = before.engine
         if engine != TORCH:
             find_engine(engine, device)
+        elif precision == INT8:
+            raise OptionError(
+                f"--precision {INT8}: {options.out} holds a run by {TORCH}, which has none; give "
+                "another --out"
+            )
     elif options.compile != EAGER and (options.compile, options.engine) != ("auto", "auto"):
         if options.engine not in ("auto", TORCH):
             raise OptionError(

@@ -64,10 +64,14 @@ def test_a_run_is_continued_by_its_own_engine_and_another_is_refused(
     (out / "shards/000001.h5").unlink()
     assert run_here(*begin).returncode == 0
     assert shards(out) == before
-    refused = run_here(*begin, "--engine", "onnxruntime")
-    assert refused.returncode == 2
-    assert "asked for is onnxruntime" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    for option, said in (
+        (("--engine", "onnxruntime"), "asked for is onnxruntime"),
+        (("--precision", "int8"), f"--precision int8: {out} holds a run by torch, which has none"),
+    ):
+        refused = run_here(*begin, *option)
+        assert refused.returncode == 2
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
     # Runs by two engines are compared.
     other = tmp_path / "other"
     done = run_here("distreid", "extract", *WHAT, "--out", other, "--engine", "onnxruntime")
