@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from distreid.data.labels import (
     WHOLE,
     Kind,
     Labels,
+    is_date,
     labels_of,
     split_rows,
     taken_for_unknown,
@@ -61,6 +63,8 @@ NAMES = {"person_id": PERSON_NAME, "camera_id": CAMERA_NAME}
 OWN = ("path", "person_id", "camera_id", "split")  # columns that every manifest has
 # Of a list without a header: what the columns after the path are, in their order.
 LIST_ORDER = ("person_id", "camera_id")
+DATE = re.compile(r"(\d{8})(\.0*)?", flags=re.ASCII)  # as pandas writes 20260131 beside NaN, too
+MOST_SECONDS = 1e11  # the year 5138; in milliseconds, 1973
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
@@ -347,27 +351,43 @@ def _seconds(table: Table, column: str, values: Sequence[str]) -> list[str]:
         if value not in found:
             try:
                 found[value] = "" if value.strip() in unknown else seconds_since_1970(value.strip())
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 raise DataError(
-                    f"{table.where(row)}: {column} is {value!r}; it must be ISO 8601, such as "
-                    f"2026-01-31T12:00:00, or seconds since 1970, or give --columns note={column}, "
-                    "which keeps it as it is"
+                    f"{table.where(row)}: {column} is {value!r}; {error}, or give --columns "
+                    f"note={column}, which keeps it as it is"
                 ) from error
     return [found[value] for value in values]
 
 
 def seconds_since_1970(text: str) -> str:
-    """Of ISO 8601, UTC where no zone is given, or of seconds; ValueError, OverflowError."""
+    """Of ISO 8601, UTC where no zone is given, or of seconds; eight digits that are a date, such as
+    20260131, are that date. ValueError says what else is wanted."""
+    if re.fullmatch(r"\d{4}", text, flags=re.ASCII):
+        raise ValueError(
+            f"it could be a year or seconds since 1970: write {text}-01-01, or {text}.0 for seconds"
+        )
+    date = DATE.fullmatch(text)
     try:
-        seconds = float(text)
+        seconds = _seconds_of_iso(date[1]) if date and is_date(date[1]) else float(text)
     except ValueError:
-        # Python 3.10 knows no Z.
-        time = datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text[-1] in "Zz" else text)
-        time = time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)
-        seconds = (time - EPOCH).total_seconds()
-    if not abs(seconds) < 1e15:
-        raise ValueError(text)
+        seconds = _seconds_of_iso(text)
+    if not math.isfinite(seconds):
+        raise ValueError("it must be ISO 8601, such as 2026-01-31T12:00:00, or seconds since 1970")
+    if abs(seconds) > MOST_SECONDS:
+        raise ValueError("it looks like milliseconds: divide by 1000 for seconds since 1970")
     return f"{seconds:.6f}".rstrip("0").rstrip(".")
+
+
+def _seconds_of_iso(text: str) -> float:
+    """NaN of what is no ISO 8601."""
+    if is_date(text):  # Python 3.10 knows neither this form nor Z
+        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"
+    try:
+        time = datetime.datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
+        time = time if time.tzinfo else time.replace(tzinfo=datetime.timezone.utc)
+        return (time - EPOCH).total_seconds()
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _check_paths(table: Table, path: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 from collections import Counter
@@ -173,6 +174,17 @@ def split_of(word: str, split_names: Mapping[str, str]) -> str | None:
     if word.strip() in MISSING:
         return NO_SPLIT
     return {BOTH: BOTH, OTHER: OTHER}.get(word, SPLIT_WORDS.get(word.strip().lower()))
+
+
+def is_date(text: str) -> bool:
+    """Whether these are the eight digits of a day from 1990 to 2099, such as 20260131."""
+    if not re.fullmatch(r"(199|20\d)\d{5}", text, flags=re.ASCII):
+        return False
+    try:
+        datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return False
+    return True
 
 
 def _whole(text: str, kind: Kind) -> int | None:

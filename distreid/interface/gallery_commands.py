@@ -181,10 +181,8 @@ def seconds(text: str) -> float:
 
     try:
         return float(seconds_since_1970(text))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r}: ISO 8601 such as 2026-01-31T12:00:00, or seconds since 1970, is wanted"
-        ) from None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def say(line: str) -> None:

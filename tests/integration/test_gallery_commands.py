@@ -120,7 +120,7 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     since = ("--since", "2023-11-15T12:13:20", "--until", "1700060000", "--top", "30")
     found = printed(capsys, "search", gallery, "--row", "0", *since, "--json")
     assert {each["row"] for each in found["answers"][0]["found"]} == {14, 15, 16}
-    words = ("gallery", "remove", gallery, "--before", "2023-11-15T00:00:00Z", "--json")
+    words = ("gallery", "remove", gallery, "--before", "20231115", "--json")
     assert printed(capsys, *words)["rows"] == 2
 
 
@@ -164,7 +164,9 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["gallery", "remove", "g", "--rows", "huge.txt"], "huge.txt: '100000"),
         (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
-        (["gallery", "remove", "g", "--before", "soon"], "'soon': ISO 8601"),
+        (["gallery", "remove", "g", "--before", "soon"], "'soon': it must be ISO 8601"),
+        (["gallery", "remove", "g", "--before", "2026"], "could be a year or seconds since 1970"),
+        (["gallery", "remove", "g", "--before", "1767700000000"], "divide by 1000"),
         (["gallery", "add", "g", "--run", "run", "--keep", "long"], "'long': a time such as"),
     ],
 )
