@@ -455,6 +455,11 @@ LAYOUTS: dict[str, Layout] = {
     "partial_ilids": Layout(
         read=occluded_reid.partial_ilids,
         marks=(("Probe/", "Gallery/"),),
+        names=NamesFit(
+            folders=("Probe", "Gallery"),
+            label=persons_by(occluded_reid.PROBE_NAME),
+            below=re.compile(b""),
+        ),
         data="Partial-iLIDS",
         labels="`Probe/` is query, `Gallery/` gallery, one image of each person; no cameras",
         # He et al., Deep Spatial Feature Reconstruction, CVPR 2018: 119 persons.

@@ -17,6 +17,7 @@ from distreid.data.image_files import (
     whole,
 )
 from distreid.data.manifest import GALLERY, NO_CAMERA, QUERY, Manifest
+from distreid.errors import DataError
 
 OCCLUDED, PARTIAL, WHOLE = "occluded_body_images", "partial_body_images", "whole_body_images"
 DUKE_NAME = re.compile(rb"(\d{1,18})_c(\d{1,18})")
@@ -55,8 +56,14 @@ def partial_reid(root: Path, asked: LayoutRequest) -> Manifest:
 
 
 def partial_ilids(root: Path, asked: LayoutRequest) -> Manifest:
-    """One image of each person in `Probe/` and one in `Gallery/`, of one name."""
+    """One image of each person in `Probe/` and one in `Gallery/`, of one name. DataError for an
+    image in a folder of those."""
     parts = [(QUERY, "Probe"), (GALLERY, "Gallery")]
-    return named_images(root, asked, parts, persons_by(PROBE_NAME), "001.jpg").manifest(
-        root, asked.layout
-    )
+    found = named_images(root, asked, parts, persons_by(PROBE_NAME), "001.jpg")
+    for path in found.path:
+        if path.count(b"/") > 1:
+            raise DataError(
+                f"{root / os.fsdecode(path)}: in a folder, which {asked.layout} has not; where "
+                "that is the person, give --layout split_folders"
+            )
+    return found.manifest(root, asked.layout)

@@ -17,9 +17,11 @@ from distreid.data.image_files import (
     whole,
 )
 from distreid.data.manifest import GALLERY, QUERY, Manifest
+from distreid.errors import DataError
 
 CAMERAS = {"cam_a": 1, "cam_b": 2}
 SPLITS = "splits.json"
+BY_NAME = r"--pattern '(?P<camera>cam_[ab])/(?P<person>\d+)_', or another --layout"
 
 
 def viper(root: Path, asked: LayoutRequest) -> Manifest:
@@ -30,7 +32,8 @@ def viper(root: Path, asked: LayoutRequest) -> Manifest:
     is one; else the second half of a permutation of the sorted persons with seed n, which for
     n = 0 is that of Person_reID_baseline_pytorch's prepare_viper.py.
     """
-    image_of = {name: _images(root, name, asked.layout) for name in CAMERAS}
+    found = FoundRows()
+    image_of = {name: _images(root, name, asked.layout, found) for name in CAMERAS}
     persons = sorted(set(image_of["cam_a"]) & set(image_of["cam_b"]))
     split_file = next((file for file in _split_files(root) if file.is_file()), None)
     if split_file:
@@ -45,7 +48,7 @@ def viper(root: Path, asked: LayoutRequest) -> Manifest:
             "that was trained on another draw has seen some of them"
         )
     query, gallery = CAMERAS if asked.split % 2 == 0 else reversed(CAMERAS)
-    found = FoundRows(notes=[f"split {asked.split} of 0 to 19, query in {query}; {note}"])
+    found.notes.insert(0, f"split {asked.split} of 0 to 19, query in {query}; {note}")
     for split, name in ((QUERY, query), (GALLERY, gallery)):
         rows = [
             (path, person, CAMERAS[name])
@@ -62,16 +65,23 @@ def label(name: bytes) -> tuple[int, int] | None:
     return match and (int(match[1]), int(match[2]))
 
 
-def _images(root: Path, camera: str, layout: str) -> dict[int, bytes]:
-    """Person → image; a name is `000_45.bmp`, person and viewing angle."""
+def _images(root: Path, camera: str, layout: str, found: FoundRows) -> dict[int, bytes]:
+    """Person → image; a name is `000_45.bmp`, person and viewing angle. `found` notes what is
+    ignored. DataError for a second image of a person."""
     folder = need(root, camera + "/", layout)
-    found = {}
-    for path in images(folder)[0]:
+    paths, ignored = images(folder)
+    found.notes += [f"{camera}: {note}" for note in ignored]
+    image_of: dict[int, bytes] = {}
+    for path in paths:
         name = os.fsdecode(path)
-        found[whole(name.split("_")[0], str(folder / name), "person")] = (
-            os.fsencode(camera) + b"/" + path
-        )
-    return found
+        person = whole(name.split("_")[0], str(folder / name), "person")
+        image = os.fsencode(camera) + b"/" + path
+        if (other := image_of.setdefault(person, image)) != image:
+            raise DataError(
+                f"{folder / name}: person {person} has {os.fsdecode(other)}, too, and VIPeR one "
+                f"image in each camera; give {BY_NAME}"
+            )
+    return image_of
 
 
 def _split_files(root: Path) -> list[Path]:

@@ -56,6 +56,21 @@ def test_data_sets_of_parts_and_of_changed_clothes_are_recognised(
     assert manifest.split.tolist() == [b"query", b"gallery"]
 
 
+@pytest.mark.parametrize(
+    ("query", "gallery"),
+    [("Probe/12/1.jpg", "Gallery/13/1.jpg"), ("Probe/0012_c1_1.jpg", "Gallery/0013_c2_1.jpg")],
+)
+def test_probe_and_gallery_of_other_data_are_folders_of_splits(
+    query: str, gallery: str, tmp_path: Path
+) -> None:
+    touch(tmp_path, query, gallery)
+    manifest = open_data(str(tmp_path))
+    assert manifest.layout == "split_folders"
+    assert manifest.person_id.tolist() == [12, 13]
+    with pytest.raises(DataError, match=r"Probe.*(in a folder, which|no image named like)"):
+        open_data(str(tmp_path), "partial_ilids")
+
+
 def test_partial_reid_is_told_by_its_third_folder(tmp_path: Path) -> None:
     folders = ("occluded_body_images", "partial_body_images", "whole_body_images")
     touch(tmp_path, *(f"{folder}/012_001.jpg" for folder in folders))

@@ -29,6 +29,7 @@ def test_viper_draws_half_of_the_persons(root: Path) -> None:
     assert manifest.path[gallery].tolist()[1] == b"cam_b/003_1135.bmp"
     assert manifest.camera_id.tolist() == [1] * 4 + [2] * 4
     assert "has seen some of them" in manifest.notes[0]
+    assert manifest.notes[1].startswith("cam_a: 1 file that is no image, ignored")
 
 
 def test_two_splits_have_the_same_persons_in_both_directions(root: Path) -> None:
@@ -55,6 +56,15 @@ def test_the_persons_are_those_of_torchreids_splits(root: Path, place: str) -> N
     assert "splits.json" in found.notes[0]
     with pytest.raises(DataError, match="no splits as torchreid saves them"):
         open_data(str(root), split=2)
+
+
+def test_two_images_of_a_person_in_one_camera_are_no_viper(tmp_path: Path) -> None:
+    names = ["0000_0000.jpg", "0000_0001.jpg", "0001_0000.jpg"]
+    touch(tmp_path, *(f"{camera}/{name}" for camera in ("cam_a", "cam_b") for name in names))
+    with pytest.raises(DataError, match=r"cam_a/0000_0001\.jpg: person 0 has cam_a/0000_0000\.jpg"):
+        open_data(str(tmp_path))
+    manifest = open_data(str(tmp_path), pattern=r"(?P<camera>cam_[ab])/(?P<person>\d+)_")
+    assert manifest.person_id.tolist() == [0, 0, 1] * 2
 
 
 def test_a_missing_camera_and_a_strange_name_are_named(root: Path, tmp_path: Path) -> None:
