@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from distreid.data.archive_tree import MAC_FOLDER, ArchiveTree, ShardFolder
 from distreid.data.box_request import BoxRequest
 from distreid.data.manifest import NO_CAMERA, Manifest, build_manifest
 from distreid.data.mat_arrays import read_mat
-from distreid.errors import DataError
+from distreid.errors import DataError, printable
 from distreid.host.counts import counted
 
 # torchvision's IMG_EXTENSIONS, so that a folder holds the same images for both.
@@ -90,7 +90,9 @@ class FoundRows:
     def manifest(
         self, root: Path, layout: str, extra: dict[str, list[str]] | None = None
     ) -> Manifest:
-        """The rows in the order that they were added."""
+        """The rows in the order that they were added. DataError for an image that a split has
+        twice, or that is of two persons."""
+        self._check_once(root)
         return build_manifest(
             root=root,
             layout=layout,
@@ -101,6 +103,19 @@ class FoundRows:
             extra=extra,
             notes=tuple(self.notes),
         )
+
+    def _check_once(self, root: Path) -> None:
+        if len(set(self.path)) == len(self.path):
+            return
+        listed: set[tuple[bytes, str]] = set()
+        person_of: dict[bytes, int] = {}
+        for path, split, person in zip(self.path, self.split, self.person_id, strict=True):
+            where = f"{root / os.fsdecode(path)}"
+            if (other := person_of.setdefault(path, person)) != person:
+                raise DataError(f"{where}: listed as person {other} and as {person}; mend the list")
+            if (path, split) in listed:
+                raise DataError(f"{where}: listed twice for {split}; leave out one of the two")
+            listed.add((path, split))
 
 
 def named_images(
@@ -129,6 +144,20 @@ def named_images(
         if len(unnamed) == len(paths):
             raise DataError(f"{root / folder_name}: no image named like {example}; check --layout")
     return found
+
+
+def check_persons_folders(root: Path, folders: Iterable[str], option: str) -> None:
+    """DataError for two folders whose persons have one number, such as m1 and f1; `option` goes by
+    the folder. 1 and 001 are one person, as 012 and 12 are everywhere."""
+    first: dict[int, tuple[str, str]] = {}
+    for folder in sorted({*folders}):
+        if match := re.fullmatch(r"(.*?)(-1|\d{1,18})", folder, flags=re.DOTALL):
+            letters, other = first.setdefault(int(match[2]), (match[1].lower(), folder))
+            if letters != match[1].lower():
+                raise DataError(
+                    f"{root}: folders {printable(other)} and {printable(folder)} are both person "
+                    f"{int(match[2])} by the names in them; mend one, or give {option}"
+                )
 
 
 def labels_by(name: re.Pattern[bytes]) -> Label:
@@ -165,11 +194,15 @@ def has(root: Path, part: str) -> bool:
 
 
 def lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is not blank, and where it is, for messages."""
+    """Each line that is not blank, and where it is, for messages. DataError if there is none."""
+    is_empty = True
     with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, start=1):
             if text := line.strip():
+                is_empty = False
                 yield f"{file}, line {number}", text
+    if is_empty:
+        raise DataError(f"{file}: no line in it; copy it again")
 
 
 def name_and_number(where: str, line: str) -> tuple[bytes, int]:

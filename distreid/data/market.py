@@ -9,6 +9,7 @@ from pathlib import Path
 from distreid.data.image_files import (
     FoundRows,
     LayoutRequest,
+    check_persons_folders,
     images,
     labels_by,
     named_images,
@@ -70,15 +71,18 @@ def layumi(root: Path, asked: LayoutRequest) -> Manifest:
     if asked.multi_query:
         parts.append((MULTI_QUERY, "multi-query"))
     found = named_images(root, asked, parts, layumi_label, MARKET_EXAMPLE)
+    by_folder = "--pattern '(?P<split>query|gallery)/(?P<person>[^/]+)/'"
+    persons: set[str] = set()
     for path, person in zip(found.path, found.person_id, strict=True):
         folders = path.split(b"/")[1:-1]
         number = LAYUMI_FOLDER.fullmatch(folders[0]) if folders else None
         if folders and (number is None or int(number[1]) != person):
             raise DataError(
                 f"{root / os.fsdecode(path)}: the folder tells person {os.fsdecode(folders[0])}, "
-                f"the name {person}; mend one, or go by the folder: "
-                "--pattern '(?P<split>query|gallery)/(?P<person>[^/]+)/'"
+                f"the name {person}; mend one, or go by the folder: {by_folder}"
             )
+        persons |= {os.fsdecode(folder) for folder in folders[:1]}
+    check_persons_folders(root, persons, by_folder)
     for path, person, camera in zip(found.path, found.person_id, found.camera_id, strict=True):
         name = os.path.basename(path)
         if person > 9999 or (camera > 9 and not LAYUMI_MSMT_NAME.match(name)):

@@ -12,7 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distreid.data.image_files import LayoutRequest, images, subfolders
+from distreid.data.image_files import (
+    LayoutRequest,
+    check_persons_folders,
+    images,
+    subfolders,
+)
 from distreid.data.labels import CAMERA, PERSON, SPLIT_WORDS, labels_of, split_of
 from distreid.data.manifest import (
     CAMERA_NAME,
@@ -105,6 +110,7 @@ def split_folders(root: Path, asked: LayoutRequest) -> Manifest:
         parts.append(Part(split=split, folder=folder, paths=[os.fsdecode(p) for p in paths]))
     name = _name_pattern(parts)
     numbers = _numbers_of_folders(parts, name)
+    check_persons_folders(root, numbers, _by_folder_option(folders))
     told = [_told(root, part, name, folders, numbers) for part in parts]
     notes += dict.fromkeys(note for each in told for note in each.notes)
     as_text = asked.ids == "text"
@@ -186,6 +192,11 @@ def _told(
     return _by_first_word(root, part)
 
 
+def _by_folder_option(folders: Mapping[str, str]) -> str:
+    of = {split: folder for folder, split in folders.items()}
+    return BY_FOLDER.format(query=of.get(QUERY, "query"), gallery=of.get(GALLERY, "gallery"))
+
+
 def _by_folder(
     root: Path,
     part: Part,
@@ -195,7 +206,7 @@ def _by_folder(
 ) -> Told:
     """The first folder is the person; a name that tells person and camera must agree."""
     of = {split: folder for folder, split in folders.items()}
-    option = BY_FOLDER.format(query=of.get(QUERY, "query"), gallery=of.get(GALLERY, "gallery"))
+    option = _by_folder_option(folders)
     persons = [path.split("/")[0] if "/" in path else "" for path in part.paths]
     if splits := sorted({person for person in persons if part_of(person)}):
         raise DataError(

@@ -89,6 +89,10 @@ def vehicleid(root: Path, asked: LayoutRequest) -> Manifest:
     for where, line in lines(need(root, name, asked.layout)):
         image, vehicle = name_and_number(where, line)
         path = b"image/" + image + b".jpg"
+        if path in listed_at:  # it could be query and gallery
+            raise DataError(
+                f"{where}: {os.fsdecode(image)!r} stands in the list already; leave out one"
+            )
         images_of.setdefault(vehicle, []).append(path)
         listed_at[path] = len(listed_at)
     # RandomState: numpy promises that its numbers never change.

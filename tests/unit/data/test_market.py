@@ -138,6 +138,17 @@ def test_a_folder_and_a_name_that_tell_different_persons_are_refused(tmp_path: P
     assert open_data(str(tmp_path), pattern=pattern).person_id.tolist() == [1, 2, 1]
 
 
+def test_two_folders_of_one_number_are_not_one_person(tmp_path: Path) -> None:
+    names = [f"{sex}1/1_c{{}}_{sex}.jpg" for sex in "mf"]
+    touch(tmp_path, *(f"query/{name.format(1)}" for name in names))
+    touch(tmp_path, *(f"gallery/{name.format(2)}" for name in names))
+    message = "folders f1 and m1 are both person 1 by the names in them; mend one, or give --patt"
+    with pytest.raises(DataError, match=message) as caught:
+        open_data(str(tmp_path), "layumi")
+    pattern = str(caught.value).split("--pattern '")[1][:-1]
+    assert open_data(str(tmp_path), pattern=pattern).person_id.tolist() == [0, 1, 0, 1]
+
+
 def test_person_0_of_a_query_is_no_distractor(tmp_path: Path) -> None:
     name = "0000/0000_000_01_0303morning_0008_0.jpg"
     manifest = open_data(str(touch(tmp_path, f"query/{name}", f"gallery/{name}")))

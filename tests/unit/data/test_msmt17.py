@@ -51,6 +51,12 @@ def test_msmt17_is_read_by_its_lists(tmp_path: Path, folder: str, version: str) 
         ("0000/0000_000_01_x_0.jpg one\n", "line 1: the last word is 'one'"),
         ("0000/cover.jpg 0\n", "line 1: '0000/cover.jpg' is not named like 0000/0000_000_01"),
         ("0000/0000_000_c1_x_0.jpg 0\n", "line 1: the camera is 'c1'"),
+        ("0000/0000_000_01_x_0.jpg 0\n" * 2, "0_000_01_x_0.jpg: listed twice for query; leave out"),
+        (
+            "0000/0000_001_03_0303morning_0008_0.jpg 5\n",
+            "0_001_03_0303morning_0008_0.jpg: listed as person 5 and as 0; mend the list",
+        ),
+        ("\n", "list_query.txt: no line in it; copy it again"),
     ],
 )
 def test_a_broken_list_names_the_line(tmp_path: Path, text: str, message: str) -> None:

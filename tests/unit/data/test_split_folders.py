@@ -42,6 +42,15 @@ def test_all_images_of_a_folder_are_of_one_person(tmp_path: Path) -> None:
     }
 
 
+def test_two_folders_of_one_number_are_not_one_person(tmp_path: Path) -> None:
+    touch(tmp_path, "query/ab1/1_c1_x.jpg", "query/cd1/1_c1_x.jpg", "gallery/ab01/1_c2_x.jpg")
+    message = r"folders ab01 and cd1 are both person 1 by the names in them; .*query\|gallery"
+    with pytest.raises(DataError, match=message):
+        open_data(str(tmp_path))
+    (tmp_path / "query/cd1/1_c1_x.jpg").unlink()
+    assert open_data(str(tmp_path)).person_id.tolist() == [1, 1]
+
+
 def test_train_val_test_are_splits_and_no_persons(tmp_path: Path) -> None:
     touch(tmp_path, "train/7/a.jpg", "val/8/b.jpg", "test/0009/c.jpg")
     manifest = open_data(str(tmp_path))

@@ -83,6 +83,13 @@ def test_vehicleid_as_person_reid_baseline_prepares_it(tmp_path: Path) -> None:
         open_data(str(tmp_path), split=1)
 
 
+def test_an_image_stands_in_a_list_once(tmp_path: Path) -> None:
+    with (vehicleid(tmp_path) / "train_test_split/test_list_800.txt").open("a") as stream:
+        stream.write("0000009 3\n")
+    with pytest.raises(DataError, match=r"800\.txt, line 6: '0000009' stands in the list already"):
+        open_data(str(tmp_path))
+
+
 def test_a_missing_part_of_vehicleid_is_named(tmp_path: Path) -> None:
     (vehicleid(tmp_path) / "image/0000001.jpg").unlink()
     (tmp_path / "image").rmdir()
