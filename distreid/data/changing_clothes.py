@@ -11,13 +11,13 @@ from distreid.data.image_files import (
     LayoutRequest,
     has,
     images,
-    labels_by,
     lines,
     named_images,
     need,
     persons_by,
     whole,
 )
+from distreid.data.labels import begins_with_date
 from distreid.data.ltcc import CLOTHES
 from distreid.data.manifest import CAMERA_NAME, GALLERY, NO_CAMERA, QUERY, Manifest
 from distreid.errors import DataError
@@ -54,10 +54,17 @@ def prcc(root: Path, asked: LayoutRequest) -> Manifest:
     return found.manifest(root, asked.layout, extra={CAMERA_NAME: names, CLOTHES: clothes})
 
 
+def vc_label(name: bytes) -> tuple[int, int] | None:
+    """Person and camera of a name that is no date, such as 2026-01-31-12.jpg."""
+    match = VC_NAME.match(name)
+    is_named = match and not begins_with_date(os.fsdecode(name))
+    return (int(match[1]), int(match[2])) if match and is_named else None
+
+
 def vc_clothes(root: Path, asked: LayoutRequest) -> Manifest:
     """`query/` and `gallery/` with names such as `0001-01-02-03.jpg`: person, camera, clothes."""
     parts = [(QUERY, "query"), (GALLERY, "gallery")]
-    found = named_images(root, asked, parts, labels_by(VC_NAME), "0001-01-02-03.jpg")
+    found = named_images(root, asked, parts, vc_label, "0001-01-02-03.jpg")
     words = [os.fsdecode(os.path.basename(path)).split("-") for path in found.path]
     clothes = [f"{person}_{its}" for person, _, its, *_ in words]
     return found.manifest(root, asked.layout, extra={CLOTHES: clothes})

@@ -187,6 +187,12 @@ def is_date(text: str) -> bool:
     return True
 
 
+def begins_with_date(name: str) -> bool:
+    """Whether a file's name begins with such a day: 20260131_120000.jpg, 2026-01-31-12.jpg."""
+    match = re.match(r"(\d{4})([-_. ]?)(\d\d)\2(\d\d)(?!\d)", name, flags=re.ASCII)
+    return match is not None and is_date(match[1] + match[3] + match[4])
+
+
 def _whole(text: str, kind: Kind) -> int | None:
     match = WHOLE.fullmatch(text)
     number = int(match[1]) if match else None

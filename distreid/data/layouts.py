@@ -507,7 +507,7 @@ LAYOUTS: dict[str, Layout] = {
     "vc_clothes": Layout(
         read=changing_clothes.vc_clothes,
         marks=(("query/", "gallery/"),),
-        names=NamesFit(folders=("query", "gallery"), label=labels_by(changing_clothes.VC_NAME)),
+        names=NamesFit(folders=("query", "gallery"), label=changing_clothes.vc_label),
         data="VC-Clothes, with the clothes of each image",
         labels=IN_NAMES + "`0001-01-02-03.jpg`: person, camera, clothes",
         sketch=(

@@ -18,7 +18,14 @@ from distreid.data.image_files import (
     images,
     subfolders,
 )
-from distreid.data.labels import CAMERA, PERSON, SPLIT_WORDS, labels_of, split_of
+from distreid.data.labels import (
+    CAMERA,
+    PERSON,
+    SPLIT_WORDS,
+    begins_with_date,
+    labels_of,
+    split_of,
+)
 from distreid.data.manifest import (
     CAMERA_NAME,
     GALLERY,
@@ -112,6 +119,8 @@ def split_folders(root: Path, asked: LayoutRequest) -> Manifest:
     numbers = _numbers_of_folders(parts, name)
     check_persons_folders(root, numbers, _by_folder_option(folders))
     told = [_told(root, part, name, folders, numbers) for part in parts]
+    if name is None:
+        _check_guess(root, parts, told)
     notes += dict.fromkeys(note for each in told for note in each.notes)
     as_text = asked.ids == "text"
     person = labels_of([text for each in told for text in each.person], PERSON, as_text=as_text)
@@ -190,6 +199,32 @@ def _told(
     if name is not None:
         return _by_pattern(part, name)
     return _by_first_word(root, part)
+
+
+def _check_guess(root: Path, parts: list[Part], told: list[Told]) -> None:
+    """DataError where names begin with a date, or all images would be one person by a guess."""
+    if any("/" in path for part in parts for path in part.paths):
+        return
+    named = [
+        (part.folder, path, person)
+        for part, each in zip(parts, told, strict=True)
+        for path, person in zip(part.paths, each.person, strict=True)
+        if person
+    ]
+    if not named:
+        return
+    folder, path, person = named[0]
+    if all(begins_with_date(path) for _, path, _ in named):
+        raise DataError(
+            f"{root / folder / path}: names begin with a date, which is no person; say how they "
+            "tell one by --pattern with a group person, or give --layout folder for features "
+            "without labels"
+        )
+    if {each for *_, each in named} == {person} and len(named) > len(parts):  # not one in each
+        raise DataError(
+            f"{root / folder / path}: all images would be one person, {printable(person)}; "
+            f"say how names tell the person, such as {BY_NAME}"
+        )
 
 
 def _by_folder_option(folders: Mapping[str, str]) -> str:

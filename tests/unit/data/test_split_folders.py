@@ -157,6 +157,33 @@ def test_one_word_before_a_number_is_a_person_and_two_are_asked_for(tmp_path: Pa
         open_data(str(tmp_path / "cows"))
 
 
+@pytest.mark.parametrize(
+    ("person", "names"),
+    [
+        ("12_1.jpg", ["20260131_120000.jpg", "20260131_120001.jpg", "20260201_070000.jpg"]),
+        ("12-1.jpg", ["2025-12-31-12.jpg", "2026-01-01-12.jpg", "2026-01-02-12.jpg"]),
+    ],
+)
+def test_a_date_is_no_person(person: str, names: list[str], tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{split}/{name}" for split in ("query", "gallery") for name in names))
+    with pytest.raises(DataError, match=r"jpg: names begin with a date, which is no person; say"):
+        open_data(str(tmp_path))
+    touch(tmp_path, f"gallery/{person}")
+    assert 12 in open_data(str(tmp_path)).person_id
+
+
+def test_that_all_images_are_one_person_is_asked_for(tmp_path: Path) -> None:
+    for number in range(3):
+        touch(tmp_path, f"query/person_00{number}.jpg", f"gallery/person_00{number}.jpg")
+    message = r"query/person_000\.jpg: all images would be one person, person; say how names tell"
+    with pytest.raises(DataError, match=message):
+        open_data(str(tmp_path))
+    manifest = open_data(str(tmp_path), pattern=r"_(?P<person>\d+)")
+    assert manifest.person_id.tolist() == [0, 1, 2] * 2
+    touch(tmp_path, "gallery/anna_7.jpg")
+    assert open_data(str(tmp_path)).layout == "split_folders"
+
+
 def test_folders_that_are_text_stay_apart(tmp_path: Path) -> None:
     touch(tmp_path, "query/012/a.jpg", "gallery/12/b.jpg", "gallery/-1/c.jpg")
     numbers = open_data(str(tmp_path))
