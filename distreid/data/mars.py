@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distreid.data.image_files import FoundRows, LayoutRequest, in_order, lines, matrices, need
 from distreid.data.manifest import GALLERY, JUNK, QUERY, TRACKLET, Manifest
 from distreid.errors import DataError
+from distreid.host.counts import counted
 
 
 def mars(root: Path, asked: LayoutRequest) -> Manifest:
@@ -22,11 +24,16 @@ def mars(root: Path, asked: LayoutRequest) -> Manifest:
     need(root, "bbox_test/", asked.layout)
     names = [name for _, name in lines(need(root, "info/test_name.txt", asked.layout))]
     track_file = need(root, "info/tracks_test_info.mat", asked.layout)
-    tracks_T4 = matrices(track_file, "track_test_info")[0].astype(np.int64)
-    queries = matrices(need(root, "info/query_IDX.mat", asked.layout), "query_IDX")[0]
-    if tracks_T4[:, 0].min(initial=1) < 1 or tracks_T4[:, 1].max(initial=0) > len(names):
-        raise DataError(f"{track_file}: names images that test_name.txt, of {len(names)}, has not")
-    is_query = np.isin(np.arange(1, len(tracks_T4) + 1), queries)
+    tracks_T4 = _tracks(track_file, len(names))
+    query_file = need(root, "info/query_IDX.mat", asked.layout)
+    queries = matrices(query_file, "query_IDX")[0]
+    numbers = np.arange(1, len(tracks_T4) + 1)
+    if len(wrong := queries[~np.isin(queries, numbers)]):
+        raise DataError(
+            f"{query_file}: asks with tracklet {wrong[0]:g}, and {track_file} has "
+            f"{len(tracks_T4):,}; copy both again"
+        )
+    is_query = np.isin(numbers, queries)
     is_junk = tracks_T4[:, 2] == JUNK
     found = FoundRows()
     tracklets: list[str] = []
@@ -40,7 +47,32 @@ def mars(root: Path, asked: LayoutRequest) -> Manifest:
             tracklets.append(str(track))
     if is_junk.any():
         found.notes.append(f"{is_junk.sum():,} junk tracklets (-1) left out, as torchreid does")
+    if lacking := len(names) - int((tracks_T4[:, 1] - tracks_T4[:, 0] + 1).sum()):
+        images = counted(lacking, "image")
+        found.notes.append(f"{images} of test_name.txt in no tracklet: left out")
     return found.manifest(root, asked.layout, extra={TRACKLET: tracklets})
+
+
+def _tracks(file: Path, names: int) -> NDArray[np.int64]:
+    """First and last image, from 1, person and camera of each tracklet. DataError if these do not
+    fit the names, or an image is of two tracklets."""
+    found = matrices(file, "track_test_info")[0]
+    if found.shape[1:] != (4,) or not np.all(np.isfinite(found) & (found == np.trunc(found))):
+        raise DataError(f"{file}: no matrix of four columns of whole numbers; copy it again")
+    tracks_T4: NDArray[np.int64] = found.astype(np.int64)
+    if tracks_T4[:, 0].min(initial=1) < 1 or tracks_T4[:, 1].max(initial=0) > names:
+        raise DataError(f"{file}: names images that test_name.txt, of {names}, has not")
+    last, before = 0, 0
+    for track in np.argsort(tracks_T4[:, 0], kind="stable").tolist():
+        start, stop = tracks_T4[track, :2].tolist()
+        if stop < start:
+            raise DataError(f"{file}: tracklet {track + 1} ends before it begins; copy it again")
+        if start <= last:
+            raise DataError(
+                f"{file}: image {start} is of tracklets {before} and {track + 1}; copy it again"
+            )
+        last, before = stop, track + 1
+    return tracks_T4
 
 
 def label(name: bytes) -> tuple[int, int] | None:

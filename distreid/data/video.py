@@ -70,14 +70,15 @@ def ilids_vid(root: Path, asked: LayoutRequest) -> Manifest:
     splits = next((each for each in (root, root.parent) if has(each, ILIDS_SPLITS)), None)
     if splits is not None:
         order = matrices(splits / ILIDS_SPLITS, "ls_set")[0]
-        places = order[asked.split, : order.shape[1] // 2].astype(np.int64) - 1
-        if order.shape[1] != len(persons) or set(order[asked.split]) != {
-            *range(1, len(persons) + 1)
-        }:
+        everybody = np.arange(1, len(persons) + 1)
+        if order.shape[1:] != everybody.shape or np.any(np.sort(order) != everybody):
             raise DataError(
-                f"{splits / ILIDS_SPLITS}: numbers of {order.shape[1]} persons, and "
-                f"{len(persons)} are in both cameras; copy the data again"
+                f"{splits / ILIDS_SPLITS}: a row is not the numbers of the {len(persons)} persons "
+                "who are in both cameras; copy the data again"
             )
+        if asked.split >= len(order):
+            raise DataError(f"{splits / ILIDS_SPLITS} has {len(order)} rows, none is {asked.split}")
+        places = order[asked.split, : order.shape[1] // 2].astype(np.int64) - 1
         if asked.layout == HALVES:
             half = order[:, : order.shape[1] // 2].astype(np.int64) - 1
             for trial, places in enumerate(half, start=1):
@@ -86,7 +87,8 @@ def ilids_vid(root: Path, asked: LayoutRequest) -> Manifest:
             found.notes.append("all persons, with the ten halves that each is in")
         else:
             persons = [persons[place] for place in places]
-            found.notes.append(f"split {asked.split} of 0 to 9, the first half of its persons")
+            halves = f"split {asked.split} of 0 to {len(order) - 1}"
+            found.notes.append(f"{halves}, the first half of its persons")
     elif asked.layout == HALVES:
         raise DataError(f"{root}: no {ILIDS_SPLITS}, which tells the ten halves; copy it there")
     else:

@@ -67,6 +67,28 @@ def test_lists_of_mars_that_do_not_fit_each_other_are_named(root: Path) -> None:
     (root / "info/test_name.txt").write_text("\n".join(NAMES[:-1]))
     with pytest.raises(DataError, match=r"names images that test_name\.txt, of 6, has not"):
         open_data(str(root))
+    (root / "info/test_name.txt").write_text("\n".join([*NAMES, "0002C1T0002F001.jpg"]))
+    assert "1 image of test_name.txt in no tracklet: left out" in open_data(str(root)).notes
     scipy.io.savemat(root / "info/query_IDX.mat", {"query": [1]})
     with pytest.raises(DataError, match=r"query_IDX\.mat: it has no matrix query_IDX"):
+        open_data(str(root))
+
+
+@pytest.mark.parametrize(
+    ("tracks", "queries", "message"),
+    [
+        ([*TRACKS[:3], [7, 5, 2, 1]], [4], "tracklet 4 ends before it begins; copy it again"),
+        ([*TRACKS[:3], [4, 7, 2, 1]], [4], "image 4 is of tracklets 3 and 4; copy it again"),
+        ([*TRACKS[:3], [5, 7, 2, np.nan]], [4], "no matrix of four columns of whole numbers"),
+        ([track[:3] for track in TRACKS], [4], "no matrix of four columns of whole numbers"),
+        (TRACKS, [4, 99], r"query_IDX\.mat: asks with tracklet 99, and .*info\.mat has 4; copy"),
+        (TRACKS, [0], r"query_IDX\.mat: asks with tracklet 0, and"),
+    ],
+)
+def test_damaged_matrices_of_mars_are_named(
+    root: Path, tracks: list[list[float]], queries: list[int], message: str
+) -> None:
+    scipy.io.savemat(root / "info/tracks_test_info.mat", {"track_test_info": np.array(tracks)})
+    scipy.io.savemat(root / "info/query_IDX.mat", {"query_IDX": np.array([queries])})
+    with pytest.raises(DataError, match=message):
         open_data(str(root))

@@ -69,6 +69,11 @@ def test_ilids_vid_takes_the_first_half_of_a_split(tmp_path: Path) -> None:
     assert set(open_data(str(tmp_path), split=1).person_id.tolist()) == {7, 9}
     with pytest.raises(OptionError, match="--split 10: ilids_vid has splits 0 to 9"):
         open_data(str(tmp_path), split=10)
-    scipy.io.savemat(file, {"ls_set": np.array([[1, 2, 3]], np.uint8)})
-    with pytest.raises(DataError, match="numbers of 3 persons, and 4 are in both cameras"):
-        open_data(str(tmp_path))
+    with pytest.raises(DataError, match=r"ilidsvid\.mat has 2 rows, none is 7"):
+        open_data(str(tmp_path), split=7)
+    for row in ([1, 2, 3], [1, 1, 1, 1], [1, 2, 3, np.nan]):
+        first = [*range(1, len(row) + 1)]
+        scipy.io.savemat(file, {"ls_set": np.array([first, row])})
+        for layout in ("ilids_vid", "ilids_vid_halves"):
+            with pytest.raises(DataError, match="a row is not the numbers of the 4 persons who"):
+                open_data(str(tmp_path), layout)
