@@ -209,9 +209,14 @@ def _table(file: Path) -> FoundBoxes:
     plain = {plain_name(name): name for name in table.header}
     columns = dict(zip(table.header, table.columns, strict=True))
 
-    def taken(names: Sequence[str]) -> list[str] | None:
-        header = next((plain[name] for name in names if name in plain), None)
-        return None if header is None else columns.pop(header)
+    def taken(names: Sequence[str], *, alone: bool = False) -> list[str] | None:
+        found = [plain[name] for name in names if name in plain]
+        if alone and len(found) > 1:
+            raise DataError(
+                f"{file}, line 1: {' and '.join(found)} could be {names[0]}; rename the one that "
+                "is not"
+            )
+        return columns.pop(found[0]) if found else None
 
     paths = taken((*SYNONYMS["path"], "video"))
     numbers = taken(FRAME_NAMES)
@@ -220,13 +225,13 @@ def _table(file: Path) -> FoundBoxes:
     together = taken((TOGETHER,)) if not any(name in plain for name in FIRST["x"]) else None
     two = all(any(name in plain for name in names) for names in TWO_CORNERS.values())
     wanted = TWO_CORNERS if two else FIRST | SIZE
-    sides = [taken(names) for names in wanted.values()] if together is None else []
+    sides = [taken(names, alone=True) for names in wanted.values()] if together is None else []
     if paths is None or any(side is None for side in sides):
         raise DataError(
             f"{file}, line 1: columns path and x, y, w, h or x1, y1, x2, y2 or bbox are wanted; "
             f"the header has {table.header}"
         )
-    scores, categories = taken(SCORE_NAMES), taken(CLASS_NAMES)
+    scores, categories = taken(SCORE_NAMES, alone=True), taken(CLASS_NAMES)
     found = FoundBoxes(notes=[*table.notes])
     for row, path in enumerate(paths):
         where = table.where(row)
@@ -281,7 +286,7 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
     where = str(file)
     try:
         if whole:
-            names = {str(each["id"]): str(each["file_name"]) for each in content["images"]}
+            names = _named_images(file, content["images"])
             classes = {str(c["id"]): str(c["name"]) for c in content.get("categories", ())}
             twice: dict[str, str] = {}
         else:
@@ -303,11 +308,12 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
                 raise DataError(f"{where}: no image {image}; check --data")
             x, y, w, h = _four_numbers(where, each["bbox"])
             category = str(each.get("category_id", ""))
+            score = each.get("score")
             found.add(
                 where,
                 names[image],
                 (x, y, x + w, y + h),
-                float(each.get("score", math.nan)),
+                math.nan if score is None else float(score),
                 classes.get(category, category),
                 **_single_values(each),
             )
@@ -317,6 +323,18 @@ def _coco(file: Path, frames: Path) -> FoundBoxes:
     if crowds:
         found.notes.append(f"{counted(crowds, 'box', 'boxes')} left out: of crowds (iscrowd)")
     return found
+
+
+def _named_images(file: Path, entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Names of files by the images' numbers; DataError for a number that two have."""
+    names: dict[str, str] = {}
+    for each in entries:
+        image, name = str(each["id"]), str(each["file_name"])
+        if (other := names.setdefault(image, name)) != name:
+            raise DataError(
+                f"{file}: image {image} is {other} and {name}; give each a number of its own"
+            )
+    return names
 
 
 def _four_numbers(where: str, box: Any) -> Corners:

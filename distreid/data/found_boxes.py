@@ -40,6 +40,7 @@ class FoundBoxes:
         corners: Corners | None,
         score: float = math.nan,
         category: str = "",
+        /,  # columns may have these names, too
         **columns: str,
     ) -> None:
         """A box more."""

@@ -129,6 +129,8 @@ def test_boxes_are_left_out_by_score_size_and_class(tmp_path: Path) -> None:
         ("path,x,y,w,h\n1.png,nan,1,1,1\n", "line 2: x is 'nan'"),
         ("path,x,y,w,h\n1.png,1e12,1,1,1\n", "line 2: a box .* is of no picture"),
         ("1.png,1,1,1,1\n", "a header is wanted"),
+        ("path,x,y,width,height,w,h\n1.png,1,1,1,1,9,9\n", "line 1: w and width could be w; ren"),
+        ("path,x,y,w,h,conf,score\n1.png,1,1,1,1,1,1\n", "line 1: score and conf could be score"),
     ],
 )
 def test_what_is_no_table_of_boxes_is_named(tmp_path: Path, text: str, why: str) -> None:
@@ -208,8 +210,9 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
     frame(tmp_path / "frames/000007.png")
     file = tmp_path / "coco.json"
     entry = {"image_id": 7, "bbox": [1, 2, 3, 4], "category_id": 1, "score": 0.25, "track_id": 4}
+    images = [{"id": 7, "file_name": "000007.png"}]
     content = {
-        "images": [{"id": 7, "file_name": "000007.png"}],
+        "images": images,
         "annotations": [entry],
         "categories": [{"id": 1, "name": "person"}],
     }
@@ -222,6 +225,7 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
         assert manifest.extra["class"].tolist() == [b"person" if what is content else b"1"]
     wrongs: list[object] = [
         {"images": []},
+        {**content, "images": [*images, {"id": 7, "file_name": "8.png"}]},
         [{"image_id": 8, "bbox": [1, 2, 3, 4]}],
         [{"bbox": 1}],
         [3],
@@ -234,6 +238,21 @@ def test_coco_with_its_images_and_as_a_list_of_detections(tmp_path: Path) -> Non
             open_data(str(tmp_path / "frames"), boxes=BoxRequest(file=str(file)))
         if isinstance(wrong, list) and len(wrong) == 2:
             assert "annotation 1: bbox is" in str(error.value)
+        if isinstance(wrong, dict) and wrong["images"]:
+            assert "image 7 is 000007.png and 8.png; give each" in str(error.value)
+
+
+def test_annotations_of_coco_may_have_any_further_keys(tmp_path: Path) -> None:
+    frame(tmp_path / "frames/7.png")
+    words = {"category": "person", "place": "hall", "corners": "round", "frame": "x"}
+    entry = {"image_id": 7, "bbox": [1, 2, 3, 4], "score": None, **words}
+    (tmp_path / "coco.json").write_text(json.dumps([entry]))
+    boxes = BoxRequest(file=str(tmp_path / "coco.json"))
+    manifest = open_data(str(tmp_path / "frames"), boxes=boxes)
+    assert "score" not in manifest.extra
+    assert {name: manifest.extra[name].tolist() for name in words} == {
+        name: [word.encode()] for name, word in words.items()
+    }
 
 
 def test_cocos_boxes_of_crowds_are_left_out_which_is_said(tmp_path: Path) -> None:
