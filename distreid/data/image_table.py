@@ -133,11 +133,11 @@ def manifest_of(
         source_names[TIME] = place[TIME]
     for name in (TRACKLET, VIEWPOINT):
         if name in place:
-            extra[name] = columns.pop(place[name])
+            extra[name] = _stripped(columns.pop(place[name]))
             source_names[name] = place[name]
     for meaning in sorted(place.keys() - SYNONYMS.keys() - {*NAMES.values()}):
         notes.append(f"{place[meaning]} is kept as the column {meaning}")
-        extra[meaning] = columns.pop(place[meaning])
+        extra[meaning] = _stripped(columns.pop(place[meaning]))
     for name in [*columns]:
         if name in extra or name in OWN:
             columns[f"{name}_in_table"] = columns.pop(name)
@@ -151,10 +151,14 @@ def manifest_of(
         person_id=labels["person_id"].numbers if "person_id" in labels else None,
         camera_id=labels["camera_id"].numbers if "camera_id" in labels else None,
         split=split,
-        extra=extra | columns,
+        extra=extra | {name: _stripped(values) for name, values in columns.items()},
         source_names={name: source for name, source in source_names.items() if name != source},
         notes=tuple(notes),
     )
+
+
+def _stripped(values: list[str]) -> list[str]:
+    return [value.strip() for value in values]
 
 
 def _without_index(table: Table) -> Table:

@@ -58,6 +58,8 @@ def _halves(root: Path, both: set[int]) -> list[set[int]]:
     file = folder / SPLITS
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
+        if not entries:
+            raise ValueError("it has no entry")
         halves = [
             {whole(name.removeprefix(PERSON), str(file), "person") for name in entry["test"]}
             for entry in entries

@@ -18,6 +18,7 @@ from distreid.host.counts import counted
 FIELD_LIMIT = 4096
 COLUMN_LIMIT = 1000
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+PACKED, OLD_EXCEL = b"\x1f\x8b", b"\xd0\xcf\x11\xe0"  # how such files begin
 SAMPLED = 20  # lines, of which the delimiter is seen
 SUFFIXES = "|".join(re.escape(suffix.decode()) for suffix in IMAGE_SUFFIXES)
 IMAGE_NAME = re.compile(rf".*({SUFFIXES})", flags=re.IGNORECASE | re.DOTALL)
@@ -56,6 +57,7 @@ def read_text_table(file: Path, *, has_header: bool | None = None) -> Table:
     """A text file's rows. The delimiter, the encoding (UTF-8, UTF-16 by its mark, else latin-1)
     and, with None, whether there is a header are seen; DataError names a line that does not fit.
     """
+    _check_is_text(file)
     encoding = _encoding(file)
     notes = [] if encoding.startswith("utf") else [f"not UTF-8: read as {encoding}"]
     try:
@@ -177,6 +179,22 @@ def _read_list(file: Path, encoding: str, has_header: bool, notes: list[str]) ->
         lines=lines,
         notes=notes,
     )
+
+
+def _check_is_text(file: Path) -> None:
+    """DataError for what is no text, by its first line."""
+    with file.open("rb") as stream:
+        start = stream.readline(FIELD_LIMIT)
+    if start.startswith(PACKED):
+        raise DataError(f"{file}: packed by gzip; unpack it")
+    if start.startswith(OLD_EXCEL):
+        raise DataError(f"{file}: an old file of Excel's (.xls); save it as .xlsx, or as CSV")
+    is_marked = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in start and (not is_marked or start.startswith(codecs.BOM_UTF32_LE)):
+        raise DataError(
+            f"{file}, line 1: no text, or one in UTF-32, or in UTF-16 without a mark; save it as "
+            "UTF-8"
+        )
 
 
 def _encoding(file: Path) -> str:

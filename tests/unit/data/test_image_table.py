@@ -1,4 +1,5 @@
 import contextlib
+import gzip
 import importlib
 import os
 import re
@@ -153,6 +154,31 @@ def test_012_and_12_are_one_number_or_two_names(tmp_path: Path) -> None:
         "person: 012 and 12 are taken for one number; --ids text keeps them apart",
     )
     assert read(tmp_path, text, ids="text").person_id.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "path,pid\na.jpg,1\n".encode("utf-16-le"),
+            "line 1: no text, or one in UTF-32, or in UTF-16",
+        ),
+        ("path,pid\na.jpg,1\n".encode("utf-32"), "line 1: no text, or one in UTF-32"),
+        (gzip.compress(b"path,pid\na.jpg,1\n"), "packed by gzip; unpack it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 500, "an old file of Excel's"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(DataError, match=rf"manifest\.csv.*{message}"):
+        open_data(csv_file(tmp_path, content))
+
+
+def test_blanks_around_a_value_say_nothing(tmp_path: Path) -> None:
+    rows = 'a.jpg,1,5,hall,in\nb.jpg, 1, 5, hall,"x\ny "\n'
+    manifest = open_data(csv_file(tmp_path, "path,pid,tracklet,place,note\n" + rows))
+    assert manifest.extra["tracklet"].tolist() == [b"5", b"5"]
+    assert manifest.extra["place"].tolist() == [b"hall", b"hall"]
+    assert manifest.extra["note"].tolist() == [b"in", b"x\ny"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

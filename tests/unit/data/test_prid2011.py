@@ -62,6 +62,9 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "splits_prid2011.json").write_text("[1")
     with pytest.raises(DataError, match=r"splits_prid2011\.json: damaged"):
         open_data(str(tmp_path))
+    (tmp_path / "splits_prid2011.json").write_text("[]")
+    with pytest.raises(DataError, match=r"splits_prid2011\.json: damaged"):
+        open_data(str(tmp_path))
     (tmp_path / "splits_prid2011.json").unlink()
     with pytest.raises(DataError, match="which tells the ten halves"):
         open_data(str(tmp_path), "prid2011_halves")
