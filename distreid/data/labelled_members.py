@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from distreid.data.image_table import SYNONYMS, manifest_of, plain_name
 from distreid.data.locators import ARROW, kind_of, locate
 from distreid.data.manifest import Manifest
 from distreid.data.table_text import Table
-from distreid.errors import DataError, ImageError
+from distreid.errors import DataError, ImageError, printable
 from distreid.host.counts import counted
 
 LABELS = (b".json", b".cls")
@@ -27,8 +28,9 @@ LABEL_LIMIT = 1 << 20  # bytes of one image's labels
 
 def webdataset(root: Path, asked: LayoutRequest) -> Manifest:
     """WebDataset: images with a `.json` of labels or a `.cls` with a number beside them, which
-    share the name up to its first dot. Single values of the .json are columns, found under their
-    usual names or by `--columns`; a `.cls` is the person where nothing else is.
+    share the name up to its first dot. Of several images of one `1.json`, `1.jpg` is a row and
+    `1.mask.png` is none; where none is named so, each is. Single values of the .json are columns,
+    found under their usual names or by `--columns`; a `.cls` is the person where nothing else is.
 
     Rows lie in the order of the archives. DataError for a .json or .cls that is none.
     """
@@ -36,7 +38,7 @@ def webdataset(root: Path, asked: LayoutRequest) -> Manifest:
     beside = _label_members(root, names)
     archives = list(root.archives) if isinstance(root, ShardFolder) else [locate(root).file]
     number_of = {os.fsencode(archive.name): place for place, archive in enumerate(archives)}
-    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    images, notes = _pictures(names, {key for key, _ in beside})
     inside = [_archive_and_name(root, name, number_of) for name in images]
     order = in_archive_order(archives, inside)
     records: list[dict[str, Any]] = []
@@ -56,8 +58,10 @@ def webdataset(root: Path, asked: LayoutRequest) -> Manifest:
     if "cls" in values and not any(name in asked.columns.values() for name in ("cls",)):
         asked = _with_person(asked, values, "cls")
     paths = [os.fsdecode(images[place]) for place in order]
-    notes = [f"{counted(without, 'image')} without a .json or a .cls: nothing is told of them"]
-    return _table_manifest(root, "webdataset", paths, values, notes if without else [], asked)
+    if without:
+        images_without = counted(without, "image")
+        notes.append(f"{images_without} without a .json or a .cls: nothing is told of them")
+    return _table_manifest(root, "webdataset", paths, values, notes, asked)
 
 
 def image_column(root: Path, asked: LayoutRequest) -> Manifest:
@@ -130,6 +134,24 @@ def _key(name: bytes) -> bytes:
     """What the parts of one sample share: the path up to the first dot of the file's name."""
     folder, slash, file = name.rpartition(b"/")
     return folder + slash + file.partition(b".")[0]
+
+
+def _pictures(names: list[bytes], labelled: set[bytes]) -> tuple[list[bytes], list[str]]:
+    """The images that are rows, and notes on samples that have several."""
+    images = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+    plain = {_key(name) for name in images if name.rpartition(b"/")[2].count(b".") == 1}
+    pictured = plain & labelled
+    beside = {n for n in images if (key := _key(n)) in pictured and n.rpartition(b".")[0] != key}
+    kept = [name for name in images if name not in beside]
+    notes = []
+    if beside:
+        left_out, first = counted(len(beside), "image"), printable(os.fsdecode(min(beside)))
+        notes.append(f"{left_out} left out that lie beside that of a sample (first: {first})")
+    counts = Counter(key for name in kept if (key := _key(name)) in labelled)
+    if several := [key for key, count in counts.items() if count > 1]:
+        samples, first = counted(len(several), "sample"), printable(os.fsdecode(min(several)))
+        notes.append(f"{samples} with several images: each is a row (first: {first})")
+    return kept, notes
 
 
 def _label_members(root: Path, names: list[bytes]) -> dict[tuple[bytes, bytes], bytes]:

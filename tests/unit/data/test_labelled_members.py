@@ -84,6 +84,20 @@ def test_labels_beside_an_image_are_read_however_they_end(ending: str, tmp_path:
         open_data(str(file))
 
 
+def test_a_mask_beside_the_image_of_a_sample_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "x.tar"
+    masks = {"d/0.mask.png": JPEG, "d/0.depth.png": JPEG, "d/9.mask.png": JPEG, "d/9.jpg": JPEG}
+    shard(file, {"d/0.jpg": JPEG, "d/0.json": record(pid=1), **masks})
+    manifest = open_data(str(file))
+    assert manifest.path.tolist() == [b"d/0.jpg", b"d/9.mask.png", b"d/9.jpg"]
+    said = "2 images left out that lie beside that of a sample (first: d/0.depth.png)"
+    assert said in manifest.notes
+    shard(file, {"0.left.jpg": JPEG, "0.right.jpg": JPEG, "0.json": record(pid=1)})
+    manifest = open_data(str(file))
+    assert manifest.person_id.tolist() == [1, 1]
+    assert "1 sample with several images: each is a row (first: 0)" in manifest.notes
+
+
 @pytest.mark.parametrize(("name", "data"), [("1.json", b"{"), ("1.json", b"[1]"), ("1.cls", b"x")])
 def test_labels_that_are_none_are_named(tmp_path: Path, name: str, data: bytes) -> None:
     shard(tmp_path / "x.tar", {"1.jpg": JPEG, name: data})
