@@ -245,13 +245,14 @@ def in_order(path: bytes) -> list[bytes]:
 
 def images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
     """Relative paths of the images below a folder, as `in_order` sorts them, and a note on the
-    files ignored. Hidden files and folders are passed over, links are followed."""
+    files and folders left out. Hidden files and folders are passed over, links are followed."""
     if isinstance(root, (ArchiveTree, ShardFolder)):
         members, others = _members(root)
         return members, _ignored_note(others)
     found: list[bytes] = []
     ignored: list[bytes] = []
-    for below, names in _files_in_order(os.fsencode(root)):
+    again: list[bytes] = []
+    for below, names in _files_in_order(os.fsencode(root), again):
         shown = [
             name
             for name in names
@@ -260,7 +261,11 @@ def images(root: Path) -> tuple[list[bytes], tuple[str, ...]]:
         found += [below + name for name in shown] if below else shown
         if len(shown) < len(names):
             ignored += [below + name for name in {*names} - {*shown}]
-    return found, _ignored_note(ignored)
+    notes = _ignored_note(ignored)
+    if again:
+        folders, first = counted(len(again), "folder"), os.fsdecode(min(again))
+        notes += (f"{folders} left out that links lead to once more (first: {first!r})",)
+    return found, notes
 
 
 def _ignored_note(ignored: list[bytes]) -> tuple[str, ...]:
@@ -285,16 +290,22 @@ def _members(root: ArchiveTree | ShardFolder) -> tuple[list[bytes], list[bytes]]
     return sorted(found, key=in_order), ignored
 
 
-def _files_in_order(top: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+def _files_in_order(
+    top: bytes, again: list[bytes] | None = None
+) -> Iterator[tuple[bytes, list[bytes]]]:
     """A folder's path below `top`, with a `/`, and consecutive files in it; each folder between
-    the files before and after it. OSError for a folder that cannot be read."""
+    the files before and after it. Folders that were read already are added to `again`. OSError for
+    a folder that cannot be read."""
     visited: set[tuple[int, int]] = set()
 
     def parts(below: bytes) -> Iterator[tuple[bool, list[bytes]]]:
         place = top + b"/" + below[:-1] if below else top
         status = os.stat(place)
         if (status.st_dev, status.st_ino) in visited:
-            return  # a link that leads back; of two links to one folder the first is taken
+            # A link that leads back; of two links to one folder the first is taken.
+            if again is not None:
+                again.append(below[:-1])
+            return
         visited.add((status.st_dev, status.st_ino))
         files, folders = [], set()
         with os.scandir(place) as entries:

@@ -37,7 +37,11 @@ def scan_zip(file: Path, stamp: Stamp) -> Index:
     left_out: list[str] = []
     try:
         with open_stream(file) as stream, zipfile.ZipFile(stream) as archive:
-            for member in archive.infolist():
+            members = archive.infolist()
+            of_windows = _has_backslashes([member.filename for member in members])
+            for member in members:
+                if of_windows:
+                    member.filename = member.filename.replace("\\", "/")
                 if member.is_dir():
                     continue
                 if member.flag_bits & ENCRYPTED:
@@ -62,13 +66,18 @@ def scan_zip(file: Path, stamp: Stamp) -> Index:
         raise DataError(
             f"{file}: no zip file, or cut off or damaged ({reason}); copy it again"
         ) from error
-    notes = []
+    notes = [r"names with \ are read with /"] if of_windows else []
     if left_out:
         notes.append(
             f"{len(left_out):,} members left out that are links or have no usable name "
             f"(first: {left_out[0][:100]!r})"
         )
     return build_index(names, places, stamp, notes)
+
+
+def _has_backslashes(names: list[str]) -> bool:
+    r"""Whether `\` stands between folders, as some programs of Windows write it."""
+    return any("\\" in name for name in names) and not any("/" in name for name in names)
 
 
 def read_zip_member(

@@ -50,6 +50,9 @@ def write_tar(file: Path, how: int, members: dict[str, bytes] = MEMBERS, mode: s
     return file
 
 
+PARTS = ((1, "query"), (2, "bounding_box_test"))
+
+
 def write_zip(file: Path, method: int, members: dict[str, bytes] = MEMBERS) -> Path:
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, data in members.items():
@@ -169,6 +172,19 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path, ending: str, data: bytes
     file.write_bytes(data)
     with pytest.raises(DataError, match=rf"x\.{ending}: "):
         open_data(str(file))
+
+
+def test_a_zip_file_with_backslashes_has_folders(tmp_path: Path) -> None:
+    names = [rf"Market\{folder}\0001_c{camera}s1_000151_00.jpg" for camera, folder in PARTS]
+    members = dict.fromkeys(names, b"?") | {"Market\\query\\": b""}
+    file = write_zip(tmp_path / "x.zip", zipfile.ZIP_DEFLATED, members)
+    manifest = open_data(str(file))
+    assert manifest.layout == "market1501"
+    assert manifest.person_id.tolist() == [1, 1]
+    assert content(file) == {name.replace("\\", "/"): b"?" for name in names}
+    assert r"names with \ are read with /" in " ".join(manifest.notes)
+    slashed = {"a/1.jpg": b"1", r"a\1.jpg": b"2"}
+    assert content(write_zip(file, zipfile.ZIP_STORED, slashed)) == slashed
 
 
 def test_a_compressed_tar_that_was_cut_is_refused(tmp_path: Path) -> None:

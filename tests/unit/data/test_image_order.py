@@ -58,4 +58,7 @@ def test_a_link_that_leads_back_ends(tmp_path: Path) -> None:
     (tmp_path / "round").symlink_to(tmp_path / "round")
     found, notes = images(tmp_path)
     assert found == [b"a/1.jpg"]
-    assert notes == ("1 file that is no image, ignored (first: 'round')",)
+    assert notes == (
+        "1 file that is no image, ignored (first: 'round')",
+        "2 folders left out that links lead to once more (first: 'a/back')",
+    )
