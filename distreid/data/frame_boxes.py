@@ -140,13 +140,14 @@ def manifest_of_boxes(found: FoundBoxes, root: Path, layout: str, asked: LayoutR
         paths.append(os.fsdecode(with_box(os.fsencode(found.frame[i]), (x1, y1, x2, y2))))
         texts.append(",".join(f"{value - asked.boxes.origin:.10g}" for value in box))
     columns = {name: [values[i] for i in kept] for name, values in found.columns.items()}
-    for name, given in ((SCORE, [_score(found.score[i]) for i in kept]), (BOX, texts)):
+    scores, classes = [_score(found.score[i]) for i in kept], [found.category[i] for i in kept]
+    if "path" in columns:
+        columns["path_in_table"] = columns.pop("path")
+    for name, given in ((SCORE, scores), (BOX, texts), (CLASS, classes)):
         if any(given):
             if name in columns:
                 columns[f"{name}_in_table"] = columns.pop(name)
             columns[name] = given
-    if any(found.category[i] for i in kept):
-        columns[CLASS] = [found.category[i] for i in kept]
     table = Table(
         file=Path(asked.boxes.file or root),
         header=["path", *columns],

@@ -246,10 +246,14 @@ def test_annotations_of_coco_may_have_any_further_keys(tmp_path: Path) -> None:
     frame(tmp_path / "frames/7.png")
     words = {"category": "person", "place": "hall", "corners": "round", "frame": "x"}
     entry = {"image_id": 7, "bbox": [1, 2, 3, 4], "score": None, **words}
+    entry |= {"path": "other.png", "class": "a", "category_id": 3}
     (tmp_path / "coco.json").write_text(json.dumps([entry]))
     boxes = BoxRequest(file=str(tmp_path / "coco.json"))
     manifest = open_data(str(tmp_path / "frames"), boxes=boxes)
     assert "score" not in manifest.extra
+    assert manifest.path.tolist() == [b"7.png#xyxy=1,2,4,6"]
+    own = ("path_in_table", "class_in_table", "class")
+    assert [manifest.extra[name].tolist() for name in own] == [[b"other.png"], [b"a"], [b"3"]]
     assert {name: manifest.extra[name].tolist() for name in words} == {
         name: [word.encode()] for name, word in words.items()
     }
