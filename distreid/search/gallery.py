@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distreid.data.locators import under
-from distreid.data.manifest import NO_CAMERA, NO_PERSON
+from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, utf8
 from distreid.errors import OptionError, StoreError
 from distreid.host.counts import whole_number
 from distreid.nearest.exact_search import Found, Part, search, unit_queries
@@ -254,7 +254,7 @@ class Gallery:
         persons = (*(which.persons or ()), *(which.not_persons or ()))
         for wanted, what in ((which.cameras, "camera"), (persons, "person")):
             known = self.words(what, wanted) if wanted else set()
-            for word in map(str, wanted or ()):
+            for word in (utf8(str(each)) for each in wanted or ()):
                 number = whole_number(word)
                 if not {word, word if number is None else str(number)} & known:
                     found.append(f"{what} {word}")
@@ -266,13 +266,13 @@ class Gallery:
     def _places(self, run: OpenedRun, what: str, wanted: Sequence[str | int]) -> NDArray[np.int32]:
         """Where a run has one of these persons or cameras; a word is a name, or else a number."""
         texts = run.columns.texts(f"{what}_name")
-        names = {str(each).encode() for each in wanted}
-        numbers = {n for each in wanted if (n := whole_number(str(each))) is not None}
+        names, numbers = names_and_numbers(what, wanted)
         ordered = run.by_person if what == "person" else run.by_camera
-        places = ordered.places(numbers)
+        places = ordered.places(set(numbers))
         if texts is None:
             return places
-        named = np.flatnonzero(np.isin(texts, np.array(sorted(names)))).astype(np.int32)
+        encoded = np.array([name.encode() for name in names], "S")
+        named = np.flatnonzero(np.isin(texts, encoded)).astype(np.int32)
         # A row that has a name is not meant by its number.
         return np.union1d(named, places[texts[places] == b""])
 
@@ -391,6 +391,16 @@ class Gallery:
         columns = self.runs[number].columns
         path = os.fsdecode(columns.path[place - self._before[number]])
         return under(self.folder, columns.root) / path
+
+
+def names_and_numbers(what: str, wanted: Sequence[str | int]) -> tuple[list[str], list[int]]:
+    """What words can mean, of persons or of cameras: those that are not known have no name and no
+    number."""
+    words = [utf8(str(each)) for each in wanted]
+    least = JUNK if what == "person" else 0
+    numbers = [n for word in words if (n := whole_number(word)) is not None and n >= least]
+    # A name holds no NUL, and numpy takes `Ann\0` for `Ann`.
+    return [word for word in words if word and "\0" not in word], numbers
 
 
 def checked_queries(features: ArrayLike, dim: int) -> NDArray[np.float64]:

@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
 from distreid.host.counts import whole_number
-from distreid.search.gallery import UNKNOWN, Filter, Gallery, checked_queries, checked_top
+from distreid.search.gallery import (
+    UNKNOWN,
+    Filter,
+    Gallery,
+    checked_queries,
+    checked_top,
+    names_and_numbers,
+)
 from distreid.search.kept_columns import read_array
 
 EXTRA = "pip install 'distreid[milvus]'"
@@ -132,15 +139,14 @@ def expression(which: Filter | None) -> str:
     terms = []
     for words, is_wanted in ((which.persons, True), (which.not_persons, False)):
         if words is not None:
-            names = json.dumps([str(word) for word in words])
-            numbers = [n for word in words if (n := whole_number(str(word))) is not None]
-            term = f'(person_name in {names} or (person_name == "" and person in {numbers}))'
+            names, numbers = names_and_numbers("person", words)
+            said = json.dumps(names)
+            term = f'(person_name in {said} or (person_name == "" and person in {numbers}))'
             terms.append(term if is_wanted else f"not {term}")
     if which.cameras is not None:
-        cameras = {str(word): whole_number(str(word)) for word in which.cameras}
-        if wrong := [word for word, number in cameras.items() if number is None]:
+        if wrong := [word for word in which.cameras if whole_number(str(word)) is None]:
             raise OptionError(f"--cameras {wrong[0]}: a collection has their numbers; give these")
-        terms.append(f"camera in {[*cameras.values()]}")
+        terms.append(f"camera in {names_and_numbers('camera', which.cameras)[1]}")
     if which.since is not None:
         terms.append(f"time >= {which.since!r}")
     if which.until is not None:

@@ -39,6 +39,7 @@ from distreid.serve.messages import (
     ListedRows,
     ListedRun,
     RowId,
+    Word,
 )
 from distreid.serve.problems import ERRORS, Problem
 from distreid.serve.request_parts import (
@@ -146,8 +147,8 @@ async def rows(
     request: Request,
     first: Annotated[int, Query(ge=0, le=ROW_LIMIT)] = 0,
     top: Annotated[int, Query(ge=1, le=MAX_TOP)] = 100,
-    persons: Annotated[list[str] | None, Query(max_length=MAX_WORDS)] = None,
-    cameras: Annotated[list[str] | None, Query(max_length=MAX_WORDS)] = None,
+    persons: Annotated[list[Word] | None, Query(max_length=MAX_WORDS)] = None,
+    cameras: Annotated[list[Word] | None, Query(max_length=MAX_WORDS)] = None,
 ) -> ListedRows:
     """Rows from an id on, of these persons and cameras."""
     service = service_of(request)

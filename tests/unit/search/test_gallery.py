@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import threading
 import time
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_runs import DIM, features_of, make_run, path_of
 
+from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
 from distreid.host.folder_lock import Holder, hold
 from distreid.interface.opened_gallery import open_gallery
@@ -196,6 +198,41 @@ def test_what_is_no_number_is_a_name_that_no_row_has(
     assert opened.unmatched(which) == [f"camera {word}", f"person {word}"]
     (tmp_path / "g" / "generations" / "².json").write_text("{}")
     assert old_numbers(tmp_path / "g") == [1]
+
+
+def test_what_is_not_known_is_meant_by_no_word(
+    tmp_path: Path, how: Manner, said: list[str]
+) -> None:
+    persons, cameras = [NO_PERSON, 0, 1, JUNK], [NO_CAMERA, 0, 1, 2]
+    names = {"person_name": ["", "Ann", "Bob", ""], "camera_name": ["", "yard", "", "gate"]}
+    gallery = tmp_path / "g"
+    runs = [
+        make_run(tmp_path / "a", 1, 4, persons=persons, cameras=cameras, extra=names),
+        make_run(tmp_path / "b", 2, 4, persons=persons, cameras=cameras),
+    ]
+    create(gallery, runs, how)
+    opened = Gallery(gallery)
+    for word in (NO_PERSON, "-2", "", "\0", "Ann\0", "\xff\0"):
+        for which in (Filter(persons=(word,)), Filter(cameras=(word,))):
+            assert opened.search(np.ones(DIM), 9, which).rows.shape == (1, 0), which
+            assert len(opened.unmatched(which)) == 1
+        assert opened.search(np.ones(DIM), 9, Filter(not_persons=(word,))).rows.shape == (1, 8)
+    assert opened.search(np.ones(DIM), 9, Filter(cameras=(NO_CAMERA,))).rows.shape == (1, 0)
+    # Junk has a number.
+    assert set(opened.search(np.ones(DIM), 9, Filter(persons=(JUNK,))).rows[0].tolist()) == {3, 7}
+    for which in (Filter(persons=("-2",)), Filter(cameras=("-1",))):
+        assert remove(gallery, how, which=which, erase=True).rows == 0
+    assert said == [f"{gallery}: no row has {word}" for word in ("person -2", "camera -1")]
+
+
+def test_a_name_that_is_no_utf8_is_found_as_it_is_kept(tmp_path: Path, how: Manner) -> None:
+    names = {"person_name": [r"Jos\xe9", "Ann"]}
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1, 2, persons=[1, 2], extra=names)], how)
+    opened, word = Gallery(tmp_path / "g"), os.fsdecode(b"Jos\xe9")
+    found = opened.search(np.ones(DIM), 9, Filter(persons=(word,)))
+    assert found.rows.tolist() == [[0]] and opened.unmatched(Filter(persons=(word,))) == []
+    other = Filter(cameras=(os.fsdecode(b"\xff"),))
+    assert opened.unmatched(other) == [r"camera \xff"]
 
 
 def test_another_feature_space_is_refused_by_its_fields(tmp_path: Path, how: Manner) -> None:

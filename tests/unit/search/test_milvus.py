@@ -126,6 +126,10 @@ def test_a_filter_has_names_and_numbers() -> None:
         '(person_name in ["Ann", "7", "--5"] or (person_name == "" and person in [7])) and '
         "camera in [3, 4]"
     )
+    # Who is not known has no name and no number.
+    assert expression(Filter(persons=("", -2, "-1", "Ann\0"), cameras=(-1, 2))) == (
+        '(person_name in ["-2", "-1"] or (person_name == "" and person in [-1])) and camera in [2]'
+    )
     for word in ("yard", "--5", "1_0"):
         with pytest.raises(OptionError, match=f"--cameras {word}: a collection has their numbers"):
             expression(Filter(cameras=(word,)))
