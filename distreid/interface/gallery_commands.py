@@ -279,7 +279,7 @@ def _which(parsed: argparse.Namespace) -> Filter | None:
 
 def _row_ids(file: Path) -> list[int]:
     try:
-        lines = file.read_text(encoding="utf-8").split()
+        lines = file.read_text(encoding="utf-8-sig").split()
     except OSError as error:
         raise OptionError(f"--rows {file}: {error.strerror}; give a file of row ids") from error
     except UnicodeDecodeError as error:

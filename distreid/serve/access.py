@@ -80,7 +80,7 @@ def read_tokens(file: Path) -> dict[str, str]:
     """Lines `search TOKEN` and `change TOKEN` as roles by tokens; OptionError says what is
     wrong, and never the token."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
         raise OptionError(f"--token-file {file}: {why}") from error
@@ -88,9 +88,9 @@ def read_tokens(file: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        role, _, token = line.strip().partition(" ")
-        token = token.strip()
-        if role not in ROLES or len(token) < LEAST_TOKEN or not token.isascii() or " " in token:
+        role, token = (words := line.split())[0], words[-1]
+        is_token = len(words) == 2 and len(token) >= LEAST_TOKEN and token.isascii()
+        if role not in ROLES or not is_token:
             raise OptionError(
                 f"--token-file {file}, line {number}: `search TOKEN` or `change TOKEN` is wanted, "
                 f"a token of {LEAST_TOKEN} characters or more"

@@ -49,6 +49,8 @@ async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes]
         form = await request.form(max_files=MAX_IMAGES, max_part_size=MAX_JSON_BYTES)
     except HTTPException as error:
         raise Problem(400, error.detail) from error
+    except UnicodeError as error:
+        raise Problem(400, "the form is not of its charset; send it in UTF-8") from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(form.close)
         images: list[bytes] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -317,6 +318,17 @@ def test_what_no_row_has_is_said_when_rows_are_removed(
     (tmp_path / "none.txt").write_text("\n")
     assert main(["gallery", "remove", str(gallery), "--rows", str(tmp_path / "none.txt")]) == 0
     assert "none.txt: empty, no row is named" in capsys.readouterr().err
+    # As a shell in latin-1 gives what it was typed.
+    assert main(["gallery", "remove", str(gallery), "--persons", os.fsdecode(b"Jos\xe9")]) == 0
+    assert r"no row has person Jos\xe9" in capsys.readouterr().err
+
+
+def test_row_ids_are_read_from_a_file_with_a_byte_order_mark(
+    gallery: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.txt").write_bytes(b"\xef\xbb\xbf3\r\n4\r\n")
+    words = ("gallery", "remove", gallery, "--rows", tmp_path / "rows.txt", "--json")
+    assert printed(capsys, *words)["rows"] == 2
 
 
 def test_what_no_row_has_is_said_when_they_are_searched(

@@ -229,7 +229,8 @@ def test_numbers_and_texts_that_mean_harm(served: Served, content: str) -> None:
     ],
 )
 def test_forms_that_are_none(served: Served, body: bytes) -> None:
-    for boundary in ("b", "b" * 5000, "", "\u00e9"):
+    charsets = ("b; charset=punycode", "b; charset=undefined", "b; charset=none")
+    for boundary in ("b", "b" * 5000, "", "\u00e9", *charsets):
         kind = f"multipart/form-data; boundary={boundary}".encode()
         for path in ("/v1/features", "/v1/images"):
             answer = served[0].post(path, content=body, headers={b"Content-Type": kind})

@@ -23,6 +23,8 @@ from small_runs import features_of, make_run
 import distreid
 from distreid.cli import main
 from distreid.data.source import SAMPLE_FOLDER
+from distreid.errors import OptionError
+from distreid.serve.access import read_tokens
 from distreid.serve.limits import MAX_IMAGES, MAX_JSON_BYTES, MAX_TOP
 
 QUERIES = sorted((SAMPLE_FOLDER / "query").glob("*.jpg"))
@@ -179,6 +181,10 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     refused(client.get("/v1/rows?top=1&top=2"), 422, "top: given twice")
     assert client.get("/v1/rows?persons=1&persons=2").status_code == 200
     assert client.get("/v1/rows?persons=--5").status_code == 200
+    for word in ("-2", "%00", "nobody%00"):
+        assert client.get(f"/v1/rows?persons={word}").json()["rows"] == []
+    refused(client.get("/v1/rows?persons="), 422, "persons.0: ")
+    refused(client.get("/v1/rows?cameras=1&cameras="), 422, "cameras.1: ")
     refused(client.get("/v1/gallery?x=1"), 422, "x: no such parameter")
     refused(client.delete("/v1/rows/2?ersae=true"), 422, "no such parameter; there are erase")
     refused(client.delete("/v1/rows/2?erase=true&erase=false"), 422, "erase: given twice")
@@ -288,6 +294,17 @@ def test_tokens_have_roles(gallery: Path, tmp_path: Path) -> None:
         assert "MADE-UP" not in counted and 'method="other"' in counted
         process.terminate()
         assert SEARCHER not in process.communicate(timeout=LIMIT_S)[1]
+
+
+def test_tokens_are_read_as_editors_write_them(tmp_path: Path) -> None:
+    file, roles = tmp_path / "tokens", {SEARCHER: "search", CHANGER: "change"}
+    file.write_bytes(f"\ufeffsearch\t{SEARCHER}\r\n\r\nchange  {CHANGER} \r\n".encode())
+    assert read_tokens(file) == roles
+    for line in (f"search {SEARCHER} {CHANGER}", "search", SEARCHER, f"all {SEARCHER}"):
+        file.write_text(f"change {CHANGER}\n{line}\n")
+        with pytest.raises(OptionError, match="tokens, line 2: `search TOKEN` or") as refusal:
+            read_tokens(file)
+        assert SEARCHER not in str(refusal.value)
 
 
 def test_sigterm_lets_the_running_request_finish(sample: Path) -> None:
