@@ -300,6 +300,8 @@ def _added(
     for segment in current.segments:
         if segment.digest == store.plan.digest and segment.prefix == prefix:
             raise StoreError(f"{store.run}: the gallery has this run already")
+    if prefix:
+        _refuse_unless_prefix_parts(gallery, current, store, prefix)
     name = f"{current.next_run:06d}"
     run = str(store.run.absolute())
     if copy:
@@ -307,6 +309,32 @@ def _added(
         _copy_run(store.run, gallery / run)
         store = FeatureStore.open(gallery / run)
     return appended(gallery, current, store, run, prefix, how)
+
+
+def _refuse_unless_prefix_parts(
+    gallery: Path, current: Generation, store: FeatureStore, prefix: str
+) -> None:
+    """OptionError where a prefixed name is one that rows of another prefix brought, or rows without
+    one: `1` and 23 is `12` and 3. Whoever names a person so after the prefix was used means it."""
+    own: set[str] = set()
+    others: dict[str, str] = {}
+    is_used = False
+    for segment in current.segments:
+        words = known_persons([Columns(gallery / segment.rows)]).words
+        is_used |= segment.prefix == prefix
+        if segment.prefix == prefix or (is_used and not segment.prefix):
+            own |= words
+        else:
+            others |= dict.fromkeys(words, segment.prefix)
+    known = known_persons(Columns(gallery / segment.rows) for segment in current.segments)
+    names = {*known.numbered(store.manifest, prefix)[1]} - own
+    if taken := sorted(names & others.keys()):
+        other = others[taken[0]]
+        whose = f"with --prefix {other}" if other else "without --prefix"
+        raise OptionError(
+            f"{store.run}: --prefix {prefix}: the gallery has a person {taken[0]} of rows added "
+            f"{whose}; give another prefix"
+        )
 
 
 def appended(

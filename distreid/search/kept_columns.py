@@ -125,6 +125,12 @@ class Persons:
     numbers: frozenset[int]
     """All."""
 
+    @property
+    def words(self) -> set[str]:
+        """What the persons are called, by name or by number."""
+        unnamed = self.numbers - {*self.names.values()}
+        return {*self.names} | {str(each) for each in unnamed if each > DISTRACTOR}
+
     def numbered(self, manifest: Manifest, prefix: str) -> tuple[NDArray[np.int64], list[str]]:
         """(N,) the gallery's number of each row's person, and the (N,) names, empty where
         the number is all that is known.

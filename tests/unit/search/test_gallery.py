@@ -93,6 +93,34 @@ def test_equal_numbers_are_one_person_unless_prefixed(tmp_path: Path, how: Manne
     assert not by_run[2] & by_run[0]
 
 
+def test_a_prefix_that_makes_one_person_of_two_is_refused(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+
+    def run(name: str, number: int, *persons: int) -> Path:
+        return make_run(tmp_path / name, number, 2, persons=persons)
+
+    create(gallery, [run("plain", 1, 2, 123)], how)
+    add(gallery, run("shop1", 2, 23, 5), how, prefix="shop1")
+    shop12 = run("shop12", 3, 3, 5)
+    before = sorted(gallery.rglob("*"))
+    for prefix, words in (
+        ("shop12", "has a person shop123 of rows added with --prefix shop1; give another prefix"),
+        ("12", "has a person 123 of rows added without --prefix; give another prefix"),
+    ):
+        with pytest.raises(OptionError, match=f"shop12: --prefix {prefix}: the gallery {words}"):
+            add(gallery, shop12, how, copy=True, prefix=prefix)
+    assert sorted(gallery.rglob("*")) == before
+    assert add(gallery, shop12, how, copy=True, prefix="shop12-") == 4
+    # The same prefix means the same persons, also whoever was named so meanwhile.
+    named = {"person_name": ["shop17", "shop123"]}
+    add(gallery, make_run(tmp_path / "named", 4, 2, persons=[1, 2], extra=named), how)
+    add(gallery, run("again", 5, 23, 7), how, prefix="shop1")
+    found = Gallery(gallery).search(np.ones(DIM), 9, Filter(persons=("shop123",)))
+    assert sorted(found.rows[0].tolist()) == [2, 7, 8]
+    found = Gallery(gallery).search(np.ones(DIM), 9, Filter(persons=("shop17",)))
+    assert sorted(found.rows[0].tolist()) == [6, 9]
+
+
 def test_names_decide_where_there_are_names(tmp_path: Path, how: Manner) -> None:
     gallery = tmp_path / "g"
     runs = []
