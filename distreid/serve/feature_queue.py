@@ -10,11 +10,13 @@ images share a pass.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -49,6 +51,14 @@ Waiting: TypeAlias = "tuple[Tensor, asyncio.Future[NDArray[np.float32]]]"
 """(n, 3, H, W) pixels of at most `CPU_ROWS` images, and what becomes of them, (n, D)."""
 
 
+class Decoding:
+    """Of one request: its groups in the decoders, and whether somebody waits for them still."""
+
+    def __init__(self) -> None:
+        self.left = threading.Event()
+        self.groups: list[tuple[Future[Any], range]] = []
+
+
 class FeatureQueue:
     """Of one model, within one event loop; `run` computes until it is cancelled."""
 
@@ -70,9 +80,9 @@ class FeatureQueue:
         """(N, D) unit vectors; ImageError names an image by its place. Busy where too many wait. If
         it is cancelled, what has not been begun is not computed."""
 
-        async def of_group(places: range) -> NDArray[np.float32]:
+        async def of_group(places: range, decoding: Decoding) -> NDArray[np.float32]:
             return await self._computed(
-                torch.stack(await self._in_decoder(images, places, self._model.pixels))
+                torch.stack(await self._in_decoder(images, places, self._model.pixels, decoding))
             )
 
         return np.concatenate(await self._in_groups(len(images), of_group))
@@ -80,7 +90,7 @@ class FeatureQueue:
     async def features_of_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
         """(N, D) of (N, 3, H, W) uint8, the network's input; otherwise as `features`."""
 
-        def of_group(places: range) -> Awaitable[NDArray[np.float32]]:
+        def of_group(places: range, _: Decoding) -> Awaitable[NDArray[np.float32]]:
             return self._computed(pixels[places.start : places.stop])
 
         return np.concatenate(await self._in_groups(len(pixels), of_group))
@@ -88,37 +98,62 @@ class FeatureQueue:
     async def made(self, images: Sequence[bytes], does: Callable[[bytes], Made]) -> list[Made]:
         """What a function that decodes makes of each image; ImageError and Busy as `features`."""
         groups = await self._in_groups(
-            len(images), lambda places: self._in_decoder(images, places, does)
+            len(images),
+            lambda places, decoding: self._in_decoder(images, places, does, decoding),
         )
         return [*itertools.chain.from_iterable(groups)]
 
-    async def _in_groups(self, count: int, does: Callable[[range], Awaitable[Made]]) -> list[Made]:
-        """What is made of groups of so many images, in order, while the images are counted."""
+    async def _in_groups(
+        self, count: int, does: Callable[[range, Decoding], Awaitable[Made]]
+    ) -> list[Made]:
+        """What is made of groups of so many images, in order, while the images are counted: those
+        in a decoder until it is done with them, whoever has left."""
         if self._held + count > self._most:
             raise Busy(f"{self._held} images are waiting, and {self._most} are the most")
         self._count(count)
         size = min(CPU_ROWS, -(-count // cores()))
         groups = [range(first, min(first + size, count)) for first in range(0, count, size)]
-        tasks = [asyncio.ensure_future(does(group)) for group in groups]
+        decoding = Decoding()
+        tasks = [asyncio.ensure_future(does(group, decoding)) for group in groups]
         try:
             return await asyncio.gather(*tasks)
         finally:
+            decoding.left.set()
             for task in tasks:
                 task.cancel()
-            self._count(-count)
+            still = [(group, places) for group, places in decoding.groups if not group.done()]
+            self._count(sum(len(places) for _, places in still) - count)
+            for group, places in still:
+                group.add_done_callback(self._counts_down(len(places)))
+
+    def _counts_down(self, images: int) -> Callable[[object], None]:
+        """What a decoder's thread calls when it is done with so many images."""
+        loop = asyncio.get_running_loop()
+
+        def count(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the service has ended
+                loop.call_soon_threadsafe(self._count, -images)
+
+        return count
 
     def _count(self, more: int) -> None:
         self._held += more
         self._meters.waiting.set(self._held)
 
     async def _in_decoder(
-        self, images: Sequence[bytes], places: Iterable[int], does: Callable[[bytes], Made]
+        self,
+        images: Sequence[bytes],
+        places: range,
+        does: Callable[[bytes], Made],
+        decoding: Decoding,
     ) -> list[Made]:
         """Of the images at these places, one after the other; an ImageError says which it is of."""
 
         def of_all() -> list[Made]:
             made = []
             for place in places:
+                if decoding.left.is_set():
+                    break
                 try:
                     with self._meters.seconds.labels("decode").time():
                         made.append(does(images[place]))
@@ -128,7 +163,9 @@ class FeatureQueue:
 
         self._decoding += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._decoders, of_all)
+            group = self._decoders.submit(of_all)
+            decoding.groups.append((group, places))
+            return await asyncio.wrap_future(group)
         finally:
             self._decoding -= 1
 

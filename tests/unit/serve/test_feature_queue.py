@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from distreid.errors import CheckpointError, ImageError
+from distreid.host.machine import cores
 from distreid.serve import feature_queue
 from distreid.serve.feature_queue import FeatureQueue
 from distreid.serve.meters import Meters
@@ -178,5 +179,42 @@ def test_more_than_it_holds_is_refused_at_once_and_who_leaves_is_not_computed() 
         # In the order in which they were decoded.
         assert sorted(each for batch in model.batches for each in batch) == [5, 6, 7]
         assert b"distreid_waiting_images 0.0" in meters.text()
+
+    asyncio.run(ask())
+
+
+def test_who_leaves_frees_the_decoders_and_counts_until_they_are_done() -> None:
+    class Slow(Doubles):
+        """Whose decoding of each image ends when it is told."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.begun: list[int] = []
+            self.goes_on = threading.Event()
+
+        def pixels(self, image: bytes) -> torch.Tensor:
+            self.begun.append(image[0])
+            assert self.goes_on.wait(60)
+            return super().pixels(image)
+
+    async def ask() -> None:
+        model, meters = Slow(), Meters()
+        queue = FeatureQueue(model, meters, most=8 * cores())
+        threads = cores()
+        leaving = asyncio.ensure_future(queue.features(images(*range(1, 8 * threads + 1))))
+        while len(model.begun) < threads:
+            await asyncio.sleep(0.001)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        assert f"distreid_waiting_images {8.0 * threads}".encode() in meters.text()
+        with pytest.raises(Busy, match=f"{8 * threads} images are waiting"):
+            await queue.features(images(1))
+        model.goes_on.set()
+        while queue._held:
+            await asyncio.sleep(0.001)
+        assert b"distreid_waiting_images 0.0" in meters.text()
+        assert len(model.begun) == threads, "one image in each thread"
+        async with running(queue):
+            assert (await queue.features(images(5))).tolist() == [[10.0]]
 
     asyncio.run(ask())
