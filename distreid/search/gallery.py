@@ -63,7 +63,7 @@ class Hits:
 
 
 class OpenedRun:
-    """A segment with what is mapped of it."""
+    """A segment with what is read or mapped of it."""
 
     def __init__(self, gallery: Path, segment: Segment) -> None:
         self.segment = segment
@@ -376,10 +376,11 @@ class Gallery:
         """Names of persons or cameras at places of this generation, else their numbers, or that
         they are unknown."""
         number, unknown = self.part_of(place), NO_PERSON if what == "person" else NO_CAMERA
+        of_run = {n: self.runs[n].columns.texts(f"{what}_name") for n in np.unique(number).tolist()}
         said = np.empty(place.shape, object)
         for i in np.ndindex(place.shape):
             run, at = self.runs[number[i]], int(place[i] - self._before[number[i]])
-            texts = run.columns.texts(f"{what}_name")
+            texts = of_run[int(number[i])]
             name = texts[at].decode() if texts is not None else ""
             value = (run.columns.person_id if what == "person" else run.columns.camera_id)[at]
             said[i] = name or (UNKNOWN if value == unknown else str(value))

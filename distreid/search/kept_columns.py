@@ -1,21 +1,23 @@
 """What a gallery keeps of a run's rows: who, where and when, and where their features lie.
 
-A folder of arrays that are mapped when they are used, with the checksum of each.
+A folder of arrays that are read or mapped when they are used, with the checksum of each.
 
 N rows; S shards of the run.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,9 @@ from distreid.store.shards import read_shard, shard_file
 CHECKSUMS = "checksums.json"
 NO_CHECKSUM = -1
 FACTS = "run.json"
+IN_MEMORY_BYTES = 1 << 20
+"""Up to so many an array is read, not mapped: a mapping keeps a file open, and runs can be many."""
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def write_arrays(
@@ -81,7 +86,7 @@ def check_arrays(folder: Path) -> None:
             if _crc(folder / name) != crc:
                 raise StoreError(f"{folder / name}: its bytes do not fit their checksum")
     except (OSError, ValueError, AttributeError) as error:
-        raise StoreError(f"{folder}: missing or damaged ({error})") from error
+        raise _unreadable(folder, error, "") from error
 
 
 def read_checksums(folder: Path) -> str:
@@ -89,19 +94,18 @@ def read_checksums(folder: Path) -> str:
     try:
         return (folder / CHECKSUMS).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{folder / CHECKSUMS}: missing or damaged ({error}); see distreid gallery verify"
-        ) from error
+        raise _unreadable(folder / CHECKSUMS, error) from error
 
 
 def read_array(folder: Path, name: str) -> NDArray[Any]:
-    """An array, mapped."""
+    """An array that cannot be changed: read if it is small, or mapped."""
+    file = folder / f"{name}.npy"
     try:
-        array: NDArray[Any] = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        mode: Literal["r"] | None = "r" if file.stat().st_size > IN_MEMORY_BYTES else None
+        array: NDArray[Any] = np.load(file, mmap_mode=mode, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StoreError(
-            f"{folder / name}.npy: missing or damaged ({error}); see distreid gallery verify"
-        ) from error
+        raise _unreadable(file, error) from error
+    array.flags.writeable = False
     return array
 
 
@@ -110,10 +114,16 @@ def read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{folder / FACTS}: missing or damaged ({error}); see distreid gallery verify"
-        ) from error
+        raise _unreadable(folder / FACTS, error) from error
     return facts
+
+
+def _unreadable(
+    file: Path, error: Exception, mend: str = "; see distreid gallery verify"
+) -> StoreError:
+    if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+        return StoreError(f"{file}: too many open files; raise the limit: ulimit -n")
+    return StoreError(f"{file}: missing or damaged ({error}){mend}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,16 +243,15 @@ class Columns:
         return plan_shards(self.facts["run_rows"], self.facts["shard_rows"])
 
     def stored(self, run: Path) -> StoredRows:
-        """Their features in the run's shards, mapped; StoreError names a shard that is not what
-        it was when the run was added."""
-        shape = self.facts["dim"]
+        """Their features in the run's shards, read where they are few, or mapped; StoreError names
+        a shard that is not what it was when the run was added."""
         pieces = []
         for shard, known in zip(self.shards(), self._column("shards").tolist(), strict=True):
             file = shard_file(run, shard.index)
             offset, size, checksum, modified = known
             _check_unchanged(file, size, checksum, modified)
-            piece = np.memmap(file, self.facts["dtype"], "r", offset, (len(shard), shape))
-            pieces.append(np.asarray(piece))
+            shape = len(shard), self.facts["dim"]
+            pieces.append(_features(file, np.dtype(self.facts["dtype"]), offset, shape))
         return StoredRows(pieces=pieces, source=self.source)
 
 
@@ -331,6 +340,19 @@ def shards_of(store: FeatureStore) -> NDArray[np.int64]:
     return known
 
 
+def _features(
+    file: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, int]
+) -> NDArray[Any]:
+    try:
+        if math.prod(shape) * dtype.itemsize > IN_MEMORY_BYTES:
+            return np.asarray(np.memmap(file, dtype, "r", offset, shape))
+        values = np.fromfile(file, dtype, math.prod(shape), offset=offset).reshape(shape)
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    values.flags.writeable = False
+    return values
+
+
 def _check_unchanged(file: Path, size: int, checksum: int, modified: int) -> None:
     try:
         stat = file.stat()
@@ -356,7 +378,9 @@ def _line(file: Path) -> int:
         with file.open("rb") as stream:
             stream.seek(-CHECKSUM_BYTES, os.SEEK_END)
             return int(stream.read().split()[-1], 16)
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in TOO_MANY_FILES:
+            raise _unreadable(file, error) from error
         return NO_CHECKSUM
 
 

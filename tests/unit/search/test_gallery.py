@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import threading
 import time
@@ -31,6 +32,7 @@ from distreid.search.fusion import search_fused
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.gallery_check import verify_gallery
 from distreid.search.generation import old_numbers, read_generation
+from distreid.search.kept_columns import Columns
 
 
 @pytest.fixture
@@ -418,6 +420,37 @@ def test_a_run_that_changed_underneath_is_named(tmp_path: Path, how: Manner) -> 
         with pytest.raises(StoreError, match=rf"000001\.h5.*{words}"):
             Gallery(gallery)
         assert any("000001.h5" in line for line in verify_gallery(gallery))
+
+
+def test_small_runs_keep_no_file_open(tmp_path: Path, how: Manner) -> None:
+    gallery, names = tmp_path / "g", {"person_name": ["ann", "bob", "eve"] * 10}
+    create(gallery, [make_run(tmp_path / f"{n}", n, extra=names) for n in range(3)], how)
+    opened = Gallery(gallery)
+    found = opened.search(np.ones(DIM), 90, Filter(persons=("ann",), cameras=(1, 2)))
+    assert set(opened.names("person", found.place).ravel().tolist()) == {"ann"}
+    opened.column("path", found.place)
+    files = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if entry.is_symlink()]
+    assert [file for file in files if file.startswith(str(tmp_path))] == []
+
+
+def test_too_many_open_files_are_no_damage(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    (segment,) = read_generation(gallery).segments
+    opened = Columns(gallery / segment.rows)
+    assert len(opened.facts) and len(opened.source)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for does in (
+        lambda: Columns(gallery / segment.rows).facts,
+        lambda: Columns(gallery / segment.rows).row,
+        lambda: opened.stored(Path(segment.run)),
+    ):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+            with pytest.raises(StoreError, match=r"too many open files; raise the limit: ulimit"):
+                does()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_damaged_byte_of_the_gallery_is_found(tmp_path: Path, how: Manner) -> None:
