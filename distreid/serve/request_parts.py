@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from distreid.serve.limits import ANSWER_S, MAX_IMAGES, MAX_JSON_BYTES
+from distreid.serve.limits import ANSWER_S, MAX_BODY_BYTES, MAX_IMAGES, MAX_JSON_BYTES
 from distreid.serve.problems import Problem
 
 Result = TypeVar("Result")
@@ -46,9 +46,14 @@ async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes]
     if kind_of(request) != "multipart/form-data":
         raise Problem(422, "a form with one or more fields `image` is wanted (multipart/form-data)")
     try:
-        form = await request.form(max_files=MAX_IMAGES, max_part_size=MAX_JSON_BYTES)
-    except HTTPException as error:
-        raise Problem(400, error.detail) from error
+        async with contextlib.aclosing(request.stream()) as stream:
+            parser = MultiPartParser(
+                request.headers, stream, max_files=MAX_IMAGES, max_part_size=MAX_JSON_BYTES
+            )
+            parser.spool_max_size = MAX_BODY_BYTES  # in memory: nothing that is sent is on a disk
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise Problem(400, error.message) from error
     except UnicodeError as error:
         raise Problem(400, "the form is not of its charset; send it in UTF-8") from error
     async with contextlib.AsyncExitStack() as stack:

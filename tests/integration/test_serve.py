@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import signal
 import socket
 import threading
@@ -305,6 +306,18 @@ def test_tokens_are_read_as_editors_write_them(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match="tokens, line 2: `search TOKEN` or") as refusal:
             read_tokens(file)
         assert SEARCHER not in str(refusal.value)
+
+
+def test_what_is_searched_with_is_written_nowhere(sample: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (800, 800, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    assert len(stream.getvalue()) > 1 << 20
+    with serving(sample / "g", "--checkpoint", "sample") as (client, process):
+        _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (0, most))  # no byte into any file
+        for path in ("/v1/search", "/v1/features"):
+            assert client.post(path, files=sent(stream.getvalue())).status_code == 200
 
 
 def test_sigterm_lets_the_running_request_finish(sample: Path) -> None:
