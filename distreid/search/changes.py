@@ -338,12 +338,19 @@ def _refuse_unless_prefix_parts(
 
 
 def appended(
-    gallery: Path, current: Generation, store: FeatureStore, run: str, prefix: str, how: Manner
+    gallery: Path,
+    current: Generation,
+    store: FeatureStore,
+    run: str,
+    prefix: str,
+    how: Manner,
+    pictures: NDArray[np.int64] | None = None,
 ) -> Generation:
-    """The next generation, with the rows of a run that is where `Segment.run` says."""
+    """The next generation, with the rows of a run that is where `Segment.run` says; and with the
+    checksums of its pictures, where it has any."""
     persons = known_persons(Columns(gallery / segment.rows) for segment in current.segments)
     _say_how_computed(gallery, current, store.plan.identity, how)
-    arrays, facts = columns_of(store, persons, prefix, current.next_row, gallery)
+    arrays, facts = columns_of(store, persons, prefix, current.next_row, gallery, pictures)
     rows = f"rows/{current.next_run:06d}-{current.generation + 1:08d}"
     write_arrays(gallery / rows, arrays, facts)
     segment = Segment(
@@ -491,6 +498,8 @@ def _without(
             columns[name] = np.zeros(len(kept), "S1") if texts is None else _narrow(texts[kept])
         columns["path"] = _narrow(columns["path"])
         columns["shards"] = read_array(run.columns.folder, "shards")
+        if run.columns.picture is not None:
+            columns["picture"] = run.columns.picture[kept]
         if segment.owned:
             folder = f"runs/{number}-{stamp}"
             store = _run_without(FeatureStore.open(run.run), gallery / folder, columns["source"])

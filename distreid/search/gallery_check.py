@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from distreid.errors import StoreError
-from distreid.search.generation import read_generation
+from distreid.search.generation import PICTURES, read_generation
 from distreid.search.index import check_codes
 from distreid.search.kept_columns import Columns, check_arrays
 from distreid.search.marks import read_labels
@@ -61,5 +63,21 @@ def _problems(gallery: Path) -> Iterator[str]:
             if len(ids) != segment.count or not (np.diff(ids) > 0).all() or seen & {int(ids[0])}:
                 yield f"{gallery / segment.rows}: its row ids are not those of its run"
             seen.add(int(ids[0]))
+            if segment.owned and (columns.picture is not None or (run / PICTURES).is_dir()):
+                yield from _wrong_pictures(run, columns)
         except StoreError as error:
             yield str(error)
+
+
+def _wrong_pictures(run: Path, columns: Columns) -> Iterator[str]:
+    """Of images that were sent, whose only copies these are."""
+    for place, row in enumerate(columns.row.tolist()):
+        file = run / os.fsdecode(columns.path[place])
+        try:
+            crc = zlib.crc32(file.read_bytes())
+            fits = columns.picture is None or crc == columns.picture[place]
+            why = "" if fits else "its bytes do not fit their checksum"
+        except OSError as error:
+            why = error.strerror or "it cannot be read"
+        if why:
+            yield f"{file}: {why}; restore the picture, or erase row {row}"

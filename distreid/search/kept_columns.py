@@ -229,6 +229,12 @@ class Columns:
         return self._column(name) if name in self.facts["texts"] else None
 
     @functools.cached_property
+    def picture(self) -> NDArray[np.int64] | None:
+        """(N,) CRC-32 of the pictures that were sent, and that the run's folder keeps; None where
+        there are none, or where they were sent before these were kept."""
+        return self._column("picture") if self.facts.get("has_pictures") else None
+
+    @functools.cached_property
     def facts(self) -> dict[str, Any]:
         """Those of `facts_of` and `with_facts`."""
         return read_facts(self.folder)
@@ -256,9 +262,15 @@ class Columns:
 
 
 def columns_of(
-    store: FeatureStore, persons: Persons, prefix: str, first_row: int, gallery: Path
+    store: FeatureStore,
+    persons: Persons,
+    prefix: str,
+    first_row: int,
+    gallery: Path,
+    pictures: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and facts for `write_arrays`, of all rows of a run that was just verified."""
+    """Arrays and facts for `write_arrays`, of all rows of a run that was just verified; pictures as
+    `Columns.picture` has them."""
     manifest = store.manifest
     count = len(manifest)
     person_id, names = persons.numbered(manifest, prefix)
@@ -274,6 +286,8 @@ def columns_of(
         "camera_name": manifest.extra.get(CAMERA_NAME, np.zeros(count, "S1")),
         "shards": shards_of(store),
     }
+    if pictures is not None:
+        columns["picture"] = pictures
     return with_facts(columns, facts_of(store, gallery))
 
 
@@ -315,6 +329,7 @@ def with_facts(
         "names": named,
         "numbers": np.unique(columns["person_id"]).tolist(),
         "all_have_images": bool(columns["has_image"].all()),
+        "has_pictures": "picture" in columns,
     }
 
 

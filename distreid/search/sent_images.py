@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +111,8 @@ def add_images(
         if fresh:
             store = _write_run(gallery, current, fresh, how_computed)
             run = str(store.run.relative_to(gallery))
-            after = appended(gallery, current, store, run, "", how)
+            crcs = [zlib.crc32(image) for one in fresh for image in one.images]
+            after = appended(gallery, current, store, run, "", how, np.array(crcs, np.int64))
             keys = f"keys/{after.generation:08d}" if known else None
             if keys:
                 write_arrays(gallery / keys, {}, {"keys": known})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from distreid.search.changes import Manner, compact, create, remove
 from distreid.search.changes import add as add_run
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.gallery_check import verify_gallery
+from distreid.search.generation import read_generation
 from distreid.search.sent_images import AddedImages, SentImages, _numbered, add_images
 
 QUIET = Manner(say=lambda line: None)
@@ -123,6 +126,42 @@ def test_erasing_takes_the_picture_and_leaves_the_others(gallery: Path) -> None:
     assert compact(gallery, QUIET)["dropped"] == 1
     assert not any(b"picture 0" in read(f) for f in gallery.rglob("*") if f.is_file())
     assert verify_gallery(gallery) == []
+
+
+def test_a_picture_that_is_gone_or_damaged_is_found(gallery: Path) -> None:
+    add(gallery, sent(0, 3))
+    remove(gallery, QUIET, rows=[30], erase=True)
+    assert verify_gallery(gallery) == []
+    (damaged,), (gone,) = gallery.rglob("images/31.png"), gallery.rglob("images/32.png")
+    damaged.write_bytes(b"picture 2")
+    gone.unlink()
+    assert verify_gallery(gallery) == [
+        f"{damaged}: its bytes do not fit their checksum; restore the picture, or erase row 31",
+        f"{gone}: No such file or directory; restore the picture, or erase row 32",
+    ]
+    shutil.rmtree(gone.parent)
+    assert len(verify_gallery(gallery)) == 2
+
+
+def test_of_pictures_sent_before_their_checksums_were_kept_it_is_said_which_are_gone(
+    gallery: Path,
+) -> None:
+    add(gallery, sent(0, 2))
+    rows = gallery / read_generation(gallery).segments[-1].rows
+    facts, checksums = rows / "run.json", rows / "checksums.json"
+    known = json.loads(facts.read_text())
+    del known["has_pictures"]
+    facts.write_text(json.dumps(known))
+    said = json.loads(checksums.read_text())
+    del said["picture.npy"]
+    said["run.json"] = f"{zlib.crc32(facts.read_bytes()):08x}"
+    checksums.write_text(json.dumps(said))
+    (rows / "picture.npy").unlink()
+    assert verify_gallery(gallery) == []
+    (gone,) = gallery.rglob("images/31.png")
+    gone.unlink()
+    (line,) = verify_gallery(gallery)
+    assert line.startswith(f"{gone}: No such file")
 
 
 def read(file: Path) -> bytes:
