@@ -531,7 +531,8 @@ def _run_without(store: FeatureStore, folder: Path, kept: NDArray[np.int64]) -> 
         root = folder.absolute()
         make_folder(folder / PICTURES)
         for path in map(os.fsdecode, manifest.path[kept].tolist()):
-            _copy_synced(store.run / path, folder / path)
+            with contextlib.suppress(FileNotFoundError):  # `gallery verify` says it
+                _copy_synced(store.run / path, folder / path)
     manifest = replace(
         manifest,
         root=root,

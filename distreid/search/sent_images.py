@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,7 @@ def _write_run(
     for row, image in enumerate((i for one in asked for i in one.images), current.next_row):
         paths.append(f"{PICTURES}/{row}.png")
         publish_bytes(folder / paths[-1], image)
-    named = known_persons(Columns(gallery / each.rows) for each in current.segments).names
-    manifest = _manifest(folder, paths, asked, named)
+    manifest = _manifest(gallery, current, folder, paths, asked)
     plan = Plan(
         manifest=manifest,
         identity=dict(current.space)
@@ -167,10 +167,20 @@ def _write_run(
 
 
 def _manifest(
-    folder: Path, paths: Sequence[str], asked: Sequence[SentImages], named: Mapping[str, int]
+    gallery: Path,
+    current: Generation,
+    folder: Path,
+    paths: Sequence[str],
+    asked: Sequence[SentImages],
 ) -> Manifest:
-    persons, person_names = _numbered([p for one in asked for p in one.persons], PERSON, named)
-    cameras, camera_names = _numbered([c for one in asked for c in one.cameras], CAMERA, {})
+    columns = [Columns(gallery / each.rows) for each in current.segments]
+    named = known_persons(columns).names
+    sent_persons = _as_known([p for one in asked for p in one.persons], lambda: named)
+    sent_cameras = _as_known(
+        [c for one in asked for c in one.cameras], lambda: _camera_names(columns)
+    )
+    persons, person_names = _numbered(sent_persons, PERSON, named)
+    cameras, camera_names = _numbered(sent_cameras, CAMERA, {})
     times = ["" if time is None else repr(time) for one in asked for time in one.times]
     extra = {PERSON_NAME: person_names, CAMERA_NAME: camera_names, TIME: times}
     return build_manifest(
@@ -181,6 +191,35 @@ def _manifest(
         camera_id=cameras,
         extra={name: column for name, column in extra.items() if any(column)},
     )
+
+
+def _as_known(words: Sequence[str], known: Callable[[], Collection[str]]) -> list[str]:
+    """The words as names are kept: without white space around them, each letter in one with its
+    accents (NFC). A name that the gallery has as it is written stays so, and of those that look
+    like it, it is the one that the gallery has."""
+    kept = {word: _nfc(word.strip()) for word in words}
+    doubtful = [word for word in kept if word != kept[word] or not word.isascii()]
+    if doubtful:
+        names = known()
+        by_look = {_nfc(name): name for name in names}
+        for word in doubtful:
+            plain = kept[word]
+            same = (name for name in (word, plain) if name in names)
+            kept[word] = next(same, by_look.get(plain, plain))
+    return [kept[word] for word in words]
+
+
+def _nfc(word: str) -> str:
+    return unicodedata.normalize("NFC", word)
+
+
+def _camera_names(all_columns: Iterable[Columns]) -> set[str]:
+    found: set[str] = set()
+    for columns in all_columns:
+        texts = columns.texts("camera_name")
+        if texts is not None:
+            found.update(name.decode() for name in np.unique(texts).tolist())
+    return found
 
 
 def _numbered(
