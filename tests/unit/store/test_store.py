@@ -5,7 +5,7 @@ import resource
 import shutil
 import signal
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from distreid.host.atomic_files import (
 )
 from distreid.job.status import run_status
 from distreid.store import FeatureStore
-from distreid.store.plan import Plan, differences
+from distreid.store.plan import Plan, differences, shard_rows_for
 from distreid.store.run_folder import begin, finish, verify
 from distreid.store.shards import (
+    CHECKED_BYTES,
     Rows,
     ShardWriter,
     done_shards,
@@ -98,6 +99,9 @@ def test_what_is_written_is_read_in_order(run: Path) -> None:
     rows = np.array([0, 31, 32, 69])
     assert np.array_equal(store.features(rows), features()[rows])
     assert store.features(np.array([], dtype=np.intp)).shape == (0, DIM)
+    for some in ([0, 1, 2], [3, 5, 6], [3, 5], [30, 31, 33, 64, 69], []):
+        pieces = store.pieces(np.array(some, np.intp))
+        assert [row.tolist() for piece in pieces for row in piece] == features()[some].tolist()
     assert store.status.tolist() == [Status.OK] * ROWS
     assert np.array_equal(store.norm, norms())
     plan = example()
@@ -186,6 +190,24 @@ def test_a_run_of_another_identity_is_refused_naming_the_fields(run: Path) -> No
 def test_identities_are_compared_field_by_field() -> None:
     assert differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 2}}) == []
     assert differences({"a": 1}, {"b": 2}) == ["a: 1, not none", "b: none, not 2"]
+    assert differences({"engine": "onnx"}, {}) == ["engine: onnx, not torch"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "per_shard"),
+    [
+        (1, 64),
+        (4096, 64),
+        (4097, 128),
+        (100_000, 1600),
+        (524_288, 8192),
+        (524_289, 8192),
+        (10**8, 8192),
+    ],
+)
+def test_a_set_of_a_size_is_always_cut_alike(rows: int, per_shard: int) -> None:
+    """A run that an earlier version began is continued only so."""
+    assert shard_rows_for(rows) == per_shard
 
 
 def resealed(file: Path) -> None:
@@ -308,6 +330,25 @@ def lose_a_norm(file: Path) -> None:
     resealed(file)
 
 
+def let_a_row_grow_to_infinity(file: Path) -> None:
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["features"][3, 7] = -np.inf
+    resealed(file)
+
+
+def call_a_good_row_unreadable(file: Path) -> None:
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["status"][3] = Status.UNREADABLE
+    resealed(file)
+
+
+def change_a_norm(file: Path) -> None:
+    """A shard that is right by itself."""
+    with h5py.File(file, "r+") as hdf5:
+        hdf5["norm"][3] += 1
+    resealed(file)
+
+
 def change_the_status_of_a_row(file: Path) -> None:
     """A shard that is right by itself, of the same identity, where the image was not readable."""
     with h5py.File(file, "r+") as hdf5:
@@ -328,6 +369,9 @@ SHARD_ONLY = [
     (zero_a_row, r"000001\.h5: the features of row 35 do not fit its status"),
     (lose_a_row_to_nan, r"000001\.h5: the features of row 35 do not fit its status"),
     (lose_a_norm, r"000001\.h5: the features of row 35 do not fit its status"),
+    (let_a_row_grow_to_infinity, r"000001\.h5: the features of row 35 do not fit its status"),
+    (call_a_good_row_unreadable, r"000001\.h5: the features of row 35 do not fit its status"),
+    (change_a_norm, r"store\.h5: it and the shard of row 35 differ in its status or norm"),
     (change_the_status_of_a_row, r"store\.h5: it and the shard of row 35 differ in its status"),
 ]
 Damage = Callable[[Path], None]
@@ -344,7 +388,7 @@ def test_every_damage_of_a_shard_is_found_by_name_before_work_starts(
     with pytest.raises(StoreError, match=message) as caught:
         FeatureStore.open(run)
     assert "\n" not in str(caught.value)
-    if damage is not change_the_status_of_a_row:  # which is right by itself
+    if damage not in (change_the_status_of_a_row, change_a_norm):  # which are right by themselves
         with pytest.raises(StoreError, match=message):
             verify(run, example())
     assert any(re.search(message, found) for found in verify_run(run).bad.values())
@@ -525,6 +569,34 @@ def test_a_nan_row_with_a_good_status_is_found(tmp_path: Path) -> None:
         finish(tmp_path, plan)
 
 
+def test_a_bad_row_far_into_a_large_shard_is_found(tmp_path: Path) -> None:
+    """Which is read in several parts."""
+    plan = replace(example(), dim=CHECKED_BYTES // 4 // 20, shard_rows=ROWS)
+    (shard,) = begin(tmp_path, plan)
+    values = np.ones((ROWS, plan.dim), np.float32)
+    values[65] = 0
+    rows = Rows(features=values, norm=norms(), status=np.zeros(ROWS, np.uint8))
+    write_shard(tmp_path, plan, shard, rows)
+    with pytest.raises(StoreError, match=r"000000\.h5: the features of row 65 do not fit"):
+        finish(tmp_path, plan)
+
+
+def test_a_shard_that_could_not_be_written_is_told_though_the_next_one_could(
+    tmp_path: Path,
+) -> None:
+    shard_file(tmp_path, 0).mkdir(parents=True)
+    writer, status = ShardWriter(tmp_path, example()), np.zeros(ROWS, np.uint8)
+
+    def write_all() -> None:
+        for shard in example().shards:
+            part = slice(shard.start, shard.stop)
+            rows = Rows(features=features()[part], norm=norms()[part], status=status[part])
+            writer.add(range(shard.start, shard.stop), rows)
+
+    with pytest.raises(StoreError, match=r"000000\.h5: a folder, which is not replaced"):
+        write_all()
+
+
 def test_a_run_without_one_readable_image_is_not_finished(tmp_path: Path) -> None:
     plan = example()
     writer = ShardWriter(tmp_path, plan)
@@ -540,6 +612,30 @@ def test_a_run_without_one_readable_image_is_not_finished(tmp_path: Path) -> Non
     # Of which it is not said that the same extraction would finish it.
     with pytest.raises(StoreError, match="all shards are done, and the run was not"):
         FeatureStore.open(tmp_path)
+
+
+@contextlib.contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """The system refuses to write beyond this size, as a full disk or a quota does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+
+
+def test_the_old_root_file_stays_until_the_new_one_is_there(run: Path) -> None:
+    shard_file(run, 1).unlink()
+    with no_file_beyond(1000), pytest.raises(StoreError, match=r"plan\.h5: File too large"):
+        begin(run, example())
+    assert (run / "store.h5").exists()
+    write(run, example())
+    with no_file_beyond(1000), pytest.raises(StoreError, match=r"store\.h5: File too large"):
+        finish(run, example())
+    assert (run / "plan.h5").exists()
 
 
 def test_rows_changed_in_the_root_file_are_found(run: Path) -> None:
@@ -558,6 +654,27 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         begin(tmp_path, example())
 
 
+@pytest.mark.parametrize("name", ["store.h5", "plan.h5"])
+def test_a_run_of_another_format_is_left_to_the_version_that_wrote_it(run: Path, name: str) -> None:
+    (run / "store.h5").rename(run / name)
+    for written in (1, 3):
+        with h5py.File(run / name, "r+") as file:
+            file.attrs["format"] = written
+        resealed(run / name)
+        with pytest.raises(StoreError, match=f"{name}: format {written}, this distreid reads 2;"):
+            FeatureStore.open(run)
+        with pytest.raises(StoreError, match="use the version that wrote it"):
+            begin(run, example())
+
+
+def test_a_run_that_lost_its_root_alone_gets_a_plan_again(run: Path) -> None:
+    (run / "store.h5").unlink()
+    assert begin(run, example()) == []
+    assert (run / "plan.h5").exists()
+    finish(run, example())
+    assert verify_run(run).problem() == ""
+
+
 def test_a_plan_that_was_lost_is_made_again_around_its_own_shards(run: Path) -> None:
     shard_file(run, 1).unlink()
     (run / "store.h5").unlink()
@@ -565,6 +682,10 @@ def test_a_plan_that_was_lost_is_made_again_around_its_own_shards(run: Path) -> 
         begin(run, example(weights="bb"))
     with pytest.raises(StoreError, match=r"not of this run \(000000"):
         begin(run, replace(example(), shard_rows=ROWS))
+    shutil.copy(shard_file(run, 0), shard_file(run, 3))  # one more than the plan has
+    with pytest.raises(StoreError, match=r"not of this run \(000003"):
+        begin(run, example())
+    shard_file(run, 3).unlink()
     assert [shard.index for shard in begin(run, example())] == [1]
     write(run, example())
     finish(run, example())
@@ -652,21 +773,14 @@ def test_files_left_by_a_killed_writer_are_no_shards_and_are_cleared(tmp_path: P
 def test_a_full_disk_is_said_in_one_line_and_the_run_goes_on_after_room_is_made(
     tmp_path: Path,
 ) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     plan = example()
     todo = begin(tmp_path, plan)
     part = slice(0, SHARD_ROWS)
     status = np.zeros(SHARD_ROWS, np.uint8)
     rows = Rows(features=features()[part], norm=norms()[part], status=status)
-    # The system refuses to write beyond this size, as a full disk or a quota does.
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(StoreError, match=r"000000\.h5: File too large; make room"):
-            write_shard(tmp_path, plan, todo[0], rows)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, previous)
+    full = pytest.raises(StoreError, match=r"000000\.h5: File too large; make room")
+    with no_file_beyond(1000), full:
+        write_shard(tmp_path, plan, todo[0], rows)
     assert begin(tmp_path, plan) == todo
     write(tmp_path, plan)
     finish(tmp_path, plan)
