@@ -129,6 +129,12 @@ def test_a_copy_is_made_and_only_what_differs_is_read(
         assert ours.read_bytes() == theirs.read_bytes()
     FeatureStore.open(ADDRESS)
     assert calls(store) == []
+    # A file whose end never reached the disk, of the time that was noted.
+    time = shard_file(opened.run, 2).stat().st_mtime_ns
+    os.truncate(shard_file(opened.run, 2), 100)
+    os.utime(shard_file(opened.run, 2), ns=(time, time))
+    FeatureStore.open(ADDRESS)
+    assert calls(store) == ["read shards/000002.h5"]
     # A file that was touched, that is gone, and of whose line only a part was written.
     os.utime(shard_file(opened.run, 0), (1, 1))
     shard_file(opened.run, 1).unlink()
@@ -278,6 +284,33 @@ def test_a_damaged_object_is_named_and_none_of_it_is_kept(store: Any) -> None:
     store.rm_file(name)
     with pytest.raises(StoreError, match=rf"^{name}: missing; run the extraction again"):
         FeatureStore.open(ADDRESS)
+
+
+def test_a_run_whose_shards_are_all_there_is_not_complete_before_it_is_finished(store: Any) -> None:
+    copy, plan = copy_of(ADDRESS), example()
+    for shard in begin(copy.folder, plan):
+        write(copy.folder, plan, shard)
+    copy.send_all()
+    calls(store)
+    with pytest.raises(StoreError, match=rf"^{ADDRESS}: all shards are done, and the run was not"):
+        FeatureStore.open(ADDRESS)
+    assert calls(store) == []
+
+
+def test_an_object_that_another_job_has_written_meanwhile_is_said(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(ADDRESS)
+    begin(copy.folder, example())
+    pipe = type(store).pipe_file
+
+    def write_twice(self: Any, path: str, value: bytes, **how: Any) -> None:
+        pipe(self, path, value, **how)
+        pipe(self, path, b"of another", **how)
+
+    monkeypatch.setattr(type(store), "pipe_file", write_twice)
+    with pytest.raises(StoreError, match=rf"^{ADDRESS}/plan\.h5: another job writes it; run one"):
+        copy.send_all()
 
 
 def test_a_store_that_writes_nothing_is_said_with_what_stays(
