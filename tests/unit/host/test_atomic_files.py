@@ -1,3 +1,4 @@
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,25 @@ def test_a_publication_that_fails_leaves_the_old_file_and_no_other(tmp_path: Pat
         publish(file, half)
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EFBIG, "make room"),
+        (errno.EIO, "check the folder"),
+    ],
+)
+def test_what_is_to_be_done_about_a_failed_publication_is_said(
+    tmp_path: Path, number: int, mend: str
+) -> None:
+    def fail(aside: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(StoreError, match=rf"a\.txt: {os.strerror(number)}; {mend}$"):
+        publish(tmp_path / "a.txt", fail)
 
 
 @pytest.mark.parametrize("linked", [False, True])

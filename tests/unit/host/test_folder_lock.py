@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_a_job_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (file,) = holders(tmp_path)
         os.utime(file, (0, 0))
         wait_until(lambda: lock.last_sign(file) > 0)
+
+
+def test_a_folder_that_was_left_has_no_thread_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT_S", 0.01)
+    before = threading.enumerate()
+    take(tmp_path)
+    wait_until(lambda: threading.enumerate() == before)
 
 
 def test_a_job_that_was_taken_for_dead_says_so_at_its_end(tmp_path: Path) -> None:
