@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Run
 
+from distreid.ranks import launcher
 from distreid.ranks.launcher import LAST_WORD, is_first_rank
 
 
@@ -21,6 +22,30 @@ from distreid.ranks.launcher import LAST_WORD, is_first_rank
 )
 def test_rank_0_and_a_process_alone_speak(environment: dict[str, str], expected: bool) -> None:
     assert is_first_rank(environment) is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"TORCHELASTIC_RESTART_COUNT": "3"}, True),
+        ({"TORCHELASTIC_RESTART_COUNT": "2"}, False),  # torchrun starts it once more
+        ({"SLURM_JOB_ID": "7"}, False),
+        ({"TORCHELASTIC_RUN_ID": None}, False),
+    ],
+)
+def test_torchruns_last_start_alone_is_followed_by_its_report(
+    changes: dict[str, str | None], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 77)
+    monkeypatch.setattr(launcher, "_parent", lambda pid: 66)
+    restarts = {"TORCHELASTIC_RESTART_COUNT": "3", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    given = {"TORCHELASTIC_RUN_ID": "none"} | restarts | changes
+    environment = {name: value for name, value in given.items() if value is not None}
+    assert launcher._ends_with_torchrun(environment) is expected
+    # The first process of a container: when it has ended, nobody is left.
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert not launcher._ends_with_torchrun(environment)
 
 
 def test_a_line_is_printed_when_the_process_has_ended(tmp_path: Path) -> None:
