@@ -55,6 +55,19 @@ def test_the_interval_is_that_of_all_resamples_of_the_persons() -> None:
     assert found.high == pytest.approx(high, abs=0.01)
 
 
+def test_the_ends_of_an_interval_are_means_of_resamples() -> None:
+    for seed in range(10):
+        found = bootstrap(queries([1, 2, 3, 4], [0, 1, 1, 0]), resamples=11, seed=seed)
+        (interval,) = found.intervals.values()
+        assert {4 * interval.low, 4 * interval.high} <= {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("persons", [1, 11, 12])
+def test_of_few_persons_all_signs_are_tried(persons: int) -> None:
+    assert sign_flip_p(np.ones(persons), resamples=3) == 2 / 2**persons
+    assert sign_flip_p(np.ones(13), resamples=3) >= 1 / 4
+
+
 def test_persons_are_resampled_not_queries() -> None:
     one_fails = queries([1] * 50 + [2] * 50, [1.0] * 50 + [0.0] * 50)
     found = bootstrap(one_fails).intervals["mAP"]

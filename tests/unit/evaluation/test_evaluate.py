@@ -158,8 +158,11 @@ def test_features_that_are_not_normalised_are_noticed(tmp_path: Path) -> None:
     assert found.diagnosis == ["a similarity is above 1: the features are not L2-normalised"]
 
 
-def test_without_cameras_the_camera_rule_is_off_and_said(tmp_path: Path) -> None:
-    found = evaluate(store_of(tmp_path, example(camera_id=[-1] * 6)))
+@pytest.mark.parametrize("cameras", [[-1] * 6, [1, 2, -1, -1, -1, -1], [-1, -1, 1, 2, 1, 3]])
+def test_where_a_side_has_no_cameras_the_camera_rule_is_off_and_said(
+    tmp_path: Path, cameras: list[int]
+) -> None:
+    found = evaluate(store_of(tmp_path, example(camera_id=cameras)))
     assert {scores.protocol.camera_rule for scores in found.scores} == {"none"}
     assert shown(found).count("no camera rule ┃") == 3
     assert found.scores[0].per_query.matches.tolist() == [1, 2]
@@ -210,6 +213,16 @@ def test_what_is_equal_in_all_columns_is_left_out(
     assert found.scores[0].per_query.matches.tolist() == matches
     said = f"not the same {same.replace(',', ' and ')}"
     assert said in shown(found)
+
+
+def test_each_protocol_leaves_out_by_its_own_columns(tmp_path: Path) -> None:
+    store = store_of(tmp_path, example(extra=CLOTHES))
+    protocols = [
+        replace(PRESETS["fastreid"], exclude_same=same) for same in ("camera", "clothes", "")
+    ]
+    found = evaluate(store, protocols)
+    matches = [scores.per_query.matches.tolist() for scores in found.scores]
+    assert matches == [[1, 1], [0, 1], [1, 1]]
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
@@ -263,9 +276,14 @@ def test_multi_query_features_are_the_mean_of_the_person_and_camera(tmp_path: Pa
 
 
 def test_a_multi_query_score_of_no_such_images_is_refused(tmp_path: Path) -> None:
-    store = store_of(tmp_path, example())
-    with pytest.raises(DataError, match="no multi-query image with a person; extract with"):
-        evaluate(store, [PRESETS["layumi-multi"]])
+    splits = ["query", "query", "multi-query", "multi-query", "gallery", "gallery"]
+    of_nobody = example(split=splits, person_id=[1, 2, -2, -2, 1, 2])
+    for name, manifest in (("none", example()), ("of nobody", of_nobody)):
+        store = store_of(tmp_path / name, manifest)
+        with pytest.raises(DataError, match="no multi-query image with a person; extract with"):
+            evaluate(store, [PRESETS["layumi-multi"]])
+        names = [scores.protocol.name for scores in evaluate(store).scores]
+        assert names == ["torchreid", "fastreid", "layumi"]
 
 
 def test_metrics_json_has_every_figure_with_its_protocol(tmp_path: Path) -> None:

@@ -232,6 +232,14 @@ def test_single_shot_takes_one_image_of_each_person_by_lot() -> None:
     assert np.array_equal(ranks, again)
 
 
+def test_equal_scores_of_a_single_shot_gallery_are_ordered_by_row() -> None:
+    same = np.full(7, 0.5, np.float32)
+    candidates = [np.array([0]), np.array([1]), np.array([3]), np.array([4])]
+    unknown = np.array([2, 5, 6])
+    ranks = single_shot_first_ranks(same, candidates, 2, 3, np.random.default_rng(0), unknown)
+    assert ranks.tolist() == [4] * 3  # after rows 0, 1 and 2
+
+
 def test_single_shot_cmc_is_at_least_that_of_the_whole_gallery_and_ap_is_unchanged() -> None:
     query, gallery, _, _ = scenario("s2_junk_distractors_100x800")
     classic = replace(PRESETS["cuhk03-classic"], features="normalised")
@@ -307,6 +315,16 @@ def test_where_each_person_counts_once_each_unknown_row_is_somebody_else() -> No
     for counted, ranks in (("persons", [4]), ("one of each person", [[4] * 10])):
         found = score_views(query, gallery, FASTREID, cmc=counted)[0]
         assert found.first_ranks.tolist() == ranks, counted
+
+
+@pytest.mark.parametrize(("clothes", "matches"), [(b"red", 2), (b"blue", 2), (b"", 3)])
+def test_what_is_not_known_is_no_other(clothes: bytes, matches: int) -> None:
+    query, gallery = people(5), people(5, 5, 5)
+    query = replace(query, columns={"clothes": np.array([clothes])})
+    gallery = replace(gallery, columns={"clothes": np.array([b"red", b"blue", b""])})
+    rules = ["same person, other clothes"]
+    (found,) = score_views(query, gallery, FASTREID, leaves_out=rules)
+    assert found.scores.matches.tolist() == [matches]
 
 
 SMALL = st.integers(1, 12)

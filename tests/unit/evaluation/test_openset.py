@@ -299,6 +299,21 @@ def test_a_detection_must_rank_first_and_pass() -> None:
     assert 0.5 < point["threshold"] <= 0.5 + RESOLUTION
 
 
+def test_what_a_query_does_not_find_is_no_pair() -> None:
+    scores = np.array([[0.9, 0.8, 0.7, 0.6], [0.5, 0.4, 0.3, 0.2]])
+    out = np.array([[1, 0, 1, 0], [0, 0, 1, 0]], np.bool_)
+    found = calibrate(
+        blocks_of(scores, rows=1),
+        who([1, 2], [1, 1]),
+        who([1, 1, 2, 2], [2] * 4),
+        cross_camera=True,
+        left_out=lambda first, queries: out[first : first + queries],
+    )
+    assert (found.matches.total, found.matches.low, found.matches.high) == (2, 0.2, 0.8)
+    assert (found.nonmatches.total, found.nonmatches.low, found.nonmatches.high) == (3, 0.4, 0.6)
+    assert found.tops.nonmatch_Q.tolist() == [0.6, 0.5]
+
+
 def test_a_query_of_nobody_known_raises_no_alarm() -> None:
     tops = calibrated(
         [[0.9, 0.5], [0.8, 0.4], [0.7, 0.3], [0.6, 0.2]],

@@ -143,6 +143,29 @@ def test_random_frames_give_the_figures_of_plain_python(
         assert got == pytest.approx(naive(rows, wanted), abs=1e-9), name
 
 
+def test_what_just_reaches_a_limit_counts_and_of_equals_the_first_row_ranks_first() -> None:
+    box, half, feature = (0.0, 0.0, 40.0, 80.0), (0.0, 0.0, 40.0, 40.0), np.eye(DIM)[0]
+
+    def row(kind: str, frame: int, person: int, box: Any, score: float | None = None) -> Row:
+        own = {"frame": frame, "camera": 1, "person": person, "feature": feature}
+        return own | {"kind": kind, "box": list(box), "score": score}
+
+    found = scored(
+        store_of(
+            [
+                row("detection", 2, -2, (200.0, 0.0, 240.0, 80.0), 0.9),
+                row("query", 0, 1, box),
+                row("truth", 1, 1, box),
+                row("detection", 1, -2, half, 0.5),
+                row("detection", 2, -2, (200.0, 0.0, 240.0, 80.0), 0.9),
+            ]
+        ),
+        "prw",
+    )
+    assert found.per_query.matches.tolist() == [1]
+    assert found.per_query.first_rank.tolist() == [2]
+
+
 def test_a_list_tells_the_frames_of_each_query(tmp_path: Path) -> None:
     rows = random_rows(3, 12, 4)
     persons = {row["person"] for row in rows if row["kind"] == "query"}

@@ -20,9 +20,12 @@ from distreid.data.manifest import Status, build_manifest
 from distreid.errors import DataError, OptionError
 from distreid.evaluation.conditions import rows_where
 from distreid.evaluation.evaluate import evaluate
+from distreid.evaluation.identification import identifications
+from distreid.evaluation.metrics import score_ranks
 from distreid.evaluation.protocols.choice import chosen_protocols
 from distreid.evaluation.protocols.known import BENCHMARKS
 from distreid.evaluation.protocols.rule import Benchmark, Draw
+from distreid.evaluation.ranking import Found
 from distreid.evaluation.with_progress import compare_runs
 from distreid.store.array_store import ArrayStore
 
@@ -164,6 +167,15 @@ def test_a_query_does_not_find_its_own_file_without_cameras() -> None:
     assert "40 queries are in the gallery: none finds itself" in evaluation.diagnosis
 
 
+def test_rows_that_share_a_path_find_each_other_and_not_themselves() -> None:
+    rows = random_rows(4, 30, 4, ("query+gallery",))
+    expected = figures(NAIVE["leave-one-out"], rows, 0)
+    for row in rows:
+        row["path"] = f"{row['number'] // 2}.jpg"
+    found = scored(store_of(rows), "leave-one-out")
+    assert found.mAP == pytest.approx(expected["mAP"], abs=2e-6)
+
+
 def test_a_row_marked_query_is_in_the_gallery_of_mars_and_not_of_torchreids() -> None:
     """Row 30: who is in no other camera but by query tracklets counts by the official rule."""
     random = np.random.default_rng(0)
@@ -275,12 +287,12 @@ def test_ties_are_broken_by_gallery_row_also_where_persons_are_counted() -> None
     manifest = build_manifest(
         root=Path("data"),
         layout="csv",
-        path=[f"{row}.jpg".encode() for row in range(4)],
-        person_id=[1, 2, 1, 3],
-        camera_id=[3, 1, 1, 1],
-        split=["", "", "", ""],
+        path=[f"{row}.jpg".encode() for row in range(5)],
+        person_id=[1, 2, 1, 3, 4],
+        camera_id=[3, 1, 1, 1, 1],
+        split=[""] * 5,
     )
-    same = np.tile(np.eye(DIM)[:1], (4, 1))
+    same = np.tile(np.eye(DIM)[:1], (5, 1))
     found = scored(in_memory(manifest, same), "sysu-mm01-all-single")
     assert found.first_ranks.tolist() == [2]
 
@@ -334,6 +346,10 @@ def test_all_figures_are_means_of_the_draws() -> None:
     )
     scores = evaluate(store_of(rows), [benchmark]).scores[0]
     assert len(scores.draws) == 5
+    # A query's own figures are those of the first draw that it is in.
+    first, last = scores.draws[0].first_ranks, scores.draws[-1].first_ranks
+    assert scores.first_ranks.tolist() == first.tolist() != last.tolist()
+    assert scores.per_query.ap.tolist() == scores.draws[0].per_query.ap.tolist()
     balanced = np.array([each.balanced_rank1 for each in scores.draws], float)
     assert scores.balanced_rank1 == pytest.approx(balanced.mean()) and balanced.std() > 0
     for rate, found in enumerate(scores.identification):
@@ -341,6 +357,29 @@ def test_all_figures_are_means_of_the_draws() -> None:
         assert found.identified[5] == pytest.approx(np.mean([one.identified[5] for one in each]))
         assert found.balanced_known == pytest.approx(np.mean([e.balanced_known for e in each]))
         assert found.reached == pytest.approx(np.mean([one.reached for one in each]))
+        assert found.threshold == pytest.approx(np.mean([one.threshold for one in each]))
+
+
+def test_where_a_rate_accepts_nobody_the_best_of_those_who_are_not_there_is_refused() -> None:
+    nothing = np.array([], np.int64)
+    scores = score_ranks([np.array([1]), nothing, nothing])
+    found = Found(
+        scores=scores,
+        first_ranks=scores.first_rank,
+        best_Q=np.array([0.6, 0.5, 0.4]),
+        own_Q=np.array([0.6, -np.inf, -np.inf]),
+    )
+    rarest, *_, commonest = identifications(found, np.array([1, 2, 3]))
+    assert (rarest.reached, rarest.identified[1], rarest.balanced_unknown) == (0.0, 1.0, 1.0)
+    assert 0.5 < rarest.threshold < 0.50001
+    assert (commonest.reached, commonest.threshold) == (0.5, 0.5)
+
+
+def test_tracks_are_means_of_normalised_features_whatever_their_lengths_were() -> None:
+    store = store_of(random_rows(2, 60, 5, ("query", "gallery")))
+    norm = np.random.default_rng(0).uniform(0.1, 9, 60).astype(np.float32)
+    found = scored(replace(store, norm=norm), "veri-776-track")
+    assert found.mAP == scored(store, "veri-776-track").mAP
 
 
 def test_balanced_accuracy_counts_whom_rank_1_counts() -> None:

@@ -198,6 +198,15 @@ def test_few_rows_have_the_distances_of_the_textbook(name: str, queries: int, ga
     np.testing.assert_allclose(joined(rerank(*both, how)), textbook(*both, how), atol=2e-6)
 
 
+@pytest.mark.parametrize("k1", [3, 5, 7, 11])
+@pytest.mark.parametrize("counts_itself", [False, True])
+def test_half_of_an_odd_k1_is_the_textbooks(k1: int, counts_itself: bool) -> None:
+    rows = clustered(120, persons=12)
+    how = Reranking(k1=k1, k2=3, counts_itself=counts_itself)
+    both = rows[:40], rows[40:]
+    np.testing.assert_allclose(joined(rerank(*both, how)), textbook(*both, how), atol=2e-6)
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = clustered(300, persons=20)
     whole = joined(rerank(rows[:50], rows[50:]))
