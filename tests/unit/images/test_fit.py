@@ -127,6 +127,12 @@ def test_padding_keeps_the_whole_image_in_the_middle_of_imagenets_mean(
     assert (got[outside] == PADDING).all()
 
 
+@pytest.mark.parametrize(("width", "height", "shown"), [(1, 1000, 64), (1000, 1, 32)])
+def test_a_line_of_pixels_is_padded_too(width: int, height: int, shown: int) -> None:
+    got = fit(np.full((height, width, 3), 7, np.uint8), 64, 32, "bilinear", "pad")
+    assert (got == 7).all(axis=2).sum() == shown
+
+
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_opencv_is_cv2s_linear_interpolation(width: int, height: int) -> None:
     image = noise(width, height)
