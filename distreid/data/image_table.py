@@ -366,10 +366,6 @@ def _seconds(table: Table, column: str, values: Sequence[str]) -> list[str]:
 def seconds_since_1970(text: str) -> str:
     """Of ISO 8601, UTC where no zone is given, or of seconds; eight digits that are a date, such as
     20260131, are that date. ValueError says what else is wanted."""
-    if re.fullmatch(r"\d{4}", text, flags=re.ASCII):
-        raise ValueError(
-            f"it could be a year or seconds since 1970: write {text}-01-01, or {text}.0 for seconds"
-        )
     date = DATE.fullmatch(text)
     try:
         seconds = _seconds_of_iso(date[1]) if date and is_date(date[1]) else float(text)

@@ -180,6 +180,8 @@ def seconds(text: str) -> float:
     from distreid.data.image_table import seconds_since_1970
 
     try:
+        if re.fullmatch(r"\d{4}", text, flags=re.ASCII):
+            raise ValueError(f"for the year write {text}-01-01, for seconds since 1970 {text}.0")
         return float(seconds_since_1970(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None

@@ -33,7 +33,7 @@ Row = Annotated[int, BeforeValidator(_number), Field(ge=0, le=ROW_LIMIT)]
 RowId = Annotated[int, Path(ge=0, le=ROW_LIMIT)]
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Words = Annotated[list[Word], Field(max_length=MAX_WORDS)]
-MOST_TIME = 8.64e12  # seconds from 1970, of the last moment that a browser can write
+MOST_TIME = 1e11  # seconds from 1970, the year 5138; more are milliseconds
 Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Moment = Annotated[Finite, Field(ge=-MOST_TIME, le=MOST_TIME)]
 Cosine = Annotated[float, BeforeValidator(_number), Field(ge=-1, le=1)]

@@ -166,7 +166,7 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["gallery", "remove", "g", "--rows", "rows.txt"], "row 1234: the gallery g has no"),
         (["gallery", "remove", "g", "--rows", "rows.txt", "--persons", "1"], "--rows: alone"),
         (["gallery", "remove", "g", "--before", "soon"], "'soon': it must be ISO 8601"),
-        (["gallery", "remove", "g", "--before", "2026"], "could be a year or seconds since 1970"),
+        (["gallery", "remove", "g", "--before", "2026"], "for the year write 2026-01-01, for"),
         (["gallery", "remove", "g", "--before", "1767700000000"], "divide by 1000"),
         (["gallery", "add", "g", "--run", "run", "--keep", "long"], "'long': a time such as"),
     ],
