@@ -47,6 +47,7 @@ SLOWEST = 1_000_000  # bytes in a second
 CHANGED = "it, or the archive that it is in, was changed after it was listed; give another --out"
 """A reason that is no fault of the image."""
 INSTALL = "pip install 'distreid[remote]'"
+OLDEST = (2025, 7)  # of fsspec
 # What tells a version of an object from the next, as the stores' listings and answers name it.
 VERSIONS = ("etag", "generation", "blob_id", "last-modified", "lastmodified", "updated", "mtime")
 WRITABLE = ("s3", "gs", "az")  # hf makes a commit of each object
@@ -569,7 +570,11 @@ def _system(address: str) -> Any:
                     "read_timeout": TIMEOUT_S,
                     "retries": {"max_attempts": 0},
                 }
-            _systems[scheme] = _library("fsspec").filesystem(scheme, **options)
+            fsspec = _library("fsspec")
+            # Processes that were forked wait for ever for the thread of an earlier one.
+            if tuple(map(int, fsspec.__version__.split(".")[:2])) < OLDEST:
+                raise OptionError(f"fsspec {fsspec.__version__} is too old: {INSTALL}")
+            _systems[scheme] = fsspec.filesystem(scheme, **options)
             _systems[scheme].retries = 1
         return _systems[scheme]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import fsspec
 import numpy as np
 import pytest
 from conftest import draw
@@ -547,6 +548,15 @@ def test_what_an_address_must_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
         OptionError, match=r"^fsspec is not there: pip install 'distreid\[remote\]'"
     ):
         open_data("https://host/x")
+
+
+def test_an_fsspec_for_which_forked_processes_wait_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objects, "_systems", {})
+    monkeypatch.setattr(fsspec, "__version__", "2025.5.1")
+    with pytest.raises(OptionError, match=r"fsspec 2025.5.1 is too old: pip install 'distreid"):
+        open_data("http://127.0.0.1:9/x")
 
 
 def test_a_missing_package_of_a_store_is_named() -> None:
