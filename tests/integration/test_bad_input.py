@@ -225,6 +225,19 @@ def test_a_corrupt_image_stops_the_job_with_its_row_and_path(
     assert not (tmp_path / "run" / "store.h5").exists()
 
 
+def test_what_was_begun_before_a_corrupt_image_is_stored(
+    run: Extract, images: Path, tmp_path: Path
+) -> None:
+    for number in range(3, 12):
+        draw(images / f"{number:02d}.jpg", number)
+    (images / "09.jpg").write_bytes(b"no image")
+    assert run("--shard-rows", "2", "--batch-size", "2") == 2
+    bad = sorted(file.name for file in images.iterdir()).index("09.jpg")
+    begun = [f"{index:06d}.h5" for index in range(bad // 2)]
+    assert sorted(file.name for file in (tmp_path / "run/shards").glob("*.h5")) == begun
+    assert len(begun) >= 3
+
+
 def test_bad_images_are_recorded_as_rows_on_request(
     run: Extract, capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
 ) -> None:

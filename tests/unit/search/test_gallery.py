@@ -638,6 +638,17 @@ def test_fused_answers_are_those_of_their_definitions(tmp_path: Path, how: Manne
         assert hits.exact.tolist() == [True]
 
 
+def test_of_rows_that_are_fused_to_one_score_the_smaller_comes_first(
+    tmp_path: Path, how: Manner
+) -> None:
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1, 2)], how)
+    opened, rows = Gallery(tmp_path / "g"), features_of(1, 2)
+    for queries in (rows, rows[::-1]):  # each row is first for one query and second for the other
+        hits = search_fused(opened, queries, "rank", 2)
+        assert hits.rows[0].tolist() == [0, 1]
+        assert hits.scores[0, 0] == hits.scores[0, 1]
+
+
 def test_several_threads_search_one_gallery(
     tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
