@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distreid.data import table_files
-from distreid.data.labels import PERSON, labels_of
+from distreid.data.labels import CAMERA, PERSON, labels_of
 from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, Manifest, build_manifest
 from distreid.data.source import open_data
 from distreid.errors import DataError
@@ -378,6 +378,11 @@ def test_times_are_stored_as_seconds(tmp_path: Path) -> None:
         read(tmp_path, "path,time\na.jpg,noon\n")
     kept = read(tmp_path, "path,time\na.jpg,noon\n", columns={"note": "time"})
     assert kept.extra["note"].tolist() == [b"noon"]
+
+
+def test_among_names_minus_one_is_junk_or_an_unknown_camera() -> None:
+    assert labels_of(["anna", "-1"], PERSON).numbers == [0, JUNK]
+    assert labels_of(["hall", "-1"], CAMERA).numbers == [0, NO_CAMERA]
 
 
 def test_eight_digits_that_are_a_date_are_that_day(tmp_path: Path) -> None:

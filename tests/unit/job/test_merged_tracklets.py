@@ -14,7 +14,7 @@ from small_runs import features_of, make_run, path_of
 
 from distreid import cli
 from distreid.data.manifest import Status
-from distreid.errors import DataError
+from distreid.errors import DataError, StoreError
 from distreid.job.merged_tracklets import check_mergeable, merge_tracklets
 from distreid.store import FeatureStore
 
@@ -88,6 +88,14 @@ def test_it_is_the_same_when_it_is_made_again_and_says_what_it_is(tmp_path: Path
         "by": "tracklet",
         "of": store.manifest.fingerprint(),
     }
+
+
+def test_by_another_part_of_the_images_it_is_another_run(tmp_path: Path) -> None:
+    store = run_of_ten(tmp_path)
+    assert merge_tracklets(store, 0.6).plan.identity["merged"]["top"] == 0.6
+    for top in (None, 0.5):
+        with pytest.raises(StoreError, match="holds another run"):
+            merge_tracklets(store, top)
 
 
 def test_a_tracklet_of_two_persons_is_refused(tmp_path: Path) -> None:
