@@ -9,6 +9,7 @@ import resource
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,19 @@ from small_runs import DIM, features_of, make_run, path_of
 
 from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
-from distreid.host.folder_lock import Holder, hold
+from distreid.host.atomic_files import publish_text
+from distreid.host.folder_lock import DEAD_AFTER_S, Holder, hold
 from distreid.interface.opened_gallery import open_gallery
 from distreid.interface.search_command import calibrated_threshold
+from distreid.nearest import exact_search
 from distreid.nearest.codes import learn
-from distreid.search import index
+from distreid.search import changes, index, readers
 from distreid.search.changes import Manner, add, compact, create, remove
 from distreid.search.fusion import search_fused
 from distreid.search.gallery import Filter, Gallery
 from distreid.search.gallery_check import verify_gallery
 from distreid.search.generation import old_numbers, read_generation
-from distreid.search.kept_columns import Columns
+from distreid.search.kept_columns import Columns, read_facts, write_arrays
 
 
 @pytest.fixture
@@ -284,8 +287,12 @@ def test_another_engine_is_taken_and_said(tmp_path: Path, how: Manner, said: lis
         "computed in another way, and taken: engine: the gallery's first run has torch, "
         "this openvino"
     ]
-    with pytest.raises(StoreError, match="has this run already"):
-        add(gallery, tmp_path / "b", how)
+    for prefix, first in (("", None), ("north-", 60), ("north-", None)):
+        if first is None:
+            with pytest.raises(StoreError, match="has this run already"):
+                add(gallery, tmp_path / "b", how, prefix=prefix)
+        else:
+            assert add(gallery, tmp_path / "b", how, prefix=prefix) == first
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -349,6 +356,56 @@ def test_what_is_erased_is_in_no_byte(
     assert not files_with(gallery, b"who3") and files_with(gallery, b"who2")
     assert ids_of(gallery) == {r for r in range(60) if r % 30 not in gone}
     assert verify_gallery(gallery) == []
+
+
+def test_what_is_erased_is_overwritten_where_it_stood(tmp_path: Path, how: Manner) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how, copy=True)
+    before = [file for folder in ("rows", "runs") for file in (gallery / folder).rglob("*.*")]
+    kept = [tmp_path / f"kept {number}" for number in range(len(before))]
+    for file, link in zip(before, kept, strict=True):
+        os.link(file, link)
+    remove(gallery, how, rows=[2], erase=True)
+    assert not any(file.exists() for file in before)
+    assert len(kept) > 5 and not any(any(link.read_bytes()) for link in kept)
+
+
+def test_an_erasure_that_was_interrupted_is_said_and_finished_by_the_next_writer(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, path = tmp_path / "g", path_of(1, 2).encode()
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+
+    def killed(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(changes, "finish_erasing", killed)
+        patch.setattr(changes, "sweep", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            remove(gallery, how, rows=[2], erase=True)
+    assert files_with(gallery, path)
+    (line,) = verify_gallery(gallery)
+    assert line.endswith("erasing was interrupted; run distreid gallery compact to finish it")
+    compact(gallery, how)
+    assert verify_gallery(gallery) == [] and not files_with(gallery, path)
+
+
+def test_an_erasure_in_the_midst_of_a_search_leaves_it_without_an_answer(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    opened = Gallery(gallery)
+
+    def erasing(*arguments: Any) -> Any:
+        found = exact_search.search(*arguments)
+        remove(gallery, how, rows=[2], erase=True)
+        return found
+
+    monkeypatch.setattr("distreid.search.gallery.search", erasing)
+    with pytest.raises(StoreError, match="is gone, with rows that were erased"):
+        opened.search(np.ones(DIM))
 
 
 def test_codes_of_two_levels_outlive_an_erasure(
@@ -462,6 +519,71 @@ def test_a_damaged_byte_of_the_gallery_is_found(tmp_path: Path, how: Manner) -> 
     content[-3] ^= 1
     file.write_bytes(content)
     assert any("path.npy: its bytes do not fit" in line for line in verify_gallery(gallery))
+
+
+@pytest.mark.parametrize("ids", [range(30), [30, 32, 31, *range(33, 60)]])
+def test_ids_that_are_not_those_of_a_run_are_found(
+    tmp_path: Path, how: Manner, ids: Sequence[int]
+) -> None:
+    """In files that fit their checksums, as by a writer gone wrong."""
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1), make_run(tmp_path / "b", 2)], how)
+    folder = gallery / read_generation(gallery).segments[1].rows
+    arrays = {file.stem: np.load(file) for file in folder.glob("*.npy")}
+    facts = read_facts(folder)
+    assert arrays["row"].tolist() == [*range(30, 60)]
+    shutil.rmtree(folder)
+    write_arrays(folder, arrays | {"row": np.array(ids, np.int64)}, facts)
+    assert verify_gallery(gallery) == [f"{folder}: its row ids are not those of its run"]
+
+
+def test_a_generation_is_kept_before_it_is_the_gallerys(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or else whoever finds it there would take it for one that was erased."""
+    gallery, published = tmp_path / "g", list[str]()
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+
+    def noted(file: Path, text: str) -> None:
+        published.append(file.name)
+        publish_text(file, text)
+
+    monkeypatch.setattr("distreid.search.generation.publish_text", noted)
+    remove(gallery, how, rows=[1])
+    assert published == ["00000002.json", "gallery.json"]
+
+
+def test_a_generation_that_goes_before_it_is_held_is_not_taken(
+    tmp_path: Path, how: Manner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+
+    def too_late(file: Path, text: str) -> None:
+        monkeypatch.undo()
+        remove(gallery, how, rows=[1])
+        publish_text(file, text)
+
+    monkeypatch.setattr("distreid.search.readers.publish_text", too_late)
+    held = readers.hold_current(gallery)
+    assert held.generation.generation == 2 and held.is_valid
+    held.release()
+    assert not [*(gallery / "readers").iterdir()]
+
+
+def test_a_reader_of_another_machine_is_one_as_long_as_it_gives_signs(
+    tmp_path: Path, how: Manner
+) -> None:
+    gallery = tmp_path / "g"
+    create(gallery, [make_run(tmp_path / "a", 1)], how)
+    holder = dataclasses.replace(Holder.this_process(), host="node7", machine="another boot")
+    living, dead = (gallery / "readers" / f"{n}-node7-1-0.hold" for n in (1, 2))
+    for file in (living, dead):
+        file.write_text(json.dumps(dataclasses.asdict(holder)))
+    now = living.stat().st_mtime
+    os.utime(dead, (now, now - DEAD_AFTER_S - 1))
+    assert readers.read_generations(gallery) == {1: [living]}
+    assert [*(gallery / "readers").iterdir()] == [living]
 
 
 def test_one_writer_at_a_time(tmp_path: Path, how: Manner) -> None:
@@ -647,6 +769,16 @@ def test_of_rows_that_are_fused_to_one_score_the_smaller_comes_first(
         hits = search_fused(opened, queries, "rank", 2)
         assert hits.rows[0].tolist() == [0, 1]
         assert hits.scores[0, 0] == hits.scores[0, 1]
+
+
+@pytest.mark.parametrize("fused", ["max", "mean"])
+def test_equal_rows_of_a_fused_answer_are_ordered_by_their_ids(
+    tmp_path: Path, how: Manner, fused: str
+) -> None:
+    same = np.tile(features_of(1, 1), (7, 1))
+    create(tmp_path / "g", [make_run(tmp_path / "a", 1, features=same)], how)
+    hits = search_fused(Gallery(tmp_path / "g"), features_of(2, 3), fused, 5)
+    assert hits.rows.tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_several_threads_search_one_gallery(
