@@ -68,6 +68,16 @@ def test_a_checkpoint_that_is_surely_worse_is_told_apart() -> None:
     assert last["lead_of_best"] is None
 
 
+@pytest.mark.parametrize(("queries", "told_apart"), [(5, False), (6, True)])
+def test_a_checkpoint_is_told_apart_where_p_is_below_a_twentieth(
+    queries: int, told_apart: bool
+) -> None:
+    """Of K persons who all are found better, p is 2 / 2^K."""
+    runs = {Path("o/a"): evaluation(*[0.2] * queries), Path("o/b"): evaluation(*[0.9] * queries)}
+    said = in_words(*rank_epochs(runs, [1, 2]))
+    assert said.endswith("90.00 %" if told_apart else "(p of 0.05 or more): a")
+
+
 def test_a_row_tells_how_far_behind_the_best_a_checkpoint_is() -> None:
     runs = {
         Path("o/worse"): evaluation(*[0.2] * 8),

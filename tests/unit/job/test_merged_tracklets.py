@@ -88,6 +88,8 @@ def test_it_is_the_same_when_it_is_made_again_and_says_what_it_is(tmp_path: Path
         "by": "tracklet",
         "of": store.manifest.fingerprint(),
     }
+    best = merge_tracklets(run_of_ten(tmp_path / "best"), 0.5)
+    assert best.plan.identity["merged"]["top"] == 0.5
 
 
 def test_by_another_part_of_the_images_it_is_another_run(tmp_path: Path) -> None:
