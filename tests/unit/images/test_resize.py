@@ -79,6 +79,23 @@ def test_the_installed_pillow_gives_the_same_where_its_order_is_the_same(
         assert np.array_equal(theirs, np.asarray(down.resize((to_width, to_height), method)))
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "down_first"),
+    [
+        (357, 178, True),  # 101 rows and 50 columns less
+        (356, 178, False),
+        (357, 128, False),  # as wide as it shall be: there is one pass
+        (257, 100, True),  # it becomes wider
+        (256, 100, False),
+        (200, 100, False),
+    ],
+)
+def test_pillow_13_begins_downwards_where_it_loses_more_than_twice_as_many_rows_as_columns(
+    height: int, width: int, down_first: bool
+) -> None:
+    assert resized_vertically_first(height, width, 256, 128) is down_first
+
+
 def test_images_of_many_sizes_in_one_batch() -> None:
     sizes = [(128, 64), (61, 173), (256, 128), (1, 1), (400, 300), (128, 65)]
     images = [source(seed, *size) for seed, size in enumerate(sizes)]

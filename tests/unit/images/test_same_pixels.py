@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from distreid import cli
+from distreid.data.manifest import BOTH, GALLERY
 from distreid.data.source import open_data
 from distreid.images import same_pixels as module
 from distreid.images.same_pixels import same_pixels
@@ -35,6 +36,14 @@ def test_images_of_the_same_pixels_are_found_whatever_their_bytes(tmp_path: Path
     assert manifest.file(query).name == "0002_c1_b.png"
     assert manifest.file(other).name == "0002_c2_c.bmp"
     assert same_pixels(manifest, [query]) == []
+
+
+def test_a_query_that_is_in_the_gallery_too_is_not_its_own_double(tmp_path: Path) -> None:
+    data(tmp_path)
+    names = ("query/0002_c1_b.png", "test/0002_c2_c.bmp", "query/0001_c1_a.png")
+    rows = [f"{name},{split}" for name, split in zip(names, (BOTH, GALLERY, BOTH), strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,split", *rows]))
+    assert same_pixels(open_data(str(tmp_path / "list.csv")), []) == [(0, 1)]
 
 
 def test_too_many_images_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
