@@ -203,6 +203,17 @@ def test_few_rows_are_scored_where_the_bound_is_sharp(decay: float) -> None:
     assert (found.scores == everything.scores).all()
 
 
+def test_all_that_threads_score_for_one_query_is_counted() -> None:
+    rows = spectrum(20_000, 64, 0.0)
+    part = part_of(rows, encode(directions_of(rows, 4), [rows]))  # codes that say nothing
+    with (
+        patch.multiple(exact_search, threads=lambda: 4, FIRST_BLOCKS=1),
+        patch.object(side_by_side, "threads", lambda: 4),
+    ):
+        found = search([part], unit_queries(rows[:1]), 100)
+    assert found.scored[0] > 0.9 * len(rows)
+
+
 def test_a_flat_spectrum_takes_wide_codes_and_a_steep_one_narrow_ones() -> None:
     widths = []
     for decay in (0.0, 2.0):
@@ -235,6 +246,11 @@ def test_many_queries_are_answered_as_one_is() -> None:
         alone = search([part_of(rows, codes)], queries[number : number + 1], 5)
         assert (alone.ids == together.ids[number]).all()
         assert (alone.scores == together.scores[number]).all()
+
+
+def test_a_query_of_any_length_is_a_direction() -> None:
+    rows = np.array([[3e200, 4e200], [3e-200, 4e-200], [-3, 4]])
+    assert np.allclose(unit_queries(rows), [[0.6, 0.8], [0.6, 0.8], [-0.6, 0.8]])
 
 
 def test_rows_of_another_kind_are_refused() -> None:
