@@ -301,7 +301,7 @@ def _added(
         if segment.digest == store.plan.digest and segment.prefix == prefix:
             raise StoreError(f"{store.run}: the gallery has this run already")
     if prefix:
-        _refuse_unless_prefix_parts(gallery, current, store, prefix)
+        _check_prefix(gallery, current, store, prefix)
     name = f"{current.next_run:06d}"
     run = str(store.run.absolute())
     if copy:
@@ -311,9 +311,7 @@ def _added(
     return appended(gallery, current, store, run, prefix, how)
 
 
-def _refuse_unless_prefix_parts(
-    gallery: Path, current: Generation, store: FeatureStore, prefix: str
-) -> None:
+def _check_prefix(gallery: Path, current: Generation, store: FeatureStore, prefix: str) -> None:
     """OptionError where a prefixed name is one that rows of another prefix brought, or rows without
     one: `1` and 23 is `12` and 3. Whoever names a person so after the prefix was used means it."""
     own: set[str] = set()

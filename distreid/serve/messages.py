@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Path
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from distreid.data.image_table import MOST_SECONDS
 from distreid.search.gallery import Filter
 from distreid.serve.limits import MAX_DIM, MAX_IMAGES, MAX_TOP, MAX_WORD, MAX_WORDS
 
@@ -33,9 +34,8 @@ Row = Annotated[int, BeforeValidator(_number), Field(ge=0, le=ROW_LIMIT)]
 RowId = Annotated[int, Path(ge=0, le=ROW_LIMIT)]
 Word = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 Words = Annotated[list[Word], Field(max_length=MAX_WORDS)]
-MOST_TIME = 1e11  # seconds from 1970, the year 5138; more are milliseconds
 Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Moment = Annotated[Finite, Field(ge=-MOST_TIME, le=MOST_TIME)]
+Moment = Annotated[Finite, Field(ge=-MOST_SECONDS, le=MOST_SECONDS)]
 Cosine = Annotated[float, BeforeValidator(_number), Field(ge=-1, le=1)]
 Feature = Annotated[list[Finite], Field(min_length=1, max_length=MAX_DIM)]
 Rows = Annotated[list[Row], Field(max_length=MAX_TOP)]
