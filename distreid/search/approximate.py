@@ -171,8 +171,8 @@ class _Prepared:
         self.ids = ids
         self.place_of = gallery.place_of(ids)
         """(rows of the index,) their places in the gallery."""
-        self.covered = set(np.unique(gallery.part_of(self.place_of)).tolist())
-        """The runs whose rows the index has."""
+        self.last = int(ids.max())
+        """Rows that came later have higher ids."""
         self._allowed: dict[Filter | None, NDArray[np.uint8] | None] = {}
 
     def allowed(self, gallery: Gallery, which: Filter | None) -> NDArray[np.uint8] | None:
@@ -247,7 +247,9 @@ def _answered(
     """By the index and the rows beside it; −1 is the place where it found no more."""
     parts, prepared = gallery.parts(which), _prepare(gallery, reader.ids)
     place_of, allowed = prepared.place_of, prepared.allowed(gallery, which)
-    share = sum(len(parts[number]) for number in prepared.covered) / len(reader.ids)
+    later = [_later(part, prepared.last) for part in parts]
+    covered = sum(len(part) - len(new) for part, new in zip(parts, later, strict=True))
+    share = covered / len(reader.ids)
     scores, found = reader.answer(
         queries.astype(np.float32), top * reader.rescored, allowed, max(share, 1 / len(reader.ids))
     )
@@ -257,12 +259,9 @@ def _answered(
     if reader.kind == "ivfpq":
         best = best_among(parts, queries, place, top)
         scores, ids, place = best.scores, best.ids, best.place
-    beside = [
-        (part, base)
-        for number, (part, base) in enumerate(gallery.based(parts))
-        if number not in prepared.covered and len(part)
-    ]
-    for part, base in beside:
+    for part, base in gallery.based(later):
+        if not len(part):
+            continue
         more = search([part], queries, top)
         scores = np.concatenate([scores, more.scores], axis=1)
         ids = np.concatenate([ids, more.ids], axis=1)
@@ -275,6 +274,14 @@ def _answered(
         place=np.take_along_axis(place, order, 1),
         scored=np.full(len(queries), found.shape[1]),
     )
+
+
+def _later(part: Part, last: int) -> Part:
+    """The rows of a part with ids above this one."""
+    first = int(np.searchsorted(part.ids, last, "right"))
+    if first == 0:
+        return part
+    return replace(part, live=part.places[np.searchsorted(part.places, first) :])
 
 
 def _made(faiss: Any, opened: Gallery, kind: str) -> Any:

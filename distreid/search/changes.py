@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distreid.data.locators import is_address
+from distreid.data.locators import is_address, under
 from distreid.errors import OptionError, StoreError
 from distreid.host.atomic_files import make_folder
 from distreid.host.folder_lock import Busy, hold
@@ -308,7 +308,9 @@ def _added(
         run = f"runs/{name}"
         _copy_run(store.run, gallery / run)
         store = FeatureStore.open(gallery / run)
-    return appended(gallery, current, store, run, prefix, how)
+    persons = known_persons(Columns(gallery / segment.rows) for segment in current.segments)
+    columns = columns_of(store, persons, prefix, current.next_row, gallery)
+    return with_rows(gallery, current, store, columns, how, run=run, prefix=prefix)
 
 
 def _check_prefix(gallery: Path, current: Generation, store: FeatureStore, prefix: str) -> None:
@@ -335,20 +337,21 @@ def _check_prefix(gallery: Path, current: Generation, store: FeatureStore, prefi
         )
 
 
-def appended(
+def with_rows(
     gallery: Path,
     current: Generation,
     store: FeatureStore,
-    run: str,
-    prefix: str,
+    columns: tuple[dict[str, NDArray[Any]], dict[str, Any]],
     how: Manner,
-    pictures: NDArray[np.int64] | None = None,
+    *,
+    run: str,
+    prefix: str = "",
+    instead_of: int = 0,
 ) -> Generation:
-    """The next generation, with the rows of a run that is where `Segment.run` says; and with the
-    checksums of its pictures, where it has any."""
-    persons = known_persons(Columns(gallery / segment.rows) for segment in current.segments)
+    """The next generation, with the rows of a run, `run` as in `Segment`, instead of so many of the
+    last segments; `columns` as `with_facts` gives them."""
     _say_how_computed(gallery, current, store.plan.identity, how)
-    arrays, facts = columns_of(store, persons, prefix, current.next_row, gallery, pictures)
+    arrays, facts = columns
     rows = f"rows/{current.next_run:06d}-{current.generation + 1:08d}"
     write_arrays(gallery / rows, arrays, facts)
     segment = Segment(
@@ -360,10 +363,12 @@ def appended(
         index=None,
         count=len(store.manifest),
     )
+    kept = len(current.segments) - instead_of
+    joined = sum(each.count for each in current.segments[kept:])
     after = current.following(
-        next_row=current.next_row + len(store.manifest),
+        next_row=current.next_row + segment.count - joined,
         next_run=current.next_run + 1,
-        segments=(*current.segments, segment),
+        segments=(*current.segments[:kept], segment),
     )
     return _indexed(gallery, after, how)
 
@@ -500,7 +505,12 @@ def _without(
             columns["picture"] = run.columns.picture[kept]
         if segment.owned:
             folder = f"runs/{number}-{stamp}"
-            store = _run_without(FeatureStore.open(run.run), gallery / folder, columns["source"])
+            store = _run_without(
+                FeatureStore.open(run.run),
+                gallery / folder,
+                columns["source"],
+                under(gallery.absolute(), run.columns.root),
+            )
             if (run.run / CALIBRATION).is_file():
                 _copy_synced(run.run / CALIBRATION, store.run / CALIBRATION)
             columns["source"] = np.arange(len(kept), dtype=np.int64)
@@ -521,10 +531,12 @@ def _without(
     return replace(after, segments=tuple(segments), removed=hidden, labels=labels)
 
 
-def _run_without(store: FeatureStore, folder: Path, kept: NDArray[np.int64]) -> FeatureStore:
-    """A run of the rows that are kept, with a fingerprint of its own."""
+def _run_without(
+    store: FeatureStore, folder: Path, kept: NDArray[np.int64], root: Path
+) -> FeatureStore:
+    """A run of the rows that are kept, with a fingerprint of its own; `root` is where its paths
+    start from."""
     manifest = store.manifest
-    root = manifest.root
     if (store.run / PICTURES).is_dir():  # no links: the old ones are overwritten
         root = folder.absolute()
         make_folder(folder / PICTURES)

@@ -64,15 +64,15 @@ def _problems(gallery: Path) -> Iterator[str]:
                 yield f"{gallery / segment.rows}: its row ids are not those of its run"
             seen.add(int(ids[0]))
             if segment.owned and (columns.picture is not None or (run / PICTURES).is_dir()):
-                yield from _wrong_pictures(run, columns)
+                yield from _wrong_pictures(gallery, columns)
         except StoreError as error:
             yield str(error)
 
 
-def _wrong_pictures(run: Path, columns: Columns) -> Iterator[str]:
+def _wrong_pictures(gallery: Path, columns: Columns) -> Iterator[str]:
     """Of images that were sent, whose only copies these are."""
     for place, row in enumerate(columns.row.tolist()):
-        file = run / os.fsdecode(columns.path[place])
+        file = gallery / columns.root / os.fsdecode(columns.path[place])
         try:
             crc = zlib.crc32(file.read_bytes())
             fits = columns.picture is None or crc == columns.picture[place]

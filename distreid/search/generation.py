@@ -17,10 +17,13 @@ from distreid.host.counts import whole_number
 
 FORMAT = 1
 FILE = "gallery.json"
-FOLDERS = ("runs", "rows", "index", "removed", "keys", "labels")
+ROWS = "rows"
+FOLDERS = ("runs", ROWS, "index", "removed", "keys", "labels")
 """Whose entries a generation names. What none names is nobody's."""
 PICTURES = "images"
-"""The folder in a run of images that were sent, where they are kept."""
+"""The folder of pictures that were sent; those of a gallery's early runs lie in each run's own."""
+PICTURES_TOGETHER = 1000
+"""In one folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,7 @@ class Segment:
     """Rows of the columns, hidden ones and those without an image too."""
 
     def entries(self) -> Iterator[str]:
-        """What of the gallery's folders is this segment's."""
+        """What of the gallery's folders is this segment's; pictures are its rows', by their ids."""
         yield self.rows
         if self.index:
             yield self.index
@@ -118,6 +121,11 @@ def read_old(gallery: Path, number: int) -> Generation | None:
         return _parsed(file, file.read_text(encoding="utf-8"))
     except OSError:
         return None
+
+
+def picture_path(row: int) -> str:
+    """Where the picture of a row lies in the gallery, if one was sent."""
+    return f"{PICTURES}/{row // PICTURES_TOGETHER:06d}/{row}.png"
 
 
 def old_file(gallery: Path, number: int) -> Path:

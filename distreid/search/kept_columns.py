@@ -230,8 +230,8 @@ class Columns:
 
     @functools.cached_property
     def picture(self) -> NDArray[np.int64] | None:
-        """(N,) CRC-32 of the pictures that were sent, and that the run's folder keeps; None where
-        there are none, or where they were sent before these were kept."""
+        """(N,) CRC-32 of the pictures that were sent, and that the gallery keeps; None where there
+        are none, or where they were sent before these were kept."""
         return self._column("picture") if self.facts.get("has_pictures") else None
 
     @functools.cached_property
@@ -267,10 +267,8 @@ def columns_of(
     prefix: str,
     first_row: int,
     gallery: Path,
-    pictures: NDArray[np.int64] | None = None,
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and facts for `write_arrays`, of all rows of a run that was just verified; pictures as
-    `Columns.picture` has them."""
+    """Arrays and facts for `write_arrays`, of all rows of a run that was just verified."""
     manifest = store.manifest
     count = len(manifest)
     person_id, names = persons.numbered(manifest, prefix)
@@ -286,8 +284,6 @@ def columns_of(
         "camera_name": manifest.extra.get(CAMERA_NAME, np.zeros(count, "S1")),
         "shards": shards_of(store),
     }
-    if pictures is not None:
-        columns["picture"] = pictures
     return with_facts(columns, facts_of(store, gallery))
 
 

@@ -6,22 +6,31 @@ folder is somebody's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distreid.errors import StoreError
+from distreid.host.counts import whole_number
 from distreid.search.generation import (
     FOLDERS,
+    PICTURES,
+    PICTURES_TOGETHER,
+    ROWS,
     Generation,
     old_file,
     old_numbers,
     publish_generation,
     read_old,
 )
+from distreid.search.kept_columns import Columns
 from distreid.search.readers import describe, read_generations, wait_for
 
 WIPED_AT_ONCE = 1 << 20
@@ -30,6 +39,7 @@ OUR_ENTRY = re.compile(
     r"|((directions|approximate)-)?[0-9]{8}"  # of a generation
     r"|[0-9]{8}\.npz(\..+\.tmp)?"
 )
+OUR_PICTURE = re.compile(r"([0-9]+)\.png(\..+\.tmp)?")
 BEING_WRITTEN = re.compile(r"(gallery|[0-9]{8})\.json\..+\.tmp")
 
 
@@ -49,7 +59,13 @@ def sweep(gallery: Path, current: Generation, keep_s: float) -> None:
             named |= old.entries()
         else:
             old_file(gallery, number).unlink(missing_ok=True)
-    for entry in _unnamed(gallery, named):
+    entries = _unnamed(gallery, named)
+    # Pictures first: which rows have gone is known of the entries.
+    rows = _rows(entry for entry in entries if entry.parent.name == ROWS)
+    with contextlib.suppress(StoreError):  # whose pictures they are is not known of damaged rows
+        for picture in _unnamed_pictures(gallery, current.next_row, named, rows):
+            picture.unlink(missing_ok=True)
+    for entry in entries:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
@@ -73,6 +89,44 @@ def _unnamed(gallery: Path, named: set[str]) -> list[Path]:
     )
 
 
+def _rows(folders: Iterable[Path]) -> NDArray[np.int64]:
+    """The ids of the rows of some runs whose pictures were sent."""
+    found = [np.empty(0, np.int64)]
+    for columns in map(Columns, folders):
+        with contextlib.suppress(StoreError):  # what died while it was written is of no row
+            found.append(columns.row if columns.picture is not None else found[0])
+    return np.concatenate(found)
+
+
+def _unnamed_pictures(
+    gallery: Path, next_row: int, named: set[str], rows: NDArray[np.int64] | None
+) -> Iterator[Path]:
+    """Pictures of no named row: those that a writer left who died, and where pictures of these rows
+    are, or with None of all rows. StoreError if named rows cannot be read."""
+    folders = None if rows is None else {*np.unique(rows // PICTURES_TOGETHER).tolist()}
+    kept: NDArray[np.int64] | None = None
+    for folder in sorted((gallery / PICTURES).glob("*")):
+        number = whole_number(folder.name)
+        if number is None:
+            continue
+        may_have_gone = folders is None or number in folders
+        if not may_have_gone and number < next_row // PICTURES_TOGETHER:
+            continue
+        files = {
+            file: next_row if match[2] else int(match[1])
+            for file in folder.glob("*")
+            if (match := OUR_PICTURE.fullmatch(file.name))
+        }
+        if not may_have_gone:
+            yield from (file for file, row in files.items() if row >= next_row)
+            continue
+        if kept is None:
+            every = [Columns(gallery / each).row for each in named if each.startswith(f"{ROWS}/")]
+            kept = np.concatenate([np.empty(0, np.int64), *every])
+        is_kept = np.isin([*files.values()], kept)
+        yield from (file for file, is_one in zip(files, is_kept, strict=True) if not is_one)
+
+
 def finish_erasing(
     gallery: Path, current: Generation, say: Callable[[str], None], timeout_s: float
 ) -> str:
@@ -85,7 +139,9 @@ def finish_erasing(
     for number in old_numbers(gallery):
         if number != current.generation:
             old_file(gallery, number).unlink(missing_ok=True)
-    for entry in _unnamed(gallery, current.entries()):
+    named = current.entries()
+    pictures = _unnamed_pictures(gallery, current.next_row, named, None)
+    for entry in (*pictures, *_unnamed(gallery, named)):
         files = [entry] if entry.is_file() else [f for f in entry.rglob("*") if f.is_file()]
         for file in files:
             _overwrite(file)

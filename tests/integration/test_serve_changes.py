@@ -20,6 +20,7 @@ import distreid
 from distreid.cli import main
 from distreid.data.source import SAMPLE_FOLDER
 from distreid.search.gallery_check import verify_gallery
+from distreid.search.generation import read_generation
 
 QUERIES = sorted((SAMPLE_FOLDER / "query").glob("*.jpg"))
 SECRET = b"a secret of the camera"
@@ -78,6 +79,9 @@ def test_images_become_rows_with_the_job_s_features(
             expected = stored.features[[place[file.name]]]
             assert opened.features([row]).tobytes() == expected.tobytes()
         kept = opened.reader.file(int(opened.reader.place_of(np.array([676]))[0]))
+    # What is sent next is of the same run.
+    assert client.post("/v1/images", files=sent(*QUERIES[3:6])).json()["rows"] == [679, 680, 681]
+    assert [each.count for each in read_generation(gallery).segments] == [676, 6]
     model = distreid.load_model("sample")
     assert model.features(kept).tobytes() == stored.features[[place[QUERIES[0].name]]].tobytes()
     assert verify_gallery(gallery) == []
@@ -143,7 +147,7 @@ def test_a_key_adds_once_over_threads_and_a_kill(gallery: Path) -> None:
 
 def test_a_hidden_row_can_still_be_erased(client: httpx.Client, gallery: Path) -> None:
     row = client.post("/v1/images", files=sent(QUERIES[0])).json()["rows"][0]
-    pictures = [*gallery.glob("runs/*/images/*.png")]
+    pictures = [*gallery.glob("images/*/*.png")]
     assert [file.name for file in pictures] == [f"{row}.png"]
     assert client.delete(f"/v1/rows/{row}").json()["erased"] is False
     refused(client.delete(f"/v1/rows/{row}"), 404, "it was removed")
@@ -151,7 +155,7 @@ def test_a_hidden_row_can_still_be_erased(client: httpx.Client, gallery: Path) -
     assert (about["rows"], about["hidden"]) == (676, 1)
     assert client.delete(f"/v1/rows/{row}?erase=true").json()["erased"] is True
     refused(client.delete(f"/v1/rows/{row}?erase=true"), 404, "no such row")
-    assert [*gallery.glob("runs/*/images/*.png")] == []
+    assert [*gallery.glob("images/*/*.png")] == []
 
 
 def test_marks_are_kept_and_scored(
