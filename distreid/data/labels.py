@@ -110,7 +110,7 @@ def labels_of(
             f"{where(row)}: {kind.what}_id is {texts[row].strip()!r}; it must be a whole number "
             f"from {kind.least} of 18 digits at most, or empty; --ids text takes numbers for names"
         )
-    junk = {str(JUNK)} & known if kind is PERSON else set()
+    junk = {str(JUNK)} & known  # of cameras it is the number of the unknown
     names = sorted(known - junk, key=os.fsencode)
     place = {name: number for number, name in enumerate(names)} | dict.fromkeys(junk, JUNK)
     of = {text: place.get(value, kind.unknown) for text, value in clean.items()}
@@ -209,10 +209,9 @@ def _written_twice(numbers: Mapping[str, int], kind: Kind) -> list[str]:
     """A note if one number is written in two ways, such as 012 and 12."""
     first: dict[int, str] = {}
     for text in sorted(numbers):
-        plain = text.partition(".")[0]
-        if first.setdefault(numbers[text], plain) != plain:
+        if first.setdefault(numbers[text], text) != text:
             return [
-                f"{kind.what}: {first[numbers[text]]} and {plain} are taken for one number; "
+                f"{kind.what}: {first[numbers[text]]} and {text} are taken for one number; "
                 "--ids text keeps them apart"
             ]
     return []

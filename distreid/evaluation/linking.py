@@ -141,7 +141,7 @@ def _divided(features_ND: Features, seen: Seen, groups: NDArray[np.int64]) -> ND
         if any(here.together(unit).any() for unit in range(len(units))):
             parts = _linked(features_ND[units], here, COMPLETE, 2.0)
             divided[units] = following + parts
-            following += int(parts.max()) + 1
+            following += int(parts.max())  # they are counted from 1
     return divided
 
 
