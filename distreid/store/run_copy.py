@@ -31,13 +31,13 @@ from distreid.host.folder_lock import Busy, holders
 from distreid.host.user_cache import user_cache
 from distreid.store.plan import Plan
 from distreid.store.root_file import ROOTS, existing_plan, no_run, unfinished_run
-from distreid.store.run_folder import INT8_FILES, PICTURES
+from distreid.store.run_folder import CALIBRATION, INT8_FILES, PICTURES
 from distreid.store.shards import SHARD_NAME, read_shard, shard_file
 
 RECORD = "objects.txt"
 STORE, PLAN = ROOTS
-TO_CONTINUE = (INDEX_FILE, *INT8_FILES)
-"""What another machine needs beside the root and the shards, to continue a run."""
+BESIDE_ROOT = (INDEX_FILE, *INT8_FILES, CALIBRATION)
+"""What another machine needs beside the root and the shards, to continue a run or to search it."""
 FOLDERS = {"shards": SHARD_NAME.fullmatch, PICTURES: re.compile(r".+\.png").fullmatch}
 """The folders in a run's, and what is the name of a file in them."""
 FETCHED_AT_ONCE = 4  # shards have up to 64 MiB
@@ -102,7 +102,7 @@ class RunCopy:
         before = None
         with contextlib.suppress(StoreError):  # damaged, and perhaps fetched anew
             before = existing_plan(self.folder)
-        needed = {name: there[name] for name in (*roots, *TO_CONTINUE) if name in there}
+        needed = {name: there[name] for name in (*roots, *BESIDE_ROOT) if name in there}
         self.fetch(needed)
         for name in ROOTS:
             if name not in roots:
@@ -147,11 +147,11 @@ class RunCopy:
     def send_all(self) -> None:
         """Sends what the store lacks and what was changed here since it was sent or fetched.
 
-        What it takes to continue a run is there before its plan, a complete run's `store.h5` after
+        What it takes to continue a run is there before its plan, and a complete run's `store.h5` after
         all others."""
         there, recorded = self.listed(), self._recorded()
         begun, complete = ((self.folder / name).exists() for name in (PLAN, STORE))
-        first = [*TO_CONTINUE, PLAN, *([] if complete else [STORE])] if begun else []
+        first = [*BESIDE_ROOT, PLAN, *([] if complete else [STORE])] if begun else []
         last = [*([STORE] if complete else []), *([] if begun else [PLAN])]
         others = [name for name in self._files() if name not in (*first, *last)]
         for name in (*first, *others, *last):

@@ -387,8 +387,15 @@ def test_a_run_in_a_bucket_is_read_on_another_machine(
     ):
         assert cli.main(line) == 0, line
     assert (copy_of(Path(out)).folder / "report.html").exists()
+    # What was calibrated is sent by the next extraction, and fetched wherever the run is read.
+    calibrated = copy_of(Path(out)).folder / "calibration.json"
+    found = calibrated.read_bytes()
+    assert cli.main(["extract", *command(images, out)]) == 0
+    forget_copy(out)
     gallery = tmp_path / "gallery"
     assert cli.main(["gallery", "create", str(gallery), "--run", out]) == 0
+    assert calibrated.read_bytes() == found
+    assert (gallery / "runs/000000/calibration.json").read_bytes() == found
     forget_copy(out)
     assert Gallery(gallery).count == IMAGES  # it has a copy of its own
     again = distreid.extract_features(images, "sample", out, num_workers=0, shard_rows=SHARD_ROWS)
