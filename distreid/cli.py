@@ -485,7 +485,6 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from distreid.evaluation.with_progress import evaluate_run
-    from distreid.host.atomic_files import check_target
     from distreid.host.terminal import print_whole
     from distreid.nearest.similarity import Similarity
     from distreid.report.scores import (
@@ -495,6 +494,7 @@ def _evaluate(parsed: argparse.Namespace) -> None:
         write_metrics,
         write_query_csv,
     )
+    from distreid.store.run_folder import check_result
 
     for name in ("distance", "features"):
         if parsed.distance_matrix and getattr(parsed, name) not in (None, "given"):
@@ -503,7 +503,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     protocols = _protocols(parsed)
     store = _run_or_file(parsed, log)
     if parsed.csv:
-        check_target(parsed.csv)  # not only when all is computed
+        # Not only when all is computed.
+        check_result(parsed.csv, store.run, parsed.labels, parsed.distance_matrix)
     similarity = Similarity(precision=parsed.precision, device=parsed.device)
     distances = None
     if parsed.distance_matrix:
@@ -528,10 +529,10 @@ def _rank(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
     from distreid.evaluation.ranked_lists import rankings
-    from distreid.host.atomic_files import check_target
     from distreid.host.progress import Steps
     from distreid.report.ranked_files import WRITERS, write_rankings
     from distreid.report.scores import say_written
+    from distreid.store.run_folder import check_result
 
     kind = parsed.format or parsed.out.suffix.removeprefix(".").lower()
     if kind not in WRITERS:
@@ -540,7 +541,7 @@ def _rank(parsed: argparse.Namespace) -> None:
     protocol = _one_protocol(parsed, **changes) or replace(PRESETS["fastreid"], **changes)
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     store = _run_or_file(parsed, log)
-    check_target(parsed.out)  # not only when all is computed
+    check_result(parsed.out, store.run, parsed.labels)  # not only when all is computed
     with Steps(log) as steps:
         found = rankings(store, protocol, parsed.top, progress=steps)
         said = write_rankings(store, found, kind, parsed.out, parsed.top)

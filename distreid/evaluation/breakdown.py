@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,14 @@ from distreid.evaluation.evaluate import Scores
 from distreid.evaluation.person_search import question
 from distreid.evaluation.protocol import Protocol
 from distreid.evaluation.protocols.rule import Benchmark
-from distreid.evaluation.ranking import LabelledFeatures, Ranker, by_track, score_views
+from distreid.evaluation.ranking import (
+    LabelledFeatures,
+    Ranker,
+    by_track,
+    score_views,
+    scored_blocks,
+)
 from distreid.nearest.neighbours import Progress, no_progress
-from distreid.nearest.similarity import score_blocks
 from distreid.store import FeatureStore
 
 
@@ -50,7 +55,7 @@ class Found:
 
     query: int
     rows: NDArray[np.intp]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating[Any]]
     is_match: NDArray[np.bool_]
 
 
@@ -78,14 +83,14 @@ def camera_pairs(
             counted = (query.camera_id == camera) & (scores.matches > 0)
             counts[row, column] = counted.sum()
             if counted.any():
-                mAP[row, column] = scores.ap[counted].mean()
+                mAP[row, column] = scores.ap_by(protocol.ap)[counted].mean()
                 rank1[row, column] = (scores.first_rank[counted] == 1).mean()
     return CameraPairs(cameras=cameras, mAP_CC=mAP, rank1_CC=rank1, queries_CC=counts)
 
 
 def person_scores(query: LabelledFeatures, scores: Scores) -> list[tuple[int, int, float]]:
     """(person, queries with a match, their mean AP), the worst person first, ties by id."""
-    ap = scores.per_query.ap
+    ap = scores.ap
     valid = scores.per_query.matches > 0
     persons, places = np.unique(query.person_id[valid], return_inverse=True)
     counts = np.bincount(places, minlength=len(persons))
@@ -96,7 +101,7 @@ def person_scores(query: LabelledFeatures, scores: Scores) -> list[tuple[int, in
 
 def column_scores(values: Text, scores: Scores) -> list[tuple[str, int, float]]:
     """(value, queries with a match, their mean AP) of a column (Q,) of the queries, by value."""
-    ap, valid = scores.per_query.ap, scores.per_query.matches > 0
+    ap, valid = scores.ap, scores.per_query.matches > 0
     found = []
     for value in np.unique(values):
         counted = (values == value) & valid
@@ -108,7 +113,7 @@ def column_scores(values: Text, scores: Scores) -> list[tuple[str, int, float]]:
 def worst_queries(scores: Scores, count: int) -> NDArray[np.intp]:
     """The queries with a match whose AP is lowest, the worst first, ties by row."""
     valid = np.flatnonzero(scores.per_query.matches > 0)
-    return valid[np.argsort(scores.per_query.ap[valid], kind="stable")[:count]]
+    return valid[np.argsort(scores.ap[valid], kind="stable")[:count]]
 
 
 def first_ranked(
@@ -120,21 +125,27 @@ def first_ranked(
     leaves_out: Sequence[str] = (),
 ) -> list[Found]:
     """The first k of the evaluator's own ranking for some queries: junk and what the rules leave
-    out are not in it, ties are in gallery order. Without re-ranking."""
-    found = []
-    features = query.features[queries]
-    for first, scores_BG in score_blocks(features, gallery.pieces):
-        for place, scores_G in enumerate(by_track(gallery, scores_BG), start=first):
+    out are not in it, ties are in gallery order. Without re-ranking and expansion."""
+    protocol = replace(protocol, rerank="none", expand="none")
+    asked = query.at(queries)
+    ranker = Ranker(asked.labels(), gallery.labels(), protocol, leaves_out)
+
+    def best(first: int, scores_BG: NDArray[np.floating[Any]]) -> list[Found]:
+        scores_BG = by_track(gallery, scores_BG)
+        ranker.leave_out(first, scores_BG)
+        found = []
+        for place, scores_G in enumerate(scores_BG, first):
             row = int(queries[place])
-            alone = query.labels().at(np.array([row]))
-            Ranker(alone, gallery.labels(), protocol, leaves_out).leave_out(0, scores_G[None])
-            is_match = gallery.person_id == query.person_id[row]
             kept = np.flatnonzero(~np.isnan(scores_G))
             order = kept[np.argsort(-scores_G[kept], kind="stable")[:k]]
+            is_match = gallery.person_id[order] == query.person_id[row]
             found.append(
-                Found(query=row, rows=order, scores=scores_G[order], is_match=is_match[order])
+                Found(query=row, rows=order, scores=scores_G[order].copy(), is_match=is_match)
             )
-    return found
+        return found
+
+    blocks = scored_blocks(best, asked, gallery, protocol)
+    return [found for _, block in blocks for found in block]
 
 
 def first_detections(

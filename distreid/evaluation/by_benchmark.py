@@ -16,6 +16,7 @@ from distreid.data.manifest import (
     NO_CAMERA,
     NO_PERSON,
     QUERY,
+    TRACKLET,
     Manifest,
     Status,
 )
@@ -135,7 +136,7 @@ def rank(
         cmc=benchmark.cmc,
         similarity=similarity,
         progress=progress,
-        distance_QG=None if distance_QG is None else _of_rows(store, asked, distance_QG),
+        distance_QG=None if distance_QG is None else _of_rows(store, benchmark, asked, distance_QG),
         wants_best=benchmark.open_set,
     )
     return Ranked(benchmark=benchmark, asked=asked, query=query, gallery=gallery, found=found)
@@ -270,8 +271,23 @@ def effective_counting(benchmark: Benchmark) -> Protocol:
     return counting
 
 
-def _of_rows(store: FeatureStore, asked: Asked, distance_QG: NDArray[Any]) -> NDArray[Any]:
+def refuse_distances_of_tracklets(manifest: Manifest) -> None:
+    """OptionError where several rows are one tracklet: a matrix has the distances of rows."""
+    names = manifest.extra.get(TRACKLET, np.zeros(0, "S1"))
+    named = names[names != b""]
+    if len(np.unique(named)) < len(named):
+        raise OptionError(
+            "--distance-matrix: its rows are images, and by the column tracklet several are one; "
+            "give distances of tracklets with a row for each, or leave the column out"
+        )
+
+
+def _of_rows(
+    store: FeatureStore, benchmark: Benchmark, asked: Asked, distance_QG: NDArray[Any]
+) -> NDArray[Any]:
     """The part of a matrix of query × gallery rows that a benchmark asks for."""
+    if "tracklet" in (benchmark.query_unit, benchmark.gallery_unit):
+        refuse_distances_of_tracklets(store.manifest)
     for axis, (split, rows) in enumerate(((QUERY, asked.queries), (GALLERY, asked.gallery))):
         there = store.manifest.rows(split)
         if not np.isin(rows, there).all():

@@ -77,7 +77,7 @@ def query_values(
         counted=valid if protocol.denominator == "valid" else np.ones_like(valid),
         values={
             "rank1": first.mean(axis=1) if first.ndim == 2 else first,
-            "mAP": per_query.ap if protocol.ap == "standard" else per_query.ap_trapezoid,
+            "mAP": per_query.ap_by(protocol.ap),
             "mINP": per_query.inp,
         },
     )

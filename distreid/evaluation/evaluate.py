@@ -23,7 +23,14 @@ from distreid.data.manifest import (
 )
 from distreid.errors import DataError, OptionError
 from distreid.evaluation import diagnosis
-from distreid.evaluation.by_benchmark import ask, notes_on, own_files, rank
+from distreid.evaluation.by_benchmark import (
+    ask,
+    effective_counting,
+    notes_on,
+    own_files,
+    rank,
+    refuse_distances_of_tracklets,
+)
 from distreid.evaluation.confidence import (
     Confidence,
     Interval,
@@ -100,6 +107,11 @@ class Scores:
     def name(self) -> str:
         """What the column of the score table is called."""
         return self.protocol.name if self.benchmark is None else self.benchmark.name
+
+    @property
+    def ap(self) -> NDArray[np.float64]:
+        """(Q,) of each query, as the mAP is made of; 0 without a match."""
+        return self.per_query.ap_by(self.protocol.ap)
 
     def spread(self, measure: Callable[[Scores], float]) -> float:
         """The standard deviation of a figure over the draws; NaN without."""
@@ -185,7 +197,7 @@ def summarise(
     values = query_values(person_id, per_query, first_ranks, protocol)
     valid = per_query.matches > 0
     queries = int(valid.sum()) if protocol.denominator == "valid" else len(valid)
-    ap = per_query.ap if protocol.ap == "standard" else per_query.ap_trapezoid
+    ap = per_query.ap_by(protocol.ap)
     draws = first_ranks.size // max(1, len(first_ranks))
     return Scores(
         protocol=protocol,
@@ -215,7 +227,10 @@ def evaluate(
     and counted. DataError, which says why, if the rows have no query, no gallery, or no persons, a
     benchmark lacks a column, or a protocol wants multi-query rows and there are none.
     """
-    protocols = protocols or side_by_side(store)
+    if not protocols:
+        protocols = side_by_side(store)
+        if distance_QG is not None:  # which are not of multi-query features
+            protocols = [each for each in protocols if each.name != "layumi-multi"]
     if distance_QG is not None:
         protocols = given(protocols)
     usual = [each for each in protocols if isinstance(each, Protocol)]
@@ -245,6 +260,7 @@ def _usual(
     if why := cannot_evaluate(store):
         raise DataError(f"{store.run}: not evaluated: {why}; {WANTED}")
     if distance_QG is not None:
+        refuse_distances_of_tracklets(store.manifest)
         for axis, split in enumerate((QUERY, GALLERY)):
             place = np.searchsorted(store.manifest.rows(split), usable_rows(store, split))
             if len(place) < distance_QG.shape[axis]:
@@ -310,7 +326,7 @@ def score_benchmark(
         return _score_person_search(store, benchmark, progress, distance_QG is not None)
     asked = ask(store, benchmark)
     ranked = rank(store, benchmark, asked, similarity, progress, distance_QG)
-    query, counting = ranked.query, benchmark.counting
+    query = ranked.query
     views = asked.views or [View(queries=np.arange(len(query)), rows=np.arange(0))]
     draws = [
         _of_benchmark(benchmark, found, query.person_id[view.queries])
@@ -318,7 +334,8 @@ def score_benchmark(
     ]
     places = [view.queries for view in views]
     scores = _mean_of_draws(draws, places, query.person_id) if asked.views else draws[0]
-    scores = replace(scores, benchmark=benchmark, protocol=counting, rows=asked.queries)
+    scores = replace(scores, benchmark=benchmark, rows=asked.queries)
+    scores = replace(scores, protocol=effective_counting(benchmark))
     return Evaluation(
         scores=[scores],
         counts=_counts(query, ranked.gallery, scores.per_query) | NOTHING_LEFT_OUT,
@@ -494,14 +511,13 @@ def _rule_leaves_nothing(
 
 
 def given(protocols: Sequence[Protocol | Benchmark]) -> list[Protocol | Benchmark]:
-    """The protocols as they rank by distances that are there already; those of multi-query
-    features, which have none, are left out. OptionError for one that moves features."""
+    """The protocols as they rank by distances that are there already. OptionError for one that
+    moves features, or is of multi-query features, which have none."""
     return [
         replace(each, distance="given", features="normalised")
         if isinstance(each, Protocol)
         else replace(each, counting=replace(each.counting, distance="given", features="normalised"))
         for each in protocols
-        if each.name != "layumi-multi"
     ]
 
 

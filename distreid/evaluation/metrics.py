@@ -98,6 +98,10 @@ class QueryScores:
     inp: Floats
     """0..1, matches / rank of the last one (Ye et al., TPAMI 2021, arXiv:2001.04193)."""
 
+    def ap_by(self, way: str) -> Floats:
+        """As `Protocol.ap` says."""
+        return self.ap if way == "standard" else self.ap_trapezoid
+
 
 def score_ranks(ranks_of_queries: Sequence[Ranks]) -> QueryScores:
     """The scores of Q queries from the ranks of their matches, ascending; empty for no match."""

@@ -57,9 +57,12 @@ def rankings(
     """
     if top < 1:
         raise OptionError(f"--top must be at least 1, got {top}")
-    benchmark = protocol if isinstance(protocol, Benchmark) else _of_all(store, protocol)
-    if benchmark.counting.query == "multi":
+    counting = protocol.counting if isinstance(protocol, Benchmark) else protocol
+    if counting.query == "multi":
         raise OptionError("--query multi: lists are of single queries")
+    benchmark = protocol if isinstance(protocol, Benchmark) else _of_all(store, protocol)
+    if benchmark.frames:
+        raise OptionError(f"--protocol {benchmark.name}: of person search there are no lists")
     asked = ask(store, benchmark, labelled=False)
     query, gallery = labelled_by(store, benchmark, asked)
     counting = effective_counting(benchmark)

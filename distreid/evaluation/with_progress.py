@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from distreid.data.manifest import CAMERA_NAME, GALLERY, NO_CAMERA, PERSON_NAME, QUERY
+from distreid.data.manifest import (
+    CAMERA_NAME,
+    GALLERY,
+    NO_CAMERA,
+    PERSON_NAME,
+    QUERY,
+    TRACKLET,
+)
 from distreid.errors import DataError, OptionError, StoreError, printable
 from distreid.evaluation.by_benchmark import ask, labelled_by
 from distreid.evaluation.confidence import Comparison, compare
@@ -56,9 +63,9 @@ def evaluate_run(
     """`evaluate` with its need said before it starts, and progress on `log`."""
     if protocols is None and cannot_evaluate(store):
         return evaluate(store)  # which says why not
-    protocols = protocols or side_by_side(store)
     if distance_QG is not None:
         return evaluate(store, protocols, similarity, distance_QG=distance_QG)
+    protocols = protocols or side_by_side(store)
     if _known_by_others(store, protocols):
         known = ", ".join(each.name for each in of_layout(store.manifest))
         log.print(f"this data is known as {store.manifest.layout}, which is scored by {known}")
@@ -126,6 +133,12 @@ def compare_runs(
             f"({counted(len(b.manifest), 'row')} of {b.manifest.root}) are not of the same images: "
             "their rows differ; compare runs of the same --data"
         )
+    if len({TRACKLET in store.manifest.extra for store in (a, b)}) == 2:
+        by_tracklets, by_images = (a, b) if TRACKLET in a.manifest.extra else (b, a)
+        raise StoreError(
+            f"{by_tracklets.run} is scored by its column tracklet, {by_images.run} has none; "
+            "compare runs of the same --data"
+        )
     for ours, theirs in zip(_rows(a, protocol), _rows(b, protocol), strict=True):
         if not np.array_equal(ours, theirs):
             row = np.setxor1d(ours, theirs)[0]
@@ -177,6 +190,10 @@ def calibrate_run(
     Says what it takes before it starts, and how far it is, on `log`.
     """
     left_out: LeftOut | None = None
+    if benchmark is not None and benchmark.frames:
+        raise OptionError(
+            f"--protocol {benchmark.name}: pairs of person search are not counted; leave it out"
+        )
     if benchmark is not None:
         query, gallery = labelled_by(store, benchmark, ask(store, benchmark))
         if gallery.tracks is not None:

@@ -58,9 +58,10 @@ def add_link_options(command: argparse.ArgumentParser) -> None:
 
 def link(parsed: argparse.Namespace) -> None:
     """Runs the command."""
-    from distreid.host.atomic_files import check_target, publish_text
+    from distreid.host.atomic_files import publish_text
     from distreid.host.terminal import print_whole
     from distreid.store import FeatureStore
+    from distreid.store.run_folder import check_result
 
     of_the_other = "threshold" if parsed.method == "jaccard" else "eps"
     if getattr(parsed, of_the_other) is not None:
@@ -69,8 +70,9 @@ def link(parsed: argparse.Namespace) -> None:
         raise OptionError(f"--threshold {parsed.threshold}: a cosine from -1 to 1")
     store = FeatureStore.open(parsed.run_folder)
     out = parsed.out or store.run / FILE
-    for file in filter(None, (out, parsed.html)):
-        check_target(file)
+    check_result(out, store.run)
+    if parsed.html:
+        check_result(parsed.html, store.run, out)
     threshold = parsed.threshold
     if threshold is None and parsed.method != "jaccard":
         threshold = _calibrated(store.run)

@@ -82,7 +82,7 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
 
 def search(parsed: argparse.Namespace) -> None:
     """Runs the command."""
-    from distreid.host.atomic_files import check_target, publish_text
+    from distreid.host.atomic_files import publish_text
     from distreid.host.terminal import print_whole
     from distreid.interface.opened_gallery import open_gallery
     from distreid.report.search_results import (
@@ -91,6 +91,8 @@ def search(parsed: argparse.Namespace) -> None:
         answers_table,
         search_page,
     )
+    from distreid.search.generation import FILE
+    from distreid.store.run_folder import check_result
 
     if parsed.threshold is not None and not -1 <= parsed.threshold <= 1:
         raise OptionError(f"--threshold {parsed.threshold}: a cosine from -1 to 1 is wanted")
@@ -104,7 +106,7 @@ def search(parsed: argparse.Namespace) -> None:
     if parsed.approximate and parsed.device != "cpu":
         raise OptionError("--device: of the exact search, not of --approximate")
     if parsed.html:
-        check_target(parsed.html)
+        check_result(parsed.html, Path(parsed.gallery) / FILE, parsed.feature_file)
     with open_gallery(parsed.gallery, device=parsed.device) as gallery:
         features, names, images = _queries(parsed, gallery)
         result = gallery.search(

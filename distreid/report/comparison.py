@@ -13,6 +13,7 @@ from distreid.errors import printable
 from distreid.evaluation.confidence import Comparison
 from distreid.evaluation.protocol import Protocol
 from distreid.evaluation.protocols.rule import Benchmark
+from distreid.host.counts import counted
 from distreid.store import FeatureStore
 
 MEASURES = {"rank1": "Rank-1", "mAP": "mAP", "mINP": "mINP"}
@@ -38,7 +39,8 @@ def comparison_table(
     lines = [
         f"A {a.run}",
         f"B {b.run}",
-        f"{protocol.name}: {comparison.queries:,} queries of {comparison.persons:,} persons, "
+        f"{protocol.name}: {counted(comparison.queries, 'query', 'queries')} of "
+        f"{counted(comparison.persons, 'person')}, "
         f"which are resampled {comparison.resamples:,} times",
     ]
     change = comparison.differences["mAP"]

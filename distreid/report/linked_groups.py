@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table as RichTable
 
 from distreid.data.manifest import CAMERA_NAME, NO_CAMERA, NO_PERSON, PERSON_NAME, TRACKLET
+from distreid.data.summary import known_persons
 from distreid.errors import printable
 from distreid.evaluation.cluster_agreement import Agreement
 from distreid.host.counts import counted
@@ -151,7 +152,7 @@ class LinkedGroups:
             some = rows[np.linspace(0, len(rows) - 1, min(len(rows), RANKS + 1), dtype=np.intp)]
             features = self.store.features(some)
             first = int(some[0])
-            known = self.agreement is not None
+            known = known_persons(manifest, manifest.person_id[rows])
             found = [
                 RankedImage(
                     image=manifest.file(int(row)),
@@ -161,7 +162,7 @@ class LinkedGroups:
                     camera_name=cameras.get(int(manifest.camera_id[row]), ""),
                     score=float(feature @ features[0]),
                     correct=bool(manifest.person_id[row] == manifest.person_id[first])
-                    if known
+                    if {int(manifest.person_id[row]), int(manifest.person_id[first])} <= known
                     else None,
                 )
                 for row, feature in zip(some[1:], features[1:], strict=True)

@@ -30,6 +30,7 @@ BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 LINE_COLOURS = (BLUE, VERMILLION, GREEN, "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 # Each on top of the one before, so that equal curves are seen through each other's gaps.
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+READABLE_CAMERAS = 40
 INK, FAINT, NO_VALUE = "#222222", "#dddddd", "#e4e4e4"
 
 WIDTH_IN, DPI = 6.0, 200
@@ -201,20 +202,21 @@ def camera_pairs(
 ) -> bytes:
     """A share per camera of the query (down) and of the gallery (across); 1200 × 1060 px.
 
-    Each cell has its value and, small, its number of queries (up to 16 cameras). A cell of
-    NaN is grey and hatched.
+    Each cell has its value (up to `READABLE_CAMERAS`) and, small, its number of queries (up to 16).
+    A cell of NaN is grey and hatched.
     """
     known = 100 * value_CC[np.isfinite(value_CC)]
     low = min(90, 10 * math.floor(known.min(initial=100) / 10))
     high = min(100, 10 * math.floor(known.max(initial=low) / 10 + 1))
     size_pt = min(12.0, 105 / max(1, len(cameras)))
+    is_readable = len(cameras) <= READABLE_CAMERAS
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.patch.set(facecolor=NO_VALUE, hatch="///", edgecolor="#c4c4c4")
         cells = axes.imshow(
             np.ma.masked_invalid(100 * value_CC), cmap="Blues", vmin=low, vmax=high, aspect="auto"
         )
-        for (row, column), value in np.ndenumerate(value_CC):
+        for (row, column), value in np.ndenumerate(value_CC if is_readable else value_CC[:0]):
             no_value = math.isnan(value)
             # From there on, white stands out better than ink.
             dark = not no_value and (100 * value - low) / (high - low) > 0.7
@@ -227,6 +229,9 @@ def camera_pairs(
                 axes.text(column, row + 0.12, count, size=0.7 * size_pt, va="top", **cell)
         axes.set(xlabel="camera of the gallery image", ylabel="camera of the query")
         for set_ticks in (axes.set_xticks, axes.set_yticks):
+            if not is_readable:
+                set_ticks([])
+                continue
             set_ticks(range(len(cameras)), [str(camera) for camera in cameras])
             set_ticks(np.arange(1, len(cameras)) - 0.5, minor=True)
         axes.tick_params(which="both", length=0)
@@ -234,7 +239,8 @@ def camera_pairs(
         axes.grid(which="minor", color="white", linewidth=1.5)
         for side in axes.spines.values():
             side.set_visible(False)
-        meaning = f"{measure} (%), and below it the number of queries"
+        below = ", and below it the number of queries" if len(cameras) <= 16 else ""
+        meaning = f"{measure} (%){below}"
         figure.colorbar(cells, label=meaning, fraction=0.04).ax.set_frame_on(False)
 
     return _png(paint, height_in=5.3)

@@ -58,6 +58,7 @@ from distreid.store.run_folder import PICTURES
 
 WORST, FIRST, RANKED = 6, 4, 10
 LISTED = 20
+MOST_CAMERAS = 200  # of whose pairs a picture shows something
 DRAWN_FPR = 1e-3
 CAPTIONS = {
     "cmc": "CMC: the share of queries whose first match is within the first k",
@@ -88,8 +89,15 @@ def write_page(store: FeatureStore, log: Console) -> Path:
         pairs = calibration = None
     else:
         query, gallery = _sides(store, scores)
-        with Steps(log) as steps:
-            pairs = camera_pairs(query, gallery, scores.protocol, steps, _leaves_out(scores))
+        cameras = len({*query.camera_id.tolist(), *gallery.camera_id.tolist()})
+        pairs = None
+        if cameras > MOST_CAMERAS:
+            log.print(
+                f"no pairs of cameras: there are {cameras:,}, and up to {MOST_CAMERAS} are drawn"
+            )
+        else:
+            with Steps(log) as steps:
+                pairs = camera_pairs(query, gallery, scores.protocol, steps, _leaves_out(scores))
         calibration = calibrate_run(store, log, scores.benchmark)
         pictures = _rankings(store, scores, query, gallery)
         persons = person_scores(query, scores)
@@ -127,17 +135,17 @@ def write_page(store: FeatureStore, log: Console) -> Path:
 
 
 def _persons_and_cameras(
-    store: FeatureStore, persons: list[tuple[int, int, float]], pairs: CameraPairs
+    store: FeatureStore, persons: list[tuple[int, int, float]], pairs: CameraPairs | None
 ) -> dict[str, Any]:
     person_names = store.manifest.names(PERSON_NAME)
     camera_names = store.manifest.names(CAMERA_NAME)
-    return {
-        "camera_pairs": pairs.to_json()
-        | (
-            {"camera_names": [camera_names.get(each, "") for each in pairs.cameras]}
-            if camera_names
-            else {}
-        ),
+    found: dict[str, Any] = {}
+    if pairs is not None:
+        found["camera_pairs"] = pairs.to_json()
+        if camera_names:
+            named = [camera_names.get(each, "") for each in pairs.cameras]
+            found["camera_pairs"]["camera_names"] = named
+    return found | {
         "persons": [
             {"person_id": person, "queries": count, "mAP": mean}
             | ({"person_name": person_names[person]} if person in person_names else {})
@@ -154,7 +162,7 @@ def _plots(
 ) -> dict[str, bytes]:
     """A PNG for each of CAPTIONS that shows numbers, if there are any."""
     curves = {"cmc": cmc_curve({s.name: s.cmc for s in evaluation.scores})}
-    if calibration is None or pairs is None:
+    if calibration is None:
         return curves
     fpr, tpr = calibration.roc()
     thresholds = {
@@ -169,7 +177,7 @@ def _plots(
         ),
         "roc": open_set_curves(fpr, tpr, calibration.auc()),
     }
-    if pairs.cameras:
+    if pairs is not None and pairs.cameras:
         cameras = [camera_names.get(camera, camera) for camera in pairs.cameras]
         plots["camera_pairs"] = draw_camera_pairs(cameras, pairs.mAP_CC, pairs.queries_CC)
     return plots
@@ -213,7 +221,7 @@ def _pictures_of(
     """Of the worst queries and the first ones, and of their frames where they have some."""
     shown = {
         "worst": worst_queries(scores, WORST),
-        "first": np.arange(min(FIRST, len(scores.per_query.ap))),
+        "first": np.arange(min(FIRST, len(scores.ap))),
     }
     pictures = {}
     for name, queries in shown.items():
@@ -265,9 +273,7 @@ def _with_images(
             camera=int(manifest.camera_id[row]),
             person_name=person_names.get(int(manifest.person_id[row]), ""),
             camera_name=camera_names.get(int(manifest.camera_id[row]), ""),
-            ap=float(scores.per_query.ap[each.query])
-            if scores.per_query.matches[each.query]
-            else math.nan,
+            ap=float(scores.ap[each.query]) if scores.per_query.matches[each.query] else math.nan,
             ranked=[
                 RankedImage(
                     image=manifest.file(place),
@@ -332,7 +338,7 @@ def _worst_queries(store: FeatureStore, scores: Scores) -> list[dict[str, Any]]:
         {
             "row": int(rows[query]),
             "path": store.manifest.path[rows[query]].decode("utf-8", "backslashreplace"),
-            "ap": float(each.ap[query]),
+            "ap": float(scores.ap[query]),
             "first_rank": int(each.first_rank[query]),
             "matches": int(each.matches[query]),
         }

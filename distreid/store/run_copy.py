@@ -36,8 +36,8 @@ from distreid.store.shards import SHARD_NAME, read_shard, shard_file
 
 RECORD = "objects.txt"
 STORE, PLAN = ROOTS
-BESIDE_ROOT = (INDEX_FILE, *INT8_FILES, CALIBRATION)
-"""What another machine needs beside the root and the shards, to continue a run or to search it."""
+TO_CONTINUE = (INDEX_FILE, *INT8_FILES)
+"""What another machine needs beside the root and the shards, to continue a run."""
 FOLDERS = {"shards": SHARD_NAME.fullmatch, PICTURES: re.compile(r".+\.png").fullmatch}
 """The folders in a run's, and what is the name of a file in them."""
 FETCHED_AT_ONCE = 4  # shards have up to 64 MiB
@@ -102,7 +102,8 @@ class RunCopy:
         before = None
         with contextlib.suppress(StoreError):  # damaged, and perhaps fetched anew
             before = existing_plan(self.folder)
-        needed = {name: there[name] for name in (*roots, *BESIDE_ROOT) if name in there}
+        wanted = (*roots, *TO_CONTINUE, *(() if self._is_changed(CALIBRATION) else (CALIBRATION,)))
+        needed = {name: there[name] for name in wanted if name in there}
         self.fetch(needed)
         for name in ROOTS:
             if name not in roots:
@@ -147,11 +148,11 @@ class RunCopy:
     def send_all(self) -> None:
         """Sends what the store lacks and what was changed here since it was sent or fetched.
 
-        What it takes to continue a run is there before its plan, and a complete run's `store.h5` after
-        all others."""
+        What it takes to continue a run is there before its plan, and a complete run's `store.h5`
+        after all others."""
         there, recorded = self.listed(), self._recorded()
         begun, complete = ((self.folder / name).exists() for name in (PLAN, STORE))
-        first = [*BESIDE_ROOT, PLAN, *([] if complete else [STORE])] if begun else []
+        first = [*TO_CONTINUE, PLAN, *([] if complete else [STORE])] if begun else []
         last = [*([STORE] if complete else []), *([] if begun else [PLAN])]
         others = [name for name in self._files() if name not in (*first, *last)]
         for name in (*first, *others, *last):
@@ -209,6 +210,12 @@ class RunCopy:
         except FileNotFoundError:
             return False
         return (stamp, file.st_mtime_ns) == recorded and stamp.size in (-1, file.st_size)
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether the file was written here since it was sent or fetched."""
+        _, sent = self._recorded().get(name, (None, None))
+        file = self.folder / name
+        return file.exists() and file.stat().st_mtime_ns != sent
 
     def _record(self, name: str, stamp: Stamp, time: int) -> None:
         """Adds a line; a file's last one counts. Several processes add to it at once."""

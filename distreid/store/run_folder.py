@@ -12,6 +12,7 @@ import numpy as np
 
 from distreid.data.manifest import Status
 from distreid.errors import StoreError
+from distreid.host.atomic_files import check_target
 from distreid.host.counts import counted
 from distreid.store.plan import Plan, Shard, differences, to_json
 from distreid.store.root_file import ROOTS, Columns, existing_plan, write_root
@@ -23,6 +24,18 @@ INT8_FILES = ("int8.xml", "int8.bin")
 """The network of an int8 run, in OpenVINO's format."""
 PICTURES = "pictures"
 """The folder in a run of what its report shows."""
+OWN_FILES = (*ROOTS, CALIBRATION, *INT8_FILES, "metrics.json")
+
+
+def check_result(file: Path, *sources: Path | None) -> None:
+    """`check_target` for a result that a user names; StoreError too if it is what the command
+    reads: a file, or one of a run's own."""
+    check_target(file)
+    target = file.resolve()
+    for source in filter(None, sources):
+        own = {(source / name).resolve() for name in ("", *OWN_FILES)}
+        if target in own or target.parent == (source / "shards").resolve():
+            raise StoreError(f"{file}: would replace what is read, {source}; give another name")
 
 
 def begin(run: Path, plan: Plan) -> list[Shard]:

@@ -183,6 +183,8 @@ class Benchmark:
                 f"{flag}: {self.name} is person search; only {', '.join(sorted(OF_FRAMES))} change "
                 "how it counts"
             )
+        if changes.get("exclude_same"):
+            changes = {"camera_rule": "cross"} | changes
         counting = replace(self.counting, name=f"{self.name}, changed", as_in="", **changes)
         return replace(self, counting=counting)
 

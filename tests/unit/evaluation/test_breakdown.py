@@ -1,7 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from distreid.evaluation.breakdown import camera_pairs, first_ranked, person_scores, worst_queries
+from distreid.evaluation.breakdown import (
+    camera_pairs,
+    column_scores,
+    first_ranked,
+    person_scores,
+    worst_queries,
+)
 from distreid.evaluation.evaluate import summarise
 from distreid.evaluation.protocol import PRESETS
 from distreid.evaluation.ranking import LabelledFeatures, score_queries
@@ -58,3 +66,34 @@ def test_what_is_drawn_is_the_evaluators_own_ranking() -> None:
 @pytest.mark.parametrize("k", [0, 2])
 def test_no_more_is_drawn_than_asked_for(k: int) -> None:
     assert [len(f.rows) for f in first_ranked(QUERY, GALLERY, PROTOCOL, np.arange(3), k)] == [k] * 3
+
+
+def test_what_a_protocol_makes_its_map_of_is_broken_down() -> None:
+    gallery = labelled([1, 5, 30, 89, 91], [9, 1, 2, 9, 2], [2] * 5)
+    query = labelled([0, 0, 90], [1, 1, 2], [1, 1, 1])
+    protocol = replace(PRESETS["layumi"], camera_rule="none")
+    scores = summarise(*score_queries(query, gallery, protocol), protocol, query.person_id)
+    assert scores.ap.tolist() == scores.per_query.ap_trapezoid.tolist()
+    assert scores.ap.tolist() != scores.per_query.ap.tolist()
+    persons = person_scores(query, scores)
+    assert sum(count * mean for _, count, mean in persons) / 3 == pytest.approx(scores.mAP)
+    values = column_scores(np.array([b"a", b"a", b"b"]), scores)
+    assert [(value, mean) for value, _, mean in values] == [
+        ("a", scores.ap[0]),
+        ("b", scores.ap[2]),
+    ]
+    pairs = camera_pairs(query, gallery, protocol)
+    assert pairs.mAP_CC[0, 1] == pytest.approx(scores.mAP)
+
+
+def test_what_is_ranked_by_raw_features_is_drawn_so() -> None:
+    """Long features are far by distance, and near by their product."""
+    gallery = replace(
+        labelled([0, 0, 30], [1, 2, 1], [2, 2, 2]), norm=np.array([9, 1.5, 1], np.float32)
+    )
+    query = labelled([0], [1], [1])
+    protocol = PRESETS["torchreid"]
+    scores, _ = score_queries(query, gallery, protocol)
+    (found,) = first_ranked(query, gallery, protocol, np.arange(1), 3)
+    assert found.rows.tolist() == [1, 2, 0]
+    assert scores.first_rank.tolist() == [2]

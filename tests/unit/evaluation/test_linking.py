@@ -19,6 +19,10 @@ from distreid.data.manifest import NO_CAMERA
 from distreid.errors import OptionError
 from distreid.evaluation.cluster_agreement import agreement
 from distreid.evaluation.linking import METHODS, Seen, link
+from distreid.interface.link_command import _link
+from distreid.report import linked_groups
+from distreid.report.ranking_picture import RankedQuery, ranking_gallery
+from distreid.store import FeatureStore
 
 
 def unit_rows(rows: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -294,3 +298,40 @@ def test_what_is_not_known_is_empty(tmp_path: Path) -> None:
     assert main(["link", str(run), "--threshold", "0.5"]) == 0
     lines = [line.split(",") for line in (run / "groups.csv").read_text().splitlines()]
     assert [(line[2], line[4]) for line in lines[1:]] == [("", ""), ("2", "-1"), ("3", "7")]
+
+
+def test_whom_nobody_knows_is_framed_as_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[RankedQuery] = []
+
+    def draw_and_keep(rows: list[RankedQuery]) -> bytes:
+        shown.extend(rows)
+        return ranking_gallery(rows)
+
+    monkeypatch.setattr(linked_groups, "ranking_gallery", draw_and_keep)
+    same = np.tile(np.eye(1, 8, dtype=np.float32), (6, 1))
+    for number, (persons, correct) in enumerate(
+        (
+            ([-2, -2, 7, 7, 8, -2], [None, None, None, None, None]),
+            ([7, -2, 7, 8, -1, -2], [None, True, False, None, None]),
+        )
+    ):
+        run = make_run(tmp_path / f"{number}", number, features=same, persons=persons)
+        _link(FeatureStore.open(run), "average", 0.5, 0.6).page()
+        assert [image.correct for image in shown[-1].ranked] == correct
+
+
+def test_a_page_does_not_replace_the_table_nor_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run", 1, 4)
+    for options in (
+        ["--out", str(tmp_path / "g.csv"), "--html", str(tmp_path / "g.csv")],
+        ["--html", str(run / "groups.csv")],
+        ["--out", str(run / "store.h5")],
+        ["--out", str(run / "shards/../shards/000000.h5")],
+    ):
+        assert main(["link", str(run), "--threshold", "0.5", *options]) == 2
+        assert "would replace what is read" in error_line(capsys)
+    assert FeatureStore.open(run).features(np.arange(4)).shape == (4, 16)

@@ -1,5 +1,6 @@
 """Tracklets: the mean of what the model gave, wherever the shards are cut."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from distreid.data.manifest import Manifest, Status, build_manifest
-from distreid.errors import DataError
+from distreid.errors import DataError, OptionError
 from distreid.evaluation.evaluate import evaluate, labelled, usable_rows
 from distreid.evaluation.protocol import PRESETS
+from distreid.evaluation.protocols.known import BENCHMARKS
 from distreid.evaluation.tracklets import first_rows
 from distreid.store import FeatureStore
 from distreid.store.plan import Plan
@@ -109,3 +111,24 @@ def test_rows_without_a_tracklet_stay_single_wherever_they_stand(tmp_path: Path)
     store = store_of(tmp_path, example(tracklets, cameras=[1] * 9))
     assert first_rows(store, np.arange(9)).tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
     assert first_rows(store, np.array([0, 1, 2])).tolist() == [0, 1, 2]
+
+
+def test_distances_of_images_that_are_one_tracklet_are_refused(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "run", example())
+    with pytest.raises(OptionError, match="by the column tracklet several are one"):
+        evaluate(store, distance_QG=np.zeros((3, 6)))
+    with pytest.raises(OptionError, match="by the column tracklet several are one"):
+        evaluate(store, [BENCHMARKS["mars"]], distance_QG=np.zeros((3, 6)))
+    alone = store_of(tmp_path / "alone", example([f"t{i}" for i in range(9)]))
+    distances = np.arange(18.0).reshape(3, 6)
+    assert evaluate(alone, [PRESETS["fastreid"]], distance_QG=distances).counts["queries"] == 3
+    # Not among those that are shown by themselves, and refused where it is asked for.
+    with pytest.raises(OptionError, match="without --rerank, --expand and --query multi"):
+        evaluate(alone, [PRESETS["layumi-multi"]], distance_QG=distances)
+
+
+def test_means_that_keep_their_length_are_said_to_rank_by_distance(tmp_path: Path) -> None:
+    kept = replace(BENCHMARKS["mars"], tracklet_length="kept")
+    (scores,) = evaluate(store_of(tmp_path, example()), [kept]).scores
+    assert (scores.protocol.distance, scores.protocol.features) == ("sqeuclidean", "raw")
+    assert scores.protocol.words[2] == "raw, Euclidean"

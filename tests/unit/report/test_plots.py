@@ -282,3 +282,13 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
 def test_importing_the_module_does_not_import_matplotlib() -> None:
     code = "import sys, distreid.report.plots; assert 'matplotlib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_many_cameras_are_drawn_without_texts_that_nobody_can_read(figure: Figure) -> None:
+    for count, has_texts in ((40, True), (41, False)):
+        figure.clear()
+        values = np.linspace(0, 1, count * count).reshape(count, count)
+        camera_pairs(list(range(count)), values, np.ones((count, count), np.int64))
+        axes = figure.axes[0]
+        assert len(axes.texts) == (count * count if has_texts else 0)
+        assert bool(axes.get_xticklabels()) == has_texts

@@ -181,3 +181,41 @@ def test_a_file_of_protocols_gives_its_only_one(
     own.write_text('[[protocol]]\nname = "a"\n[[protocol]]\nname = "b"\n')
     assert cli.main(["rank", str(tmp_path / "f.npz"), *map(str, line)]) == 2
     assert "say which by --protocol: a, b" in capsys.readouterr().err
+
+
+def test_lists_do_not_replace_what_they_are_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = unlabelled(tmp_path)
+    before = file.read_bytes()
+    assert cli.main(["import", str(file), "--out", str(tmp_path / "run")]) == 0
+    run = tmp_path / "run"
+    (tmp_path / "link.csv").symlink_to(file)
+    capsys.readouterr()
+    for source, out in (
+        (file, file),
+        (file, tmp_path / "link.csv"),
+        (run, run / "store.h5"),
+        (run, run / "shards/000000.h5"),
+        (run, run / "metrics.json"),
+    ):
+        assert cli.main(["rank", str(source), "--format", "csv", "--out", str(out)]) == 2
+        assert "would replace what is read" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert cli.main(["verify", str(run)]) == 0
+    ranked(capsys, run, "--out", run / "lists.csv")
+
+
+def test_of_what_there_are_no_lists_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = unlabelled(tmp_path)
+    for protocol, message in (
+        ("layumi-multi", "--query multi: lists are of single queries"),
+        ("cuhk-sysu-50", "--protocol cuhk-sysu-50: of person search there are no lists"),
+    ):
+        line = ["rank", str(file), "--out", str(tmp_path / "r.csv"), "--protocol", protocol]
+        assert cli.main(line) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["calibrate", str(file), "--protocol", "cuhk-sysu-50"]) == 2
+    assert "pairs of person search are not counted" in capsys.readouterr().err
