@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distreid.data.manifest import NO_CAMERA, Text
 from distreid.evaluation.evaluate import Scores
+from distreid.evaluation.metrics import Floats
 from distreid.evaluation.person_search import question
 from distreid.evaluation.protocol import Protocol
 from distreid.evaluation.protocols.rule import Benchmark
@@ -89,29 +90,39 @@ def camera_pairs(
 
 
 def person_scores(query: LabelledFeatures, scores: Scores) -> list[tuple[int, int, float]]:
-    """(person, queries with a match, their mean AP), the worst person first, ties by id."""
-    ap = scores.ap
-    valid = scores.per_query.matches > 0
-    persons, places = np.unique(query.person_id[valid], return_inverse=True)
+    """(person, queries that are counted, their mean AP), the worst person first, ties by id."""
+    counted, ap, weight = _counted_ap(scores)
+    persons, places = np.unique(query.person_id[counted], return_inverse=True)
     counts = np.bincount(places, minlength=len(persons))
-    means = np.bincount(places, weights=ap[valid], minlength=len(persons)) / counts
+    sums = [np.bincount(places, values, minlength=len(persons)) for values in (ap * weight, weight)]
+    means = sums[0] / sums[1]
     order = np.lexsort((persons, means))
     return [(int(persons[i]), int(counts[i]), float(means[i])) for i in order]
 
 
 def column_scores(values: Text, scores: Scores) -> list[tuple[str, int, float]]:
-    """(value, queries with a match, their mean AP) of a column (Q,) of the queries, by value."""
-    ap, valid = scores.ap, scores.per_query.matches > 0
+    """(value, queries that are counted, their mean AP) by the values of a column (Q,) of the
+    queries."""
+    counted, ap, weight = _counted_ap(scores)
+    values = values[counted]
     found = []
     for value in np.unique(values):
-        counted = (values == value) & valid
-        if counted.any():
-            found.append((value.decode(), int(counted.sum()), float(ap[counted].mean())))
+        own = values == value
+        mean = float(np.average(ap[own], weights=weight[own]))
+        found.append((value.decode(), int(own.sum()), mean))
     return found
 
 
+def _counted_ap(scores: Scores) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    """Which queries the mAP is made of; of these their APs, over all draws, and how much they
+    weigh."""
+    values = scores.values
+    weight = np.ones(len(values.counted)) if values.weight is None else values.weight
+    return values.counted, values.values["mAP"][values.counted], weight[values.counted]
+
+
 def worst_queries(scores: Scores, count: int) -> NDArray[np.intp]:
-    """The queries with a match whose AP is lowest, the worst first, ties by row."""
+    """The queries with a match whose `Scores.ap` is lowest, the worst first, ties by row."""
     valid = np.flatnonzero(scores.per_query.matches > 0)
     return valid[np.argsort(scores.ap[valid], kind="stable")[:count]]
 

@@ -48,7 +48,7 @@ def need_column(manifest: Manifest, name: str, who: str) -> None:
         there = [each for each in ("person", "camera", "split") if has_column(manifest, each)]
         raise DataError(
             f"{manifest.root}: {who} needs a column {OWN.get(name, name)}; there are "
-            + ", ".join([*there, *manifest.extra])
+            + (", ".join([*there, *manifest.extra]) or "none")
         )
 
 

@@ -110,7 +110,8 @@ class Scores:
 
     @property
     def ap(self) -> NDArray[np.float64]:
-        """(Q,) of each query, as the mAP is made of; 0 without a match."""
+        """(Q,) of each query, by what the mAP is made of, 0 without a match; with draws, of the
+        first draw that it is in."""
         return self.per_query.ap_by(self.protocol.ap)
 
     def spread(self, measure: Callable[[Scores], float]) -> float:

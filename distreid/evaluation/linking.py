@@ -87,7 +87,7 @@ def _linked(
     if count < 2:
         return np.zeros(count, np.int64)
     # The distances, and what SciPy copies of them.
-    check_memory(f"linking {count:,} units", 2 * 8 * count * (count - 1) // 2, None)
+    check_memory(f"linking {count:,} units", 2 * 8 * count * (count - 1) // 2)
     distances_P = np.empty(count * (count - 1) // 2)
     place = 0
     for unit in range(count - 1):

@@ -102,53 +102,33 @@ class Need:
     """On the cores that this process may use."""
 
 
-def rerank(
-    query_QD: Features,
-    gallery: Features | Pieces,
-    how: Reranking = ZHONG,
-    *,
-    memory_limit: int | None = None,
-    progress: Progress = no_progress,
-) -> Iterator[tuple[int, Features]]:
-    """(first query, re-ranked distances (B, G) float32) for consecutive queries.
-
-    The features are arrays or memory maps, L2-normalised; a feature of zeros is at squared
-    distance 1 from all but its like. For no query nothing comes, for no gallery (B, 0). Of
-    more than k1 equal rows the last are no one's neighbours: their vectors are empty and at
-    distance 1 from all.
-
-    At once: UserError if more than `memory_limit` bytes are needed (None: than can be had),
-    DataError if a feature is not finite or the dimensions differ. The work itself starts with
-    the first block; DataError then if the features are all but the same.
-    """
-    return map_reranked(
-        lambda first, distance_BG: distance_BG.copy(),
-        query_QD,
-        gallery,
-        how,
-        memory_limit=memory_limit,
-        progress=progress,
-    )
-
-
 def map_reranked(
     work: Callable[[int, Features], T],
     query_QD: Features,
     gallery: Features | Pieces,
     how: Reranking = ZHONG,
     *,
-    memory_limit: int | None = None,
     progress: Progress = no_progress,
     device: str = "cpu",
 ) -> Iterator[tuple[int, T]]:
-    """(first query, work(first query, distances (B, G))) of each block of `rerank`; the work is
-    done by the thread that has the block, and may overwrite it, as in `map_blocks`. `device`, such
-    as `cuda`, multiplies the features; it must have room for them."""
+    """(first query, work(first query, re-ranked distances (B, G) float32)) of consecutive queries;
+    the work is done by the thread that has the block, and may overwrite it, as in `map_blocks`.
+    `device`, such as `cuda`, multiplies the features; it must have room for them.
+
+    The features are arrays or memory maps, L2-normalised; a feature of zeros is at squared
+    distance 1 from all but its like. For no query nothing comes, for no gallery (B, 0). Of
+    more than k1 equal rows the last are no one's neighbours: their vectors are empty and at
+    distance 1 from all.
+
+    At once: UserError if more memory is needed than can be had, DataError if a feature is not
+    finite or the dimensions differ. The work itself starts with the first block; DataError then
+    if the features are all but the same.
+    """
     queries, rows = len(query_QD), sum(map(len, in_pieces(gallery)))
     if queries and rows:
         need = estimate(queries, rows, query_QD.shape[1], how)
         what = f"re-ranking {queries:,} queries and {rows:,} gallery rows"
-        check_memory(what, need.bytes, memory_limit)
+        check_memory(what, need.bytes)
     rows_ND = joined(query_QD, gallery)
     return _distance_blocks(work, rows_ND, queries, how, progress, device)
 
@@ -159,7 +139,6 @@ def expand(
     *,
     k: int = 5,
     alpha: float = 3.0,
-    memory_limit: int | None = None,
     progress: Progress = no_progress,
     device: str = "cpu",
 ) -> tuple[Features, Features]:
@@ -169,13 +148,14 @@ def expand(
     α-weighted query expansion (Radenović et al., TPAMI 2019, arXiv:1711.02512, section 3.3),
     applied to the database too, as fast-reid does; its result differs by the length of the
     features only. A neighbour with a negative cosine counts nothing (fast-reid subtracts it). A
-    feature of zeros stays one. The features given must be L2-normalised; errors as for `rerank`.
+    feature of zeros stays one. The features given must be L2-normalised; errors as for
+    `map_reranked`.
     """
     if k < 1:
         raise OptionError(f"k = {k}: at least 1 is needed")
     rows = len(query_QD) + sum(map(len, in_pieces(gallery)))
     dimensions = query_QD.shape[1]
-    check_memory(f"expanding {rows:,} features", expansion_bytes(rows, dimensions), memory_limit)
+    check_memory(f"expanding {rows:,} features", expansion_bytes(rows, dimensions))
     rows_ND = joined(query_QD, gallery)
     expanded_ND = np.empty_like(rows_ND)
     if len(rows_ND):
@@ -191,8 +171,8 @@ def expand(
 
 
 def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG) -> Need:
-    """What `rerank` takes for so many rows: a few additions, no work. Measured on features with
-    tens of images to a person, by whole products: those of fewer dimensions take a third of the
+    """What `map_reranked` takes for so many rows: a few additions, no work. Measured on features
+    with tens of images to a person, by whole products: those of fewer dimensions take a third of the
     time. It may be off by a factor of three on other machines."""
     rows = queries + gallery
     width = min(how.k1 + 1, rows)
@@ -226,11 +206,11 @@ def jaccard_distances(
     rows_ND: Features, how: Reranking, *, progress: Progress = no_progress
 ) -> Iterator[NDArray[np.float64]]:
     """Of each of N rows in turn, its (N,) Jaccard distances to all rows, in 0..1, without the
-    distance itself. The features are as `rerank` takes them; so are the errors, all at once."""
+    distance itself. The features are as `map_reranked` takes them, and so are the errors, all at
+    once."""
     check_memory(
         f"the neighbours of {len(rows_ND):,} rows",
         estimate(0, len(rows_ND), rows_ND.shape[1], how).bytes,
-        None,
     )
     near = nearest(rows_ND, how.k1 + (not how.counts_itself), progress)
     weights_NN = _averaged(_encoded(rows_ND, near, how, progress), near, how).tocsr()

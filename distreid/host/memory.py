@@ -9,9 +9,9 @@ from pathlib import Path
 from distreid.errors import UserError
 
 
-def check_memory(what: str, need: int, limit: int | None) -> None:
-    """UserError if that many bytes cannot be had; `limit` None: what the machine has left."""
-    limit = available_memory() if limit is None else limit
+def check_memory(what: str, need: int) -> None:
+    """UserError if that many bytes cannot be had."""
+    limit = available_memory()
     if need > limit:
         raise UserError(
             f"{what} needs about {need / 1e9:.1f} GB of memory, {limit / 1e9:.1f} GB can be had: "

@@ -198,9 +198,8 @@ def camera_pairs(
     cameras: Sequence[int | str],
     value_CC: Floats,
     count_CC: NDArray[np.int64],
-    measure: str = "mAP",
 ) -> bytes:
-    """A share per camera of the query (down) and of the gallery (across); 1200 × 1060 px.
+    """The mAP per camera of the query (down) and of the gallery (across); 1200 × 1060 px.
 
     Each cell has its value (up to `READABLE_CAMERAS`) and, small, its number of queries (up to 16).
     A cell of NaN is grey and hatched.
@@ -240,7 +239,7 @@ def camera_pairs(
         for side in axes.spines.values():
             side.set_visible(False)
         below = ", and below it the number of queries" if len(cameras) <= 16 else ""
-        meaning = f"{measure} (%){below}"
+        meaning = f"mAP (%){below}"
         figure.colorbar(cells, label=meaning, fraction=0.04).ax.set_frame_on(False)
 
     return _png(paint, height_in=5.3)

@@ -88,6 +88,11 @@ def _numbers(manifest: Manifest, rankings: Rankings) -> Name:
     return lambda row: Path(os.fsdecode(manifest.path[row])).stem
 
 
+def _in_utf_8(name: Name) -> Name:
+    """Names of other bytes with these escaped, where a file can hold UTF-8 alone."""
+    return lambda row: os.fsencode(name(row)).decode("utf-8", "backslashreplace")
+
+
 def _texts(write: Callable[[TextIO, Lists, Name], None]) -> Callable[[Path, Lists, Name], None]:
     def written(file: Path, lists: Lists, name: Name) -> None:
         with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
@@ -110,6 +115,7 @@ def _csv(stream: TextIO, lists: Lists, name: Name) -> None:
 
 def _json(stream: TextIO, lists: Lists, name: Name) -> None:
     """An array with an object for each query, a line each."""
+    name = _in_utf_8(name)
     separator = "[\n"
     for each in lists:
         content: dict[str, Any] = {
@@ -144,7 +150,7 @@ def _parquet(file: Path, lists: Lists, name: Name) -> None:
         [("query", pyarrow.string()), ("rank", pyarrow.int32()), ("image", pyarrow.string()),
          ("score", pyarrow.float32())]
     )  # fmt: skip
-    left = iter(lists)
+    name, left = _in_utf_8(name), iter(lists)
     with parquet.ParquetWriter(file, schema) as writer:
         while some := list(islice(left, LISTS_AT_ONCE)):
             ranks: NDArray[np.int32] = np.concatenate(

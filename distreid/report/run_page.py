@@ -37,7 +37,7 @@ from distreid.evaluation.evaluate import (
     with_own_files,
 )
 from distreid.evaluation.openset import EDGES_T, Calibration
-from distreid.evaluation.ranking import LabelledFeatures
+from distreid.evaluation.ranking import LabelledFeatures, View
 from distreid.evaluation.with_progress import calibrate_run, evaluate_run
 from distreid.host.atomic_files import (
     check_target,
@@ -70,6 +70,12 @@ CAPTIONS = {
     "first_queries": "The first queries, and what they find first",
     "first_frames": "The first queries in their frames",
 }
+OF_DRAWS = {
+    "camera_pairs": ", without draws",
+    "worst_queries": ", in their first draw",
+    "first_queries": ", in their first draw",
+}
+"""What a caption says of a benchmark that draws."""
 
 
 def write_page(store: FeatureStore, log: Console) -> Path:
@@ -83,7 +89,7 @@ def write_page(store: FeatureStore, log: Console) -> Path:
     scores = evaluation.of_a_search  # whose ranking is drawn
     worst, name = _worst_queries(store, scores), scores.name
     breakdown: dict[str, Any] = {"protocol": name, "worst_queries": worst}
-    tables = [_query_table(worst, name)]
+    tables = [_query_table(worst, f"{name}, first draw" if scores.draws else name)]
     if scores.benchmark is not None and scores.benchmark.frames:
         pictures = _pictures_of(lambda queries: _found_in_frames(store, scores, queries), scores)
         pairs = calibration = None
@@ -125,7 +131,9 @@ def write_page(store: FeatureStore, log: Console) -> Path:
         counts=evaluation.counts,
         diagnosis=evaluation.diagnosis,
         pictures={
-            caption: pictures[name] for name, caption in CAPTIONS.items() if name in pictures
+            caption + (OF_DRAWS.get(name, "") if scores.draws else ""): pictures[name]
+            for name, caption in CAPTIONS.items()
+            if name in pictures
         },
         breakdowns=[*tables, *_column_tables(store, scores, name)],
     )
@@ -241,11 +249,21 @@ def ranked_queries(
     gallery: LabelledFeatures,
     queries: np.ndarray[tuple[int], np.dtype[np.intp]],
 ) -> list[RankedQuery]:
-    """The evaluator's own ranking of some queries, with the images."""
+    """The evaluator's own ranking of some queries, with the images; with draws, in the first draw
+    that a query is in."""
     query_rows, gallery_rows = _rows(store, scores)
-    found = first_ranked(query, gallery, scores.protocol, queries, RANKED, _leaves_out(scores))
-    found = [replace(each, rows=gallery_rows[each.rows]) for each in found]
-    return _with_images(store, scores, query_rows, found)
+    views = ask(store, scores.benchmark).views if scores.benchmark is not None else []
+    left, ranked = queries, dict[int, Found]()
+    for view in views or [View(queries=np.arange(len(query)), rows=np.arange(len(gallery)))]:
+        own = left[np.isin(left, view.queries)]
+        if not len(own):
+            continue
+        part = gallery.at(view.rows) if views else gallery
+        found = first_ranked(query, part, scores.protocol, own, RANKED, _leaves_out(scores))
+        ranked |= {f.query: replace(f, rows=gallery_rows[view.rows[f.rows]]) for f in found}
+        left = left[~np.isin(left, own)]
+    shown = [ranked[row] for row in queries.tolist() if row in ranked]  # one may be in no draw
+    return _with_images(store, scores, query_rows, shown)
 
 
 def _found_in_frames(

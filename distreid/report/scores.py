@@ -74,6 +74,9 @@ def identification_lines(scores: Scores) -> list[str]:
         lines.append(
             f"{scores.name}: Rank-1 as the mean over persons {percent(scores.balanced_rank1)}"
         )
+    if scores.identification and all(math.isnan(each.reached) for each in scores.identification):
+        lines.append(f"{scores.name}: everybody is in the gallery, so nobody can be refused")
+        return lines
     for each in scores.identification:
         shares = ", ".join(f"first {r}: {percent(s)}" for r, s in each.identified.items())
         lines.append(
@@ -158,7 +161,8 @@ def count_lines(evaluation: Evaluation) -> list[str]:
 
 def write_query_csv(store: FeatureStore, evaluation: Evaluation, file: Path) -> None:
     """For each protocol, one line per query: path, person, camera, matches, rank of the first,
-    APs, INP; and the names of person and camera, where they have some."""
+    APs, INP, with draws those of the first draw that the query is in; and the names of person and
+    camera, where they have some."""
     usual = usable_rows(store, QUERY)
     names = [name for name in (PERSON_NAME, CAMERA_NAME) if name in store.manifest.extra]
     text = io.StringIO()

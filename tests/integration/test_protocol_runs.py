@@ -14,7 +14,12 @@ from small_runs import make_run
 import distreid
 from distreid import cli
 from distreid.data.source import SAMPLE_VIDEO_FOLDER
+from distreid.evaluation.breakdown import person_scores
+from distreid.evaluation.by_benchmark import ask, labelled_by
+from distreid.evaluation.evaluate import evaluate
+from distreid.evaluation.protocols.known import BENCHMARKS
 from distreid.images.preprocess import decode, read
+from distreid.report.run_page import ranked_queries
 from distreid.store import FeatureStore
 
 
@@ -98,6 +103,26 @@ def test_vehicleid_has_ten_draws_of_one_extraction_and_a_page(
     assert cli.main(["report", str(tmp_path / "run")]) == 0
     page = (tmp_path / "run/report.html").read_text()
     assert "vehicleid-800-fastreid" in page
+    assert "what they find first, in their first draw" in page
+    # Tables add up to the mean of the draws, pictures show what the first draw counts.
+    store = FeatureStore.open(tmp_path / "run")
+    (scores,) = evaluate(store, [BENCHMARKS["vehicleid-800"]]).scores
+    sides = labelled_by(store, BENCHMARKS["vehicleid-800"], ask(store, BENCHMARKS["vehicleid-800"]))
+    weight = scores.values.weight
+    assert weight is not None
+    persons = sides[0].person_id
+    weights = {person: weight[persons == person].sum() for person in persons.tolist()}
+    means = {person: mean for person, _, mean in person_scores(sides[0], scores)}
+    assert sum(means[p] * weights[p] for p in weights) == pytest.approx(
+        scores.mAP * sum(weights.values())
+    )
+    shown = ranked_queries(store, scores, *sides, np.arange(24))
+    assert len(shown) == 24
+    for query, row in enumerate(shown):
+        assert len(row.ranked) == 6, "one image of each"
+        found = [image.correct for image in row.ranked].index(True) + 1
+        assert found == scores.per_query.first_rank[query]
+        assert row.ap == scores.per_query.ap[query]
     capsys.readouterr()
     run = str(tmp_path / "run")
     assert cli.main(["compare", run, run, "--protocol", "vehicleid-800"]) == 0

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from distreid.evaluation.rerank import (
     estimate,
     expand,
     expansion_bytes,
-    rerank,
+    map_reranked,
 )
+from distreid.host import memory
 from distreid.host.memory import available_memory
 from distreid.nearest import neighbours, similarity
 
@@ -99,6 +100,13 @@ def scenario(name: str, *, junk: bool = False) -> tuple[dict[str, Array], dict[s
 
 def normalised(features: Array) -> Array:
     return np.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
+
+
+def rerank(
+    query_QD: Array, gallery: Array | Sequence[Array], how: Reranking = ZHONG, **options: Any
+) -> Iterator[tuple[int, Array]]:
+    """(first query, distances) of each block."""
+    return map_reranked(lambda _, block_BG: block_BG.copy(), query_QD, gallery, how, **options)
 
 
 def reranked(given: dict[str, Array], how: Reranking) -> Array:
@@ -297,21 +305,29 @@ def test_too_many_rows_that_are_the_same_are_refused(monkeypatch: pytest.MonkeyP
         list(rerank(rows[:10], rows[10:]))
 
 
-def test_work_that_does_not_fit_is_refused_before_it_starts() -> None:
+def test_work_that_does_not_fit_is_refused_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = np.full((20, 4), np.nan, np.float32)  # which would be refused if they were read
     need = estimate(10, 10, 4).bytes
+    monkeypatch.setattr(memory, "available_memory", lambda: need - 1)
     with pytest.raises(UserError, match=r"10 queries and 10 gallery rows needs about 0\.\d GB"):
-        rerank(rows[:10], rows[10:], memory_limit=need - 1)
+        rerank(rows[:10], rows[10:])
+    monkeypatch.setattr(memory, "available_memory", lambda: need)
     with pytest.raises(DataError, match="NaN"):
-        rerank(rows[:10], rows[10:], memory_limit=need)
+        rerank(rows[:10], rows[10:])
 
 
-def test_an_expansion_that_does_not_fit_is_refused_before_it_starts() -> None:
+def test_an_expansion_that_does_not_fit_is_refused_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = clustered(20, persons=2)
     need = expansion_bytes(20, rows.shape[1])
+    monkeypatch.setattr(memory, "available_memory", lambda: need - 1)
     with pytest.raises(UserError, match=r"expanding 20 features needs about 0\.\d GB"):
-        expand(rows[:10], rows[10:], memory_limit=need - 1)
-    assert len(expand(rows[:10], rows[10:], memory_limit=need)[0]) == 10
+        expand(rows[:10], rows[10:])
+    monkeypatch.setattr(memory, "available_memory", lambda: need)
+    assert len(expand(rows[:10], rows[10:])[0]) == 10
 
 
 def test_market_needs_less_than_a_gigabyte_and_msmt17_less_than_four() -> None:
