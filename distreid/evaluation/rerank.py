@@ -172,8 +172,8 @@ def expand(
 
 def estimate(queries: int, gallery: int, dimensions: int, how: Reranking = ZHONG) -> Need:
     """What `map_reranked` takes for so many rows: a few additions, no work. Measured on features
-    with tens of images to a person, by whole products: those of fewer dimensions take a third of the
-    time. It may be off by a factor of three on other machines."""
+    with tens of images to a person, by whole products: those of fewer dimensions take a third of
+    the time. It may be off by a factor of three on other machines."""
     rows = queries + gallery
     width = min(how.k1 + 1, rows)
     extended = min(2 * width, rows)  # weights of a row
