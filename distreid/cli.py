@@ -504,7 +504,8 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     store = _run_or_file(parsed, log)
     if parsed.csv:
         # Not only when all is computed.
-        check_result(parsed.csv, store.run, parsed.labels, parsed.distance_matrix)
+        read = (parsed.labels, parsed.distance_matrix, parsed.protocol_file, parsed.test_ids)
+        check_result(parsed.csv, store.run, *read)
     similarity = Similarity(precision=parsed.precision, device=parsed.device)
     distances = None
     if parsed.distance_matrix:
@@ -541,7 +542,8 @@ def _rank(parsed: argparse.Namespace) -> None:
     protocol = _one_protocol(parsed, **changes) or replace(PRESETS["fastreid"], **changes)
     log = Console(stderr=True, highlight=False, soft_wrap=True)
     store = _run_or_file(parsed, log)
-    check_result(parsed.out, store.run, parsed.labels)  # not only when all is computed
+    # Not only when all is computed.
+    check_result(parsed.out, store.run, parsed.labels, parsed.protocol_file, parsed.test_ids)
     with Steps(log) as steps:
         found = rankings(store, protocol, parsed.top, progress=steps)
         said = write_rankings(store, found, kind, parsed.out, parsed.top)

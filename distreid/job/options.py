@@ -41,6 +41,7 @@ DEVICES = ("auto", "cuda", "cpu")
 IDS = ("auto", "text")
 SPLITS = ("query", "gallery", "query+gallery", "multi-query", "train", "val", "none")
 ON_BAD_IMAGE = ("fail", "record")
+MOST_MAP_LOSS = 0.2
 SCALE_MODES = ("independent", "compound")
 CAMERA_EMBEDDINGS = ("auto", "mean", "none")
 COMPILE = ("off", "auto", "max")
@@ -133,7 +134,7 @@ class ExtractOptions:
     engine: str = "auto"
     calibrate_on: str | None = None
     """The images that an int8 network's ranges are seen on."""
-    max_map_loss: float = 0.2
+    max_map_loss: float = MOST_MAP_LOSS
     """Points of mAP that int8 may cost on them."""
     compile: str = "off"
     dtype: str = "float32"
@@ -176,6 +177,10 @@ class ExtractOptions:
                 raise OptionError(f"{_flag(name)} {value}: choose one of {', '.join(choices)}")
         if self.calibrate_on is not None and self.precision != "int8":
             raise OptionError("--calibrate-on: for --precision int8 alone")
+        if self.max_map_loss != MOST_MAP_LOSS and self.precision != "int8":
+            raise OptionError("--max-map-loss: for --precision int8 alone")
+        if self.scale_mode != SCALE_MODES[0] and len(self.scales) < 2:
+            raise OptionError(f"--scale-mode {self.scale_mode}: of several --scales alone")
         if self.merge_top is not None and self.merge == "no":
             raise OptionError("--merge-top: with --merge tracklet alone")
         if self.merge_top is not None and not 0 < self.merge_top <= 1:
@@ -432,8 +437,9 @@ def add_how_options(parser: argparse.ArgumentParser) -> None:
         "come, of which 300 show the network's ranges; with labels, its loss is measured on them"
     )  # fmt: skip
     how.add_argument(
-        "--max-map-loss", type=float, default=0.2, metavar="POINTS", help="the mAP that int8 may "
-        "lose on them; a run that would lose more is refused (default: 0.2)"
+        "--max-map-loss", type=float, default=MOST_MAP_LOSS, metavar="POINTS",
+        help="the mAP that int8 may "
+        f"lose on them; a run that would lose more is refused (default: {MOST_MAP_LOSS})"
     )  # fmt: skip
     how.add_argument(
         "--compile", default="off", choices=COMPILE, help="of the network, by torch.compile. auto: "

@@ -72,6 +72,18 @@ class Choices:
         if self.std is not None and min(map(abs, self.std)) < LEAST_STD:
             given = ",".join(map(str, self.std))
             raise OptionError(f"--std {given}: pixels cannot be divided by less than {LEAST_STD:g}")
+        if self.mean is not None and any(self.mean):
+            given, largest = ",".join(f"{value:g}" for value in self.mean), max(self.mean)
+            if self.range != "0-255" and largest > 1:
+                raise OptionError(
+                    f"--mean {given}: is above 1, as of pixels from 0 to 255; give --range 0-255, "
+                    "too, or divide --mean and --std by 255"
+                )
+            if self.range == "0-255" and 0 < largest <= 1:
+                raise OptionError(
+                    f"--mean {given}: is as of pixels from 0 to 1; leave out --range 0-255, or "
+                    "multiply --mean and --std by 255"
+                )
         if self.semantic_weight is not None and not 0 <= self.semantic_weight <= 1:
             raise OptionError(f"--semantic-weight {self.semantic_weight}: from 0 to 1")
         if self.viewpoints is not None and self.viewpoints < 1:

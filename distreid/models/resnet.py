@@ -19,6 +19,7 @@ from distreid.models.torchreid import (
     HEADS,
     architecture,
     fc_block,
+    has_fc_block,
     has_only,
     pooled_feature,
 )
@@ -123,7 +124,10 @@ def recognise(state: StateDict) -> str | None:
     pooled_dim = 2048 if "layer4.0.conv3.weight" in state else 512
     shape = blocks_of(state), state["layer1.0.conv2.weight"].shape[1], pooled_dim
     suffix = next((text for key, text in SUFFIXES.items() if key in state), "")
-    return next((name + suffix for name in SHAPES if SHAPES[name] == shape), None)
+    found = next((name + suffix for name in SHAPES if SHAPES[name] == shape), None)
+    if suffix == "_fc512" and not (found in NAMES and has_fc_block(state)):
+        return None
+    return found
 
 
 def blocks_of(state: StateDict) -> int:

@@ -35,6 +35,10 @@ UNDECIDED = (
     "the weights do not tell TransReID-SSL's ResNet from TransReID's, which has no ReLU after its "
     "first batch norm (--model transreid_cnn says so)"
 )
+WITHOUT_RELU = (
+    "taken for {peer}'s, whose ResNet has no ReLU after its first batch norm; of one's own, "
+    "--model torchvision:{network} says so"
+)
 NECK_FEATURES = {"before": "before-neck", "after": "after-neck"}
 
 
@@ -91,5 +95,14 @@ def _preset(name: str, options: Mapping[str, Any], found: Found, head: Head) -> 
             mean=colour_of(options, "INPUT.PIXEL_MEAN", mean),
             std=colour_of(options, "INPUT.PIXEL_STD", std),
         ),
-        notes=(*notes, *((UNDECIDED,) if plain and name == "transreid_ssl_cnn" else ())),
+        notes=(*notes, *_not_told(name, network if plain else "")),
     )
+
+
+def _not_told(name: str, plain: str) -> tuple[str, ...]:
+    """What no file of a plain ResNet, by its name, tells."""
+    if not plain:
+        return ()
+    if name == "transreid_ssl_cnn":
+        return (UNDECIDED,)
+    return (WITHOUT_RELU.format(peer=PEERS[name], network=plain),)

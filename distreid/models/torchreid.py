@@ -11,18 +11,36 @@ from distreid.images.preprocess import Preprocess
 from distreid.models.architecture import Architecture, StateDict, rows_of
 
 FC_DIM = 512
+FC_BLOCK = {f"fc.0.{leaf}" for leaf in ("weight", "bias")} | {
+    f"fc.1.{leaf}" for leaf in ("weight", "bias", "running_mean", "running_var")
+}
+CLASSIFIER = "classifier.weight"
 HEADS = ("fc", "classifier")
+OWN_FC = (
+    "taken for torchreid's, which has a ReLU behind the layers of fc and no stride in its last "
+    "stage; but it has no classifier, as torchreid's files have: one's own is named by --model "
+    "package.module:function"
+)
 
 
 def has_only(state: StateDict, parts: tuple[str, ...]) -> bool:
-    """Whether all names begin with one of these, so that nothing stands on the network that is not
-    torchreid's."""
-    return all(key.partition(".")[0] in parts for key in state)
+    """Whether all names begin with one of these and the classifier is a linear layer, so that
+    nothing stands on the network that is not torchreid's."""
+    own = {key for key in state if key.startswith("classifier.")}
+    return own <= {CLASSIFIER, "classifier.bias"} and all(
+        key.partition(".")[0] in parts for key in state
+    )
 
 
 def fc_block(inputs: int, outputs: int = FC_DIM) -> nn.Sequential:
     """The layers that some networks put between the pooled map and the feature."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU())
+
+
+def has_fc_block(state: StateDict) -> bool:
+    """Whether what is called `fc` can be an `fc_block`."""
+    own = {key for key in state if key.startswith("fc.")} - {"fc.1.num_batches_tracked"}
+    return own == FC_BLOCK and state["fc.0.weight"].shape[0] == FC_DIM
 
 
 def architecture(
@@ -38,7 +56,8 @@ def architecture(
     usual: dict[str, Any] = {
         "preprocess": Preprocess(interpolation="bilinear"),
         "not_for_features": ("classifier.",),
-        "classes": rows_of(state, "classifier.weight"),
+        "classes": rows_of(state, CLASSIFIER),
+        "notes": (OWN_FC,) if name.endswith("_fc512") and CLASSIFIER not in state else (),
     }
     return Architecture(
         name=name,

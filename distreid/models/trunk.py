@@ -8,7 +8,8 @@ training needs. Anything else is an error that lists it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,8 @@ from distreid.models.fastreid_network import GeM
 from distreid.models.network_index import PASSED_OVER, POSITIONS, Found, find
 
 PERSON = (256, 128)
-SIZES = (PERSON, (384, 128), (224, 224), (256, 256), (384, 192), (384, 384), (224, 112))
+SIZES = (PERSON, (384, 128), (224, 224), (256, 256), (384, 192), (384, 384), (224, 112),
+         (256, 192))  # fmt: skip
 EXTRA_TOKENS = (1, 0, 2, 5)  # the class token, a distillation token, four registers
 BATCH_NORM = {"running_mean", "running_var"}
 CLASSIFIER = re.compile(
@@ -40,6 +42,7 @@ TRAINING = re.compile(
 )
 LEARNED_GEM = "GeM with the file's exponent"
 SHOWN = 6
+FEWEST_PARTS = 3  # two may be of the trunk and of the neck
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,11 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], found: Found, head: Head)
                 classes = columns if classes is None else classes
             else:
                 unknown += keys
-        elif len(leaves) == 1 and (one := next(iter(leaves.values()))).ndim == 2 and neck:
+        elif (
+            len(leaves) == 1
+            and (one := next(iter(leaves.values()))).ndim == 2
+            and (neck or CLASSIFIER.search(keys[0]))
+        ):
             if now not in one.shape:
                 unknown += keys
                 continue
@@ -411,6 +418,7 @@ def _architecture(
         obeys=tuple(obeyed),
         notes=(
             *preset.notes,
+            *_guesses(state, found, head, (own.height, own.width), size),
             *(
                 ()
                 if preset.says_all
@@ -418,6 +426,27 @@ def _architecture(
             ),
         ),
     )
+
+
+def _guesses(
+    state: StateDict, found: Found, head: Head, own: Size, size: Size | None
+) -> Iterator[str]:
+    """What may be another network than it is taken for."""
+    shapes = Counter(tuple(state[key].shape) for key in head.classifiers if state[key].ndim == 2)
+    shape, count = max(shapes.items(), key=lambda item: item[1], default=((), 0))
+    if count >= FEWEST_PARTS:
+        yield (
+            f"{count} classifiers of one shape ({' × '.join(map(str, shape))}) may be of parts of "
+            "the last map, which is pooled as a whole here; name a network of your own by --model "
+            "package.module:function"
+        )
+    fitting = sizes_of_positions(state, found, own)
+    if size is None and len(fitting) > 1:
+        first, *others = (f"{height}x{width}" for height, width in fitting)
+        yield (
+            f"the embeddings of places fit {first} and {' and '.join(others)}; taken for {first} "
+            "(--input-size says otherwise)"
+        )
 
 
 def _exponent_said(pooling: str | None) -> str | None:
@@ -448,16 +477,25 @@ def _rename(found: Found, prefixes: Mapping[str, str], gem: str, key: str) -> st
 
 def size_of_positions(state: StateDict, found: Found, own: Size) -> Size | None:
     """Height and width by the rows of a ViT's embeddings of places; None without such."""
+    return next(iter(sizes_of_positions(state, found, own)), None)
+
+
+def sizes_of_positions(state: StateDict, found: Found, own: Size) -> list[Size]:
+    """All that have as many places, the likeliest first."""
     table = state.get(f"{found.prefix}{POSITIONS}")
     patches = state.get(f"{found.prefix}patch_embed.proj.weight")
     if table is None or table.ndim != 3 or patches is None:
-        return None
+        return []
     side = patches.shape[-1]
     for extra in EXTRA_TOKENS:
-        for height, width in (own, *SIZES):
-            if table.shape[1] == (height // side) * (width // side) + extra:
-                return height, width
-    return None
+        fitting = [
+            (height, width)
+            for height, width in dict.fromkeys((own, *SIZES))
+            if table.shape[1] == (height // side) * (width // side) + extra
+        ]
+        if fitting:
+            return fitting
+    return []
 
 
 def _feature(layers: tuple[Layer, ...], pooling: str | None, head: Head) -> str:
@@ -493,6 +531,8 @@ def _paragraph(
     if dropped := [*head.classifiers, *head.training]:
         names = dict.fromkeys(key.rpartition(".")[0] or key for key in dropped)
         text += f"; without {', '.join(list(names)[:SHOWN])}"
+        if head.classifiers and not head.layers:
+            text += f", taken for a classifier of {head.classes:,}" if head.classes else ""
     if feature:
         words = {
             "after-neck": "what leaves the batch norm",

@@ -115,12 +115,13 @@ def _chosen(file: Path, content: Any, weights: str) -> tuple[Mapping[Any, Any], 
         if key is None:
             break
         notes.append(f"weights found under {key!r}")
-        if others := [name for name in _copies_in(content) if name != key]:
+        if others := _others_in(content, key):
             notes.append(f"it holds {', '.join(others)} too: --weights {others[0]} takes that")
         content = content[key]
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content, notes
     candidates = dict(_candidates(content)) if isinstance(content, dict) else {}
+    own, largest = _count(content), max(map(_count, candidates.values()), default=0)
+    if own and own >= largest:  # else a figure beside the weights
+        return content, notes
     if len(candidates) == 1:
         name, tensors = candidates.popitem()
         return tensors, [*notes, f"weights found under {name!r}"]
@@ -129,18 +130,31 @@ def _chosen(file: Path, content: Any, weights: str) -> tuple[Mapping[Any, Any], 
     raise CheckpointError(f"{file}: holds no tensor; save model.state_dict()")
 
 
-def _copies_in(content: Mapping[Any, Any]) -> list[str]:
-    """Those among `COPIES` that have tensors."""
-    copies = ({key: value} for key, value in content.items() if key in COPIES)
-    return [str(key) for copy in copies for key in copy if any(_candidates(copy))]
+def _others_in(content: Mapping[Any, Any], key: str) -> list[str]:
+    """What may be another network than that under a key: copies of it, and whatever has about as
+    many tensors."""
+    sizes = {name: _count(tensors) for name, tensors in _candidates(dict(content))}
+    own = max((size for name, size in sizes.items() if _is_in(key, name)), default=0)
+    return list(
+        dict.fromkeys(
+            name.partition(".")[0] if name.partition(".")[0] in COPIES else name
+            for name, size in sizes.items()
+            if not _is_in(key, name) and (name.partition(".")[0] in COPIES or 2 * size >= own)
+        )
+    )
+
+
+def _is_in(key: str, name: str) -> bool:
+    return name == key or name.startswith(f"{key}.")
+
+
+def _count(tensors: Mapping[Any, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in tensors.values())
 
 
 def _listed(candidates: Mapping[str, Mapping[Any, Any]]) -> str:
     """Names with their counts, for an error."""
-    counts = (
-        f"{name} ({sum(isinstance(value, Tensor) for value in tensors.values())} tensors)"
-        for name, tensors in candidates.items()
-    )
+    counts = (f"{name} ({_count(tensors)} tensors)" for name, tensors in candidates.items())
     return f"holds several networks: {', '.join(counts)}"
 
 

@@ -195,6 +195,8 @@ def test_workers_are_a_number_or_measured() -> None:
     ("change", "wanted"),
     [
         ({"mean": ("0.5", 0.5, 0.5)}, "--mean .*three numbers"),
+        ({"max_map_loss": 3.0}, "--max-map-loss: for --precision int8 alone"),
+        ({"scale_mode": "compound"}, "--scale-mode compound: of several --scales alone"),
         ({"std": (None, 1, 1)}, "--std .*three numbers"),
         ({"semantic_weight": "0.2"}, "--semantic-weight '0.2': a number"),
         ({"viewpoints": "3"}, "--viewpoints '3': a whole number"),

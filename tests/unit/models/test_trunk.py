@@ -496,3 +496,135 @@ def test_recognising_looks_into_the_index_and_builds_no_network(
 def test_the_prefix_and_the_weights_stay_the_files(body: Any, tmp_path: Path) -> None:
     torch.save({"state_dict": named("net.", body)}, tmp_path / "a.pth")
     assert next(iter(read_checkpoint(tmp_path / "a.pth").state)) == "net.conv1.weight"
+
+
+def test_an_fc_that_is_not_torchreids_is_of_the_neck(
+    body: Any, images: Tensor, tmp_path: Path
+) -> None:
+    """torchreid has the like on resnet50 alone, of 512, with a ReLU behind it."""
+    layers = random_numbers(nn.Sequential(nn.Linear(512, 256), nn.BatchNorm1d(256)))
+    state = {
+        **{key: value for key, value in named("", body).items() if not key.startswith("fc.")},
+        **named("fc.", layers),
+    }
+    model = loaded(state, tmp_path)
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), layers(pooled))
+
+
+@pytest.mark.parametrize("has_classifier", [True, False])
+def test_torchreids_fc_without_its_classifier_is_a_guess(
+    has_classifier: bool, tmp_path: Path
+) -> None:
+    network: Any = torchvision.models.resnet50(weights=None)
+    network.fc = nn.Sequential(nn.Linear(2048, 512), nn.BatchNorm1d(512))
+    state = network.state_dict()
+    if has_classifier:
+        state["classifier.weight"] = torch.zeros(751, 512)
+        state["classifier.bias"] = torch.zeros(751)
+    torch.save(state, tmp_path / "a.pth")
+    architecture = load_model(str(tmp_path / "a.pth")).architecture
+    assert architecture.name == "resnet50_fc512"
+    assert any("has a ReLU behind" in note for note in architecture.notes) != has_classifier
+
+
+def test_a_batch_norm_in_the_classifier_is_a_neck(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    state = {
+        **{key: value for key, value in named("", body).items() if not key.startswith("fc.")},
+        **named("classifier.0.", neck),
+        "classifier.1.weight": torch.zeros(751, 512),
+        "classifier.1.bias": torch.zeros(751),
+    }
+    model = loaded(state, tmp_path)
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
+
+
+def test_what_may_be_another_network_is_said(body: Any, neck: nn.Module, tmp_path: Path) -> None:
+    def notes(state: dict[str, Tensor]) -> str:
+        return " ".join(loaded(state, tmp_path).architecture.notes)
+
+    parts = {f"classifier{i}.weight": torch.zeros(751, 512) for i in range(6)}
+    said = notes({**named("backbone.", body), **parts})
+    assert "6 classifiers of one shape (751 × 512) may be of parts of the last map" in said
+    two = dict(list(parts.items())[:2])
+    assert "of one shape" not in notes({**named("backbone.", body), **two})
+
+    vit: Any = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=(384, 128))
+    state = named("net.", vit)
+    said = notes(state)
+    assert "fit 384x128 and 256x192; taken for 384x128 (--input-size says otherwise)" in said
+    torch.save(state, tmp_path / "a.pth")
+    asked = load_model(str(tmp_path / "a.pth"), size=(256, 192)).architecture
+    assert not any("fit 384x128" in note for note in asked.notes)
+    assert asked.preprocess.height == 256
+
+    state = {**named("backbone.", body), "fc.weight": torch.zeros(128, 512)}
+    assert "without fc, taken for a classifier of 128;" in notes(state)
+    bare = {**named("backbone.", body), "arc_weight": torch.zeros(751, 512)}
+    assert "without arc_weight" in notes(bare)
+
+
+def test_of_a_plain_resnet_named_as_the_strong_baselines_it_is_said_that_it_has_no_relu(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    state = {
+        **named("base.", body),
+        **named("bottleneck.", neck),
+        "classifier.weight": torch.zeros(751, 512),
+    }
+    (note,) = (n for n in loaded(state, tmp_path).architecture.notes if "no ReLU" in n)
+    assert note.endswith("of one's own, --model torchvision:resnet18 says so")
+    model = loaded(state, tmp_path, "torchvision:resnet18")
+    assert not any("no ReLU" in each for each in model.architecture.notes)
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mean": (123.675, 116.28, 103.53)}, "above 1, as of pixels from 0 to 255; give --range"),
+        ({"mean": (0.485, 0.456, 0.406), "range": "0-255"}, "as of pixels from 0 to 1; leave out"),
+    ],
+)
+def test_a_mean_of_the_other_range_is_refused(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Choices(**said)
+
+
+def test_means_of_either_range_are_taken() -> None:
+    Choices(mean=(123.675, 116.28, 103.53), range="0-255")
+    Choices(mean=(0.0, 0.0, 0.0), range="0-255")
+    Choices(mean=(1.0, 0.5, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("taken", "other"), [("state_dict", "model"), ("model", "best_model"), ("net", "weights")]
+)
+def test_another_network_in_the_file_is_named(
+    taken: str, other: str, body: Any, tmp_path: Path
+) -> None:
+    state = named("backbone.", body)
+    content = {other: dict(state), taken: state, "center_loss": {"centers": torch.zeros(9, 512)}}
+    torch.save(content, tmp_path / "a.pth")
+    notes = read_checkpoint(tmp_path / "a.pth").notes
+    assert f"it holds {other} too: --weights {other} takes that" in notes
+    assert f"weights found under {taken!r}" in notes
+    torch.save({taken: state, "center_loss": content["center_loss"]}, tmp_path / "a.pth")
+    assert not any("too" in note for note in read_checkpoint(tmp_path / "a.pth").notes)
+
+
+def test_a_figure_beside_the_weights_does_not_hide_them(body: Any, tmp_path: Path) -> None:
+    state = named("backbone.", body)
+    torch.save(
+        {"model_weights": state, "best_mAP": torch.tensor(0.84), "epoch": 60}, tmp_path / "a.pth"
+    )
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert found.state.keys() == state.keys()
+    assert "weights found under 'model_weights'" in found.notes
