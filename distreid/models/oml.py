@@ -38,7 +38,8 @@ RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "fc")
 OFFSET = 0.1
 TRANSFORMS = (
     "the transform is not in the file: {how}, as OML's registry has it for this network; "
-    "--keep-aspect, --interpolation and --input-size say otherwise"
+    "--keep-aspect, --interpolation and --input-size say otherwise, and of a network of one's own "
+    "--model torchvision:NAME or timm:NAME"
 )
 
 

@@ -47,12 +47,15 @@ def recognise(state: StateDict) -> str | None:
     if not {f"{PREFIX}conv1.weight", f"{PREFIX}layer0.conv1.weight"} & state.keys():
         return None
     found = best(state) if NECK in state else None
-    if found is None or found.prefix != PREFIX or head_of(state, found).unknown:
+    if found is None or found.prefix != PREFIX:
+        return None
+    head = head_of(state, found)
+    if head.unknown:
         return None
     names = list(state)
     if CLASSIFIER in state and names.index(CLASSIFIER) < names.index(NECK):
         return "transreid_ssl_cnn"
-    return "strong_baseline"
+    return None if head.gem else "strong_baseline"  # which pools by the mean
 
 
 def read(name: str, state: StateDict, options: Mapping[str, Any]) -> Architecture:

@@ -44,7 +44,7 @@ from distreid.models import (
     trunk,
 )
 from distreid.models.architecture import Architecture, Size, StateDict, resized
-from distreid.models.choices import INPUT, KEY, NETWORK, NO_CHOICES, Choices, flag
+from distreid.models.choices import INPUT, KEY, NETWORK, NO_CHOICES, Choices, choices_in, flag
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
 """Weights, and the options saved beside them, to the architecture that they fit."""
@@ -152,10 +152,12 @@ def with_input(architecture: Architecture, choices: Choices) -> Architecture:
 def _find(
     name: str, state: StateDict, options: Mapping[str, Any], size: Size | None
 ) -> Architecture:
+    choices = choices_in(options)
+    of_trunk = choices.last_stride is not None or choices.pooling is not None
     if ":" in name:
         # Under a prefix, or with a neck; as it is, it is loaded as it always was.
         under = trunk.best(state, only=name)
-        if under and (under.prefix or trunk.head_of(state, under).layers):
+        if under and (under.prefix or of_trunk or trunk.head_of(state, under).layers):
             found = trunk.read(state, options, size, only=name)
             assert found is not None
             return found
@@ -164,7 +166,7 @@ def _find(
         return timm_hub.read(state, options, size)
     if name == "auto":
         known = recognise(state)
-        if known is None:
+        if known is None or (known in resnet.SHAPES and of_trunk):
             return _known_trunk(state, options, size)
         name = known
     if name not in MODELS:

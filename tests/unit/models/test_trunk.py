@@ -628,3 +628,31 @@ def test_a_figure_beside_the_weights_does_not_hide_them(body: Any, tmp_path: Pat
     found = read_checkpoint(tmp_path / "a.pth")
     assert found.state.keys() == state.keys()
     assert "weights found under 'model_weights'" in found.notes
+
+
+@pytest.mark.parametrize("name", ["auto", "torchvision:resnet18"])
+def test_a_resnet_without_a_prefix_obeys_too(
+    name: str, body: Any, images: Tensor, tmp_path: Path
+) -> None:
+    state = {key: value for key, value in named("", body).items() if not key.startswith("fc.")}
+    model = loaded(state, tmp_path, name, last_stride=1, pooling="max")
+    expected = last_map(body, images, 1).amax((2, 3))
+    torch.testing.assert_close(given(model, images), expected)
+    size = model.architecture.preprocess
+    assert (size.height, size.width) == (256, 128)
+
+
+def test_a_learned_exponent_is_not_the_strong_baselines(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    state = {
+        **named("base.", body),
+        "global_pool.p": torch.tensor([2.5]),
+        **named("bottleneck.", neck),
+        "classifier.weight": torch.zeros(751, 512),
+    }
+    model = loaded(state, tmp_path)
+    assert model.architecture.peer == "your own training"
+    pooled = last_map(body, images, 1).clamp(min=1e-6).pow(2.5).mean((2, 3)).pow(1 / 2.5)
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
