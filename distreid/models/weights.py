@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,11 @@ NOT_WEIGHTS = ("optim", "scheduler", "lr_sched", "callbacks", "loops", "scaler",
 # What DataParallel, torch.compile and AveragedModel add to the names.
 PREFIXES = ("module.", "_orig_mod.")
 INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+OF_A_LOSS = re.compile(r"(^|[._])(loss|criterion|cent(er|re)s?)([._]|$)|_(loss|criterion)$")
+ON_A_TRUNK = re.compile(
+    r"(^|[._])(bottleneck|\w*neck|bn|batch_?norm|head|classifier|fc|arc_?face|margin|gem|pool\w*)\d*$"
+)
+MOST_TENSORS_ON_A_TRUNK = 12
 MAX_WRAPPERS = 8  # a file can hold a dictionary that contains itself
 # What training programs write beside the weights: Person_reID_baseline_pytorch, fast-reid, and
 # the hubs of timm's networks.
@@ -122,12 +128,30 @@ def _chosen(file: Path, content: Any, weights: str) -> tuple[Mapping[Any, Any], 
     own, largest = _count(content), max(map(_count, candidates.values()), default=0)
     if own and own >= largest:  # else a figure beside the weights
         return content, notes
+    candidates = {n: t for n, t in candidates.items() if not OF_A_LOSS.search(n)} or candidates
+    if len(candidates) > 1 and (parts := _put_together(candidates)):
+        return parts, [*notes, f"put together from {', '.join(candidates)}"]
     if len(candidates) == 1:
         name, tensors = candidates.popitem()
         return tensors, [*notes, f"weights found under {name!r}"]
     if candidates:
         raise CheckpointError(f"{file}: {_listed(candidates)}; --weights NAME chooses")
     raise CheckpointError(f"{file}: holds no tensor; save model.state_dict()")
+
+
+def _put_together(candidates: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
+    """The tensors of one network whose parts were saved one by one: a trunk, and what stands on
+    it. Empty if they can be several networks."""
+    trunk = max(candidates, key=lambda name: _count(candidates[name]))
+    for name, tensors in candidates.items():
+        is_head = ON_A_TRUNK.search(name) and _count(tensors) <= MOST_TENSORS_ON_A_TRUNK
+        if name != trunk and not is_head:
+            return {}
+    return {
+        f"{part}.{name}": value
+        for part, tensors in candidates.items()
+        for name, value in tensors.items()
+    }
 
 
 def _others_in(content: Mapping[Any, Any], key: str) -> list[str]:

@@ -656,3 +656,28 @@ def test_a_learned_exponent_is_not_the_strong_baselines(
     pooled = last_map(body, images, 1).clamp(min=1e-6).pow(2.5).mean((2, 3)).pow(1 / 2.5)
     with torch.inference_mode():
         torch.testing.assert_close(given(model, images), neck(pooled))
+
+
+def test_parts_that_were_saved_one_by_one_are_put_together(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    parts = {
+        "epoch": 3,
+        "classifier": {"weight": torch.zeros(751, 512)},
+        "backbone": body.state_dict(),
+        "bottleneck": neck.state_dict(),
+        "center_loss": {"centers": torch.zeros(751, 512)},
+    }
+    model = loaded(parts, tmp_path)
+    said = read_checkpoint(tmp_path / "a.pth").notes
+    assert "put together from classifier, backbone, bottleneck" in said
+    pooled = last_map(body, images, 1).mean((2, 3))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), neck(pooled))
+    torch.save({"net_state": parts["backbone"], "criterion": parts["center_loss"]}, tmp_path / "b")
+    assert read_checkpoint(tmp_path / "b").state.keys() == body.state_dict().keys()
+    for other in ("discriminator", "head"):
+        content = {"backbone": body.state_dict(), other: body.state_dict()}
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(CheckpointError, match=r"several networks: backbone .* --weights NAME"):
+            read_checkpoint(tmp_path / "a.pth")
