@@ -310,7 +310,10 @@ class Model:
         return features.numpy(), good.numpy()
 
     def pixels(self, image: bytes) -> torch.Tensor:
-        """(3, height, width) uint8: an image file's bytes as the network's input; ImageError."""
+        """(3, height, width) uint8: an image file's bytes as the network's input; ImageError.
+        TypeError for what are no bytes."""
+        if not isinstance(image, bytes):
+            raise TypeError(f"{type(image).__name__}: the bytes of an image file are wanted")
         return self.preprocess.resize([self.preprocess.decode(image)])[0]
 
     def features_of_pixels(

@@ -181,6 +181,8 @@ class ExtractOptions:
             raise OptionError("--max-map-loss: for --precision int8 alone")
         if self.scale_mode != SCALE_MODES[0] and len(self.scales) < 2:
             raise OptionError(f"--scale-mode {self.scale_mode}: of several --scales alone")
+        if self.share_gpu and self.device == "cpu":
+            raise OptionError("--share-gpu: of a GPU, and --device is cpu; leave one of them out")
         if self.merge_top is not None and self.merge == "no":
             raise OptionError("--merge-top: with --merge tracklet alone")
         if self.merge_top is not None and not 0 < self.merge_top <= 1:

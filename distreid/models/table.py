@@ -146,7 +146,14 @@ def with_input(architecture: Architecture, choices: Choices) -> Architecture:
     given = {name: value for name, value in choices.given().items() if name in INPUT}
     if not given:
         return architecture
-    return replace(architecture, preprocess=architecture.preprocess.changed(**given))
+    preprocess = architecture.preprocess.changed(**given)
+    shorter = (choices.keep_aspect or "").partition("=")[2]
+    if shorter and int(shorter) < (least := min(preprocess.height, preprocess.width)):
+        raise OptionError(
+            f"--keep-aspect crop={shorter}: leaves black borders in an input of "
+            f"{preprocess.height}x{preprocess.width}; give {least} or more"
+        )
+    return replace(architecture, preprocess=preprocess)
 
 
 def _find(

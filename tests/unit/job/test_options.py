@@ -195,6 +195,7 @@ def test_workers_are_a_number_or_measured() -> None:
     ("change", "wanted"),
     [
         ({"mean": ("0.5", 0.5, 0.5)}, "--mean .*three numbers"),
+        ({"share_gpu": True, "device": "cpu"}, "--share-gpu: of a GPU, and --device is cpu"),
         ({"max_map_loss": 3.0}, "--max-map-loss: for --precision int8 alone"),
         ({"scale_mode": "compound"}, "--scale-mode compound: of several --scales alone"),
         ({"std": (None, 1, 1)}, "--std .*three numbers"),

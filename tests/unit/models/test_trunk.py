@@ -374,6 +374,8 @@ def test_a_choice_that_a_network_does_not_leave_is_an_error(
     for said, message in wrong:
         with pytest.raises(OptionError, match=message):
             Choices(**said)
+    with pytest.raises(OptionError, match="crop=127: leaves black borders in an input of 256x128"):
+        loaded(named("net.", body), tmp_path, keep_aspect="crop=127")
 
 
 @pytest.mark.parametrize("name", ["resnetaa34d", "resnetaa50", "resnetblur18", "seresnetaa50d"])
