@@ -284,6 +284,7 @@ def test_a_box_is_drawn_on_a_larger_picture(
     # By keys alone, the other one.
     page.evaluate("document.getElementById('status').textContent = ''")
     page.set_input_files("#images", str(tmp_path / "scene.png"))
+    page.locator("#box").wait_for()  # else keys are pressed before there is a box
     page.locator("#box-left").focus()
     for _ in range(68):
         page.keyboard.press("ArrowRight")
