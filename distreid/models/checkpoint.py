@@ -110,7 +110,7 @@ def _try_size(network: nn.Module, architecture: Architecture) -> None:
         given.append(torch.zeros(1, dtype=torch.int64))
     try:
         network(*given)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # torchvision asserts its size
         why = next(iter(str(error).splitlines()), "")
         raise OptionError(
             f"--input-size {height}x{width}: {architecture.name} cannot take it ({why}); give the "

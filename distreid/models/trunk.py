@@ -349,7 +349,10 @@ def _architecture(
         raise OptionError(
             f"--feature {feature}: no batch norm stands on this network; --feature trunk, or none"
         )
-    with known_body.without_memory():
+    try:
+        with known_body.without_memory():
+            probe = known_body.build(network, wanted if fixed else None, None)
+    except NotImplementedError:  # torchvision's RegNets compute with numbers of theirs
         probe = known_body.build(network, wanted if fixed else None, None)
     stride = None
     if strided:

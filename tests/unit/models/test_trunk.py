@@ -683,3 +683,22 @@ def test_parts_that_were_saved_one_by_one_are_put_together(
         torch.save(content, tmp_path / "a.pth")
         with pytest.raises(CheckpointError, match=r"several networks: backbone .* --weights NAME"):
             read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("regnet_y_400mf", (256, 128)), ("vit_b_32", (224, 224))]
+)
+def test_torchvisions_others_are_built_and_have_their_size(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    network: Any = random_numbers(getattr(torchvision.models, name)(weights=None))
+    setattr(network, "fc" if hasattr(network, "fc") else "heads", nn.Identity())
+    model = loaded(network.state_dict(), tmp_path)
+    preprocess = model.architecture.preprocess
+    assert (preprocess.height, preprocess.width) == size
+    batch = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, batch), network(batch))
+    if model.architecture.fixed_size:
+        with pytest.raises(OptionError, match="--input-size"):
+            load_model(str(tmp_path / "a.pth"), size=(256, 128))
