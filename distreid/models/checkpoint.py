@@ -124,6 +124,8 @@ def file_of(checkpoint: str) -> Path:
 
 
 def _load_program(file: Path, kind: str, size: Size | None, choices: Choices) -> Model:
+    if choices.weights:
+        raise OptionError(f"--weights {choices.weights}: {file} holds one network; take it away")
     sha256 = sha256_of(file)
     try:
         if kind in MARKS:

@@ -132,17 +132,17 @@ def find_model(
     `size` is the input's, None for what the architecture says; `choices` what the user says beside
     it. OptionError for one that this network does not leave open.
     """
-    architecture = _find(name, state, {**options, KEY: choices}, size)
+    return with_input(_find(name, state, {**options, KEY: choices}, size), choices)
+
+
+def with_input(architecture: Architecture, choices: Choices) -> Architecture:
+    """The same with the preprocessing that the user says. OptionError for a choice that this
+    network does not leave open."""
     for choice in NETWORK:
         if choice in choices.given() and choice not in architecture.obeys:
             raise OptionError(
                 f"{flag(choice)}: {architecture.name} leaves no such choice; take it away"
             )
-    return with_input(architecture, choices)
-
-
-def with_input(architecture: Architecture, choices: Choices) -> Architecture:
-    """The same with the preprocessing that the user says."""
     given = {name: value for name, value in choices.given().items() if name in INPUT}
     if not given:
         return architecture

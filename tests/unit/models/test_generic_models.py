@@ -17,6 +17,7 @@ from distreid.errors import CheckpointError, OptionError
 from distreid.inference.extractor import Extractor
 from distreid.inference.views import Augmentation
 from distreid.models.checkpoint import Model, load_model
+from distreid.models.choices import Choices
 from distreid.models.programs import MARKS
 
 SIZE = (64, 32)
@@ -253,3 +254,11 @@ def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="a damaged program") as caught:
             load_model(str(tmp_path / kind), kind)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said", [{"weights": "ema"}, {"feature": "trunk"}, {"pooling": "avg"}, {"last_stride": 1}]
+)
+def test_what_a_program_does_not_leave_open_is_refused(said: dict[str, Any], script: Path) -> None:
+    with pytest.raises(OptionError, match=r"--.*take it away"):
+        load_model(str(script), "torchscript", choices=Choices(**said))
