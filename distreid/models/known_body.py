@@ -1,4 +1,4 @@
-"""A known network by its name, without a classifier: its last map, and its pooled feature."""
+"""A known network by its name, without a classifier, and the input that it was made for."""
 
 from __future__ import annotations
 
@@ -7,78 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from distreid.images.preprocess import Preprocess
 from distreid.models import timm_extra
 from distreid.models.architecture import Size
-from distreid.models.fastreid_network import GeM
 from distreid.models.resnet import resnet
 from distreid.models.torchvision_networks import torchvision_networks
-
-STAGES = ("layer1", "layer2", "layer3", "layer4")
-
-
-class Body(nn.Module):
-    """(B, 3, H, W) normalised images → (B, dim) pooled features.
-
-    `pooling` is one of `choices.POOLINGS` or `gem=P`, or None for the network's own; ValueError if
-    this network's last map cannot be had.
-    """
-
-    def __init__(self, network: Any, pooling: str | None) -> None:
-        super().__init__()
-        self.network = network
-        word, _, number = (pooling or "").partition("=")
-        if pooling and not has_map(network):
-            raise ValueError(pooling)
-        self.pooling = word
-        self.gem = GeM(learned=False) if word == "gem" else None
-        if self.gem is not None and number:
-            self.gem.p = float(number)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        if not self.pooling:
-            return self.network(images_BCHW)  # type: ignore[no-any-return]
-        found = last_map(self.network, images_BCHW)
-        if found.ndim == 3:  # tokens, the class token and the registers first
-            first = int(getattr(self.network, "num_prefix_tokens", 1))
-            if self.pooling == "token":
-                return found[:, 0]
-            found = found[:, first:].transpose(1, 2)[..., None]
-        if self.gem is not None:
-            return self.gem(found).flatten(1)  # type: ignore[no-any-return]
-        average, most = found.mean((2, 3)), found.amax((2, 3))
-        return {"avg": average, "max": most, "avg+max": average + most}[self.pooling]
-
-
-def has_map(network: Any) -> bool:
-    """Whether `last_map` knows the way."""
-    return hasattr(network, "forward_features") or hasattr(network, "layer4") or _is_dense(network)
-
-
-def has_token(network: Any) -> bool:
-    """Whether the network has a class token."""
-    return any("cls_token" in name for name, _ in network.named_parameters())
-
-
-def last_map(network: Any, images_BCHW: Tensor) -> Tensor:
-    """(B, C, h, w), or (B, tokens, C)."""
-    if hasattr(network, "forward_features"):
-        found: Tensor = network.forward_features(images_BCHW)
-        channels_last = str(getattr(network, "output_fmt", "")).endswith("NHWC")
-        return found.permute(0, 3, 1, 2) if channels_last and found.ndim == 4 else found
-    if _is_dense(network):
-        return F.relu(network.features(images_BCHW))
-    x = network.maxpool(network.relu(network.bn1(network.conv1(images_BCHW))))
-    for stage in STAGES:
-        x = getattr(network, stage)(x)
-    return x  # type: ignore[no-any-return]
-
-
-def _is_dense(network: Any) -> bool:
-    return type(network).__name__ == "DenseNet" and hasattr(network, "features")
 
 
 def build(name: str, size: Size | None, last_stride: int | None) -> Any:

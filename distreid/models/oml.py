@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from distreid.errors import CheckpointError, OptionError
 from distreid.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from distreid.models import known_body
+from distreid.models import known_body, pooled_body
 from distreid.models.architecture import Architecture, StateDict
 from distreid.models.choices import choices_in
 from distreid.models.network_index import find
@@ -239,7 +239,7 @@ def _resnet(own: StateDict, options: Mapping[str, Any]) -> tuple[Any, int, dict[
         pooling = f"gem={arguments['gem_p']}"
 
     def build() -> nn.Module:
-        return known_body.Body(known_body.build(body.name, None, None), pooling)
+        return pooled_body.Body(known_body.build(body.name, None, None), pooling)
 
     described = {"body": body.name, **({"pooling": pooling} if pooling else {})}
     return build, body.dim, described, f"last map pooled by {pooling or 'its mean'}"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distreid.errors import CheckpointError, OptionError
 from distreid.images.preprocess import Preprocess
-from distreid.models import known_body
+from distreid.models import known_body, pooled_body
 from distreid.models.architecture import Architecture, Size, StateDict
 from distreid.models.choices import Choices, choices_in
 from distreid.models.clip_names import OPENAI
@@ -117,9 +117,7 @@ class Trunked(nn.Module):
             network.relu = nn.Identity()  # the blocks have their own
         if small_max_pool:
             network.maxpool = nn.MaxPool2d(2)
-        self.trunk = known_body.Body(network, pooling)
-        if learned_gem:
-            self.trunk.gem = GeM(learned=True)
+        self.trunk = pooled_body.Body(network, pooling, learned=learned_gem)
         self.layers = nn.ModuleList(_layer(*one) for one in layers)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -365,16 +363,23 @@ def _architecture(
             )
         stride = 2
     pooling = _exponent_said(choices.pooling)
-    if pooling == "token" and not known_body.has_token(probe):
+    if pooling == "token" and not pooled_body.has_token(probe):
         raise OptionError(
             f"--pooling token: {network} has no class token; choose avg, max, avg+max, or gem=3"
         )
     learned = bool(head.gem) and pooling is None
-    if learned and not known_body.has_map(probe):
-        raise CheckpointError(
-            f"{head.gem} is GeM's exponent, and of {network} no last map to pool can be had; name "
-            "a network of your own by --model package.module:function"
-        )
+    if pooling or learned:
+        pooled = pooled_body.pooled_dim(probe, pooling or "gem", wanted)
+        if learned and pooled != found.networks[0].dim:
+            raise CheckpointError(
+                f"{head.gem} is GeM's exponent, and of {network} no last map to pool can be had; "
+                "name a network of your own by --model package.module:function"
+            )
+        if pooled != found.networks[0].dim:
+            raise OptionError(
+                f"--pooling {pooling}: {network} has no last map of {found.networks[0].dim} "
+                "channels that could be pooled so; take --pooling away"
+            )
     layers = {"trunk": (), "before-neck": head.layers[:-1]}.get(feature, head.layers)
     dims = [found.networks[0].dim, *(layer.dim for layer in layers)]
     arguments: dict[str, Any] = {
@@ -389,6 +394,7 @@ def _architecture(
         for layer, inputs in zip(layers, dims, strict=False)
     )
     prefixes = {f"{layer.path}.": f"layers.{place}." for place, layer in enumerate(layers)}
+    exponents = {head.gem: pooled_body.exponent(probe)} if learned else {}
     obeyed = ["feature"] if head.layers else []
     obeyed += ["last_stride"] if strided else []
     described = {
@@ -399,7 +405,7 @@ def _architecture(
         **({} if preset.stem_relu else {"stem_relu": False}),
         **({"small_max_pool": True} if preset.small_max_pool else {}),
     }
-    obeyed += ["pooling"] if known_body.has_map(probe) else []
+    obeyed += ["pooling"] if pooled_body.has_map(probe) else []
     return Architecture(
         name=preset.name or network,
         peer=preset.peer or "your own training",
@@ -415,7 +421,7 @@ def _architecture(
             *(f"{layer.path}." for layer in head.layers[len(layers) :]),
             *((head.gem,) if head.gem and not learned else ()),
         ),
-        rename=partial(_rename, found, prefixes, head.gem if learned else ""),
+        rename=partial(_rename, found, prefixes, exponents),
         classes=head.classes,
         fixed_size=fixed,
         obeys=tuple(obeyed),
@@ -466,9 +472,9 @@ def _size(preprocess: Preprocess) -> Size:
     return preprocess.height, preprocess.width
 
 
-def _rename(found: Found, prefixes: Mapping[str, str], gem: str, key: str) -> str:
-    if key == gem:
-        return "trunk.gem.p"
+def _rename(found: Found, prefixes: Mapping[str, str], gem: Mapping[str, str], key: str) -> str:
+    if key in gem:
+        return f"trunk.{gem[key]}"
     own = found.name_of(key)
     if own is not None:
         return f"trunk.network.{own}"

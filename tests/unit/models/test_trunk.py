@@ -431,6 +431,69 @@ def test_a_pooling_that_a_network_cannot_have_is_refused_when_the_file_is_read(
         loaded(state, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lcnet_050",  # a convolution behind the pooling
+        "mobilenetv3_small_050",
+        "convnext_atto",  # a norm behind it
+        "test_mambaout",  # the same, and channels last
+        "efficientvit_b0",  # a convolution before it, in the head
+    ],
+)
+def test_what_stands_behind_a_networks_pooling_stays(name: str, tmp_path: Path) -> None:
+    network: Any = random_numbers(timm.create_model(name, num_classes=0))
+    state = named("net.", network)
+    height, width = network.pretrained_cfg["input_size"][1:]
+    batch = torch.randn(2, 3, height, width)
+    with torch.inference_mode():
+        for word in ("avg", "max"):
+            other: Any = timm.create_model(name, num_classes=0, global_pool=word)
+            other.load_state_dict(network.state_dict())
+            model = loaded(state, tmp_path, f"timm:{name}", pooling=word)
+            features = given(model, batch)
+            assert features.shape[1] == model.architecture.dim
+            assert torch.equal(features, other.eval()(batch))
+
+
+def test_a_learned_exponent_stands_before_the_layers_behind_a_pooling(tmp_path: Path) -> None:
+    network: Any = random_numbers(timm.create_model("lcnet_050", num_classes=0))
+    batch = torch.randn(2, 3, 64, 32)
+    learned = loaded({**named("net.", network), "gem.p": torch.tensor([2.5])}, tmp_path)
+    said = loaded(named("net.", network), tmp_path, pooling="gem=2.5")
+    torch.testing.assert_close(given(learned, batch), given(said, batch))
+    assert learned.architecture.options["pooling"] == "gem"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("resmlp_12_224", 0), ("test_vit2", 1), ("test_vit_relpos", 0)]
+)
+def test_places_are_all_tokens_but_those_that_the_network_adds(
+    name: str, tokens: int, tmp_path: Path
+) -> None:
+    network: Any = random_numbers(timm.create_model(name, num_classes=0))
+    height, width = network.pretrained_cfg["input_size"][1:]
+    batch = torch.randn(2, 3, height, width)
+    state = named("net.", network)
+    norm = getattr(network, "fc_norm", nn.Identity())
+    with torch.inference_mode():
+        places = network.forward_features(batch)[:, tokens:]
+        averaged = given(loaded(state, tmp_path, f"timm:{name}", pooling="avg"), batch)
+        torch.testing.assert_close(averaged, norm(places.mean(1)))
+        torch.testing.assert_close(averaged, network(batch))
+        most = given(loaded(state, tmp_path, f"timm:{name}", pooling="max"), batch)
+        torch.testing.assert_close(most, norm(places.amax(1)))
+
+
+@pytest.mark.parametrize("name", ["coat_tiny", "pit_ti_224"])
+def test_a_network_without_one_last_map_is_refused_another_pooling(
+    name: str, tmp_path: Path
+) -> None:
+    state = named("net.", timm.create_model(name, num_classes=0))
+    with pytest.raises(OptionError, match=f"--pooling max: timm:{name} has no last map of"):
+        loaded(state, tmp_path, f"timm:{name}", pooling="max")
+
+
 def test_one_paragraph_says_what_was_found_and_what_says_otherwise(
     body: Any, neck: nn.Module, tmp_path: Path
 ) -> None:
