@@ -122,6 +122,7 @@ def recognise(state: StateDict) -> str | None:
     parts = VIT if "blocks.0.attn.qkv.weight" in names else RESNET
     known = all(name.partition(".")[0] in parts for name in names)
     known = known and ("blocks.0.attn.qkv.weight" in names or "layer4.0.conv1.weight" in names)
+    known = known and "fc.weight" not in names  # which may be anybody's classes
     return "oml" if known and all(key.startswith("model.projection.") for key in others) else None
 
 
@@ -165,7 +166,7 @@ def read(state: StateDict, options: Mapping[str, Any]) -> Architecture:
             prefix: "model.network.",
         }
         if "fc.weight" in own:
-            renames = {f"{prefix}fc.": "projection.0.", **renames}
+            renames[f"{prefix}fc."] = "projection.0."
     return Architecture(
         name="oml",
         peer="open-metric-learning",

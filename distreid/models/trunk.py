@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -431,7 +432,11 @@ def _architecture(
             *(
                 ()
                 if preset.says_all
-                else (_paragraph(found, head, preprocess, wanted, described, feature, obeyed),)
+                else (
+                    _paragraph(
+                        found, head, preprocess, wanted, described, feature, obeyed, _heads(probe)
+                    ),
+                )
             ),
         ),
     )
@@ -449,6 +454,18 @@ def _guesses(
             "the last map, which is pooled as a whole here; name a network of your own by --model "
             "package.module:function"
         )
+    for layer in head.layers:
+        if layer.kind == "conv":
+            yield (
+                f"{layer.path} is a 1×1 convolution, taken for one of the pooled feature; on the "
+                "last map, with a ReLU or another pooling than the mean behind it, the feature is "
+                "another: --model package.module:function"
+            )
+    for first, second in _gaps(head):
+        yield (
+            f"something without weights stands between {first} and {second}; taken for dropout: "
+            "with ReLU the feature is another: --model package.module:function"
+        )
     fitting = sizes_of_positions(state, found, own)
     if size is None and len(fitting) > 1:
         first, *others = (f"{height}x{width}" for height, width in fitting)
@@ -456,6 +473,18 @@ def _guesses(
             f"the embeddings of places fit {first} and {' and '.join(others)}; taken for {first} "
             "(--input-size says otherwise)"
         )
+
+
+def _gaps(head: Head) -> Iterator[tuple[str, str]]:
+    """The neighbours among the head's layers whose numbers, in one Sequential, are none."""
+    paths = [layer.path for layer in head.layers]
+    if paths:  # the classifier is given what leaves the last one
+        paths += [key.rpartition(".")[0] for key in head.classifiers]
+    for first, second in pairwise(paths):
+        (one, _, before), (two, _, after) = first.rpartition("."), second.rpartition(".")
+        numbered = one == two and before.isdecimal() and after.isdecimal()
+        if numbered and int(after) > int(before) + 1:
+            yield first, second
 
 
 def _exponent_said(pooling: str | None) -> str | None:
@@ -516,6 +545,13 @@ def _place(found: Found) -> str:
     return f"under {found.prefix[:-1]!r}" if found.prefix else "without a prefix"
 
 
+def _heads(network: Any) -> int | None:
+    """How many heads a ViT's blocks have; None of other networks."""
+    blocks = getattr(network, "blocks", None)
+    attention = getattr(blocks[0], "attn", None) if isinstance(blocks, nn.Sequential) else None
+    return getattr(attention, "num_heads", None)
+
+
 def _paragraph(
     found: Found,
     head: Head,
@@ -524,6 +560,7 @@ def _paragraph(
     described: Mapping[str, Any],
     feature: str,
     obeyed: list[str],
+    heads: int | None,
 ) -> str:
     """What was recognised, what was taken, and which option says otherwise."""
     others = [network.name for network in found.networks[1:]]
@@ -554,6 +591,8 @@ def _paragraph(
     if "pooling" in obeyed:
         how = described.get("pooling", "the network's own pooling")
         text += f"; {LEARNED_GEM if how == 'gem' else how} (--pooling)"
+    if heads:
+        text += f"; {heads} heads of attention (--model package.module:function)"
     text += (
         f"; input {size[0]}×{size[1]}, {preprocess.interpolation}, mean "
         f"{', '.join(f'{value:g}' for value in preprocess.mean)} (--input-size, --interpolation, "

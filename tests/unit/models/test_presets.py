@@ -171,6 +171,18 @@ def test_a_frame_of_other_heads_under_omls_prefix_is_not_taken_for_omls() -> Non
     assert find_model("auto", state, {}).name == "timm:vit_small_patch16_224"
 
 
+def test_an_fc_under_omls_prefix_is_a_classifier_unless_oml_is_named() -> None:
+    body = {k: v for k, v in shapes(OML).items() if ".fc." not in k and "projection" not in k}
+    state = {**body, "model.model.fc.weight": torch.empty(751, 2048, device="meta")}
+    state["model.model.fc.bias"] = torch.empty(751, device="meta")
+    own = find_model("auto", state, {})
+    assert (own.name, own.dim, own.classes) == ("resnet50", 2048, 751)
+    assert find_model("auto", body, {}).name == "oml"
+    named = find_model("oml", state, {})
+    assert named.dim == 751
+    assert {named.rename(key) for key in state} == set(named.build().state_dict())
+
+
 def test_mmtrackings_network_is_found_in_a_whole_tracker() -> None:
     state = {f"reid.{key}": value for key, value in shapes(MM).items()}
     state["detector.backbone.conv1.weight"] = torch.empty(64, 3, 7, 7, device="meta")

@@ -232,6 +232,7 @@ def test_a_vits_size_is_read_off_its_positions(
     batch = torch.randn(2, 3, *size)
     with torch.inference_mode():
         torch.testing.assert_close(given(model, batch), vit(batch))
+    assert "; 3 heads of attention (--model" in model.architecture.notes[-1]
     averaged = loaded(state, tmp_path, pooling="avg")
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -492,6 +493,34 @@ def test_a_network_without_one_last_map_is_refused_another_pooling(
     state = named("net.", timm.create_model(name, num_classes=0))
     with pytest.raises(OptionError, match=f"--pooling max: timm:{name} has no last map of"):
         loaded(state, tmp_path, f"timm:{name}", pooling="max")
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({"head.0": nn.Linear(512, 64), "head.1": nn.BatchNorm1d(64)}, None),
+        ({"head.0": nn.Linear(512, 64), "head.2": nn.BatchNorm1d(64)}, "head.0 and head.2"),
+        (
+            {"fc.0": nn.Linear(512, 64), "fc.1": nn.BatchNorm1d(64), "fc.3": nn.Linear(64, 751)},
+            "fc.1 and fc.3",
+        ),
+        ({"neck.1": nn.BatchNorm1d(512), "cls.9": nn.Linear(512, 751)}, None),
+        ({"reduction.0": nn.Conv2d(512, 64, 1), "reduction.1": nn.BatchNorm2d(64)}, "reduction.0"),
+    ],
+)
+def test_what_no_weights_tell_of_the_layers_behind_the_pooling_is_said(
+    layers: dict[str, nn.Module], said: str | None, body: Any, tmp_path: Path
+) -> None:
+    state = named("backbone.", body)
+    for path, layer in layers.items():
+        state |= named(f"{path}.", layer)
+    guesses = loaded(state, tmp_path).architecture.notes[:-1]
+    if said is None:
+        assert not guesses
+    else:
+        (note,) = guesses
+        assert said in note
+        assert "ReLU" in note
 
 
 def test_one_paragraph_says_what_was_found_and_what_says_otherwise(
