@@ -43,6 +43,8 @@ OPTIONS = ("opts.yaml", "config.yaml", HUB)
 MAX_OPTIONS_BYTES = 1 << 20
 # Of quantised layers, by the libraries that write them: torch, bitsandbytes, GPTQ, AWQ.
 QUANTISED = ("._packed_params", ".zero_point", ".SCB", ".absmax", ".quant_map", ".qweight")
+# What ends the name of a tensor, whatever the network.
+PARAMETERS = (".weight", ".bias", ".running_mean", ".running_var")
 AS_ASKED = ", as asked"
 HALVES = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -205,6 +207,8 @@ def _unprefixed(
     for key, value in tensors.items():
         if str(key).endswith(QUANTISED):
             raise CheckpointError(f"{file}: {key} is of a quantised network; give the float one")
+        if not isinstance(value, Tensor) and str(key).endswith(PARAMETERS):
+            raise CheckpointError(f"{file}: {key} is no tensor; save model.state_dict()")
         if not isinstance(value, Tensor) or key == "n_averaged":
             continue
         name = str(key)

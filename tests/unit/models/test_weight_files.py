@@ -10,14 +10,19 @@ import struct
 import tempfile
 import warnings
 from argparse import Namespace
+from collections import defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import little_memory
+from conftest import REPOSITORY, little_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -271,6 +276,53 @@ def test_what_lightning_saves_beside_the_weights_is_passed_over(
     }
     torch.save(content, tmp_path / "a.ckpt")
     assert same(read_checkpoint(tmp_path / "a.ckpt").state, state)
+
+
+def test_objects_of_unknown_classes_are_passed_over(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    beside = {
+        "hyper_parameters": {
+            "optimizer": partial(torch.optim.Adam, lr=0.1),
+            "scheduler": torch.optim.lr_scheduler.StepLR,
+            "net": nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
+        },
+        "meters": defaultdict(list, {"loss": [1.0, 2.0]}),
+        "window": deque([1, 2], maxlen=20),
+        "begun": datetime(2026, 1, 1),
+        "options": SimpleNamespace(lr=0.1),
+        "torch": torch.__version__,
+        "best": np.float64(0.5),
+        "classes": frozenset([1]),
+        "random": np.random.default_rng(0),
+        "loss": nn.CrossEntropyLoss(),
+    }
+    torch.save({"state_dict": state, **beside}, tmp_path / "a.ckpt")
+    assert same(read_checkpoint(tmp_path / "a.ckpt").state, state)
+
+
+def test_omegaconfs_hyper_parameters_are_passed_over() -> None:
+    # Saved with omegaconf 2.4.0, of {"lr": 0.1, "widths": [1, {"a": None}]}.
+    assert list(read_checkpoint(REPOSITORY / "tests/data/omegaconf.ckpt").state) == ["a"]
+
+
+def test_a_whole_network_or_one_of_arrays_is_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(2, 2))
+    for content in (network, {"model": network, "epoch": 3}):
+        torch.save(content, tmp_path / "a")
+        with pytest.raises(CheckpointError, match=r"holds torch\.nn\..*Sequential, which loading"):
+            read_checkpoint(tmp_path / "a")
+    torch.save({"a.weight": ZERO, "b.weight": np.zeros(2)}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"b\.weight is no tensor; save model\.state_dict"):
+        read_checkpoint(tmp_path / "a")
+
+
+def test_a_list_of_itself_beside_an_unknown_object_ends(tmp_path: Path) -> None:
+    content: list[Any] = [SimpleNamespace()]
+    content += [content] * 1000
+    torch.save({"x": content}, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"holds types\.SimpleNamespace"):
+        read_checkpoint(tmp_path / "a")
 
 
 def test_the_only_network_is_found_at_any_depth(state: dict[str, Tensor], tmp_path: Path) -> None:
