@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -243,7 +244,8 @@ class Model:
         An image is a path, an open binary file (read from where it stands), the bytes of one, a
         PIL image, or a uint8 array of any size: (H, W, 3) in RGB (in BGR, as OpenCV has it, with
         `bgr=True`, which concerns arrays alone), (H, W) or (H, W, 1) in grey, (H, W, 4) whose
-        alpha is dropped. An array (N, H, W, 3) is N images; kinds and sizes may be mixed. On a
+        alpha is dropped. An array (N, H, W, 3) is N images; kinds and sizes may be mixed, and of
+        an iterator few are held at a time. On a
         CPU in fp32 the bytes are those that `distreid extract` writes for the same images; an
         empty list gives (0, D).
 
@@ -273,13 +275,18 @@ class Model:
         single = _is_one(images)
         if not single and not isinstance(images, Iterable):
             raise ValueError(f"images is a {type(images).__name__}; an image or several are wanted")
-        listed: list[Any] = [images] if single else list(images)  # type: ignore[arg-type]
-        indices = self._camera_indices(cameras, viewpoints, len(listed))
+        given: Any = [images] if single else images
+        if self._model.architecture.cameras is not None and not isinstance(given, Sized):
+            given = list(given)  # each has its camera
+        count = len(given) if isinstance(given, Sized) else 0
+        indices = self._camera_indices(cameras, viewpoints, count)
         parts = [np.empty((0, self.dim), np.float32)]
+        waiting, start = iter(given), 0
         with THREADS.kept():
-            for start in range(0, len(listed), AT_ONCE):
-                part = slice(start, start + AT_ONCE)
-                parts.append(self._features(listed[part], start, bgr, indices, part))
+            while listed := list(itertools.islice(waiting, AT_ONCE)):
+                part = slice(start, start + len(listed))
+                parts.append(self._features(listed, start, bgr, indices, part))
+                start += len(listed)
         found = np.concatenate(parts)
         return found[0] if single else found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,7 +177,9 @@ def _fit(
         raise CheckpointError(f"does not fit {architecture.name}: {what}; try another --model")
     _check_numbers(needed, {key: wanted[architecture.rename(key)] for key in needed})
     counters = {key for key in given if key.endswith(COUNTER)}
-    network.load_state_dict({k: v for k, v in given.items() if k not in counters}, strict=False)
+    found = OrderedDict((k, v) for k, v in given.items() if k not in counters)
+    found._metadata = wanted._metadata  # type: ignore[attr-defined] # torchvision's MNASNet asks
+    network.load_state_dict(found, strict=False)
     return len(given), dropped
 
 

@@ -68,7 +68,7 @@ def has_last_stride(name: str) -> bool:
 def own_preprocess(name: str) -> tuple[Preprocess, bool]:
     """The input that a network's own description names, and whether it takes that size alone."""
     source, _, what = name.rpartition(":")
-    if source == "torchvision" and what.startswith("vit_"):
+    if source == "torchvision" and what.startswith(("vit_", "maxvit_")):
         return Preprocess(height=224, width=224, interpolation="bilinear"), True
     if source != "timm":
         return Preprocess(interpolation="bilinear"), False

@@ -66,6 +66,12 @@ def open_graph(file: Path, size: Size | None, choices: Choices) -> tuple[nn.Modu
     feature = _named(ports.outputs, choices.output_name, "--output-name")
     if len(image.shape) != 4:
         raise CheckpointError(f"its input {image.name} is no batch of images (N, 3, H, W)")
+    if image.shape[1] and image.shape[1] != 3:
+        shape = ", ".join(str(length or "N") for length in image.shape)
+        raise CheckpointError(
+            f"its input {image.name} takes ({shape}), not (N, 3, H, W); export it with channels "
+            "in the second place"
+        )
     own = image.shape[2:]
     fixed = (own[0], own[1]) if own[0] and own[1] else None
     if size and fixed and size != fixed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LIMIT_S, Pack, Run
+from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import parquet
 from small_runs import DIM, make_run
@@ -218,6 +222,15 @@ def test_a_model_gives_the_very_bytes_of_the_job(
     assert model.features(frames, bgr=True).tobytes() == expected
     assert model.features([files[0], frames[1], files[2]], bgr=True).tobytes() == expected
     assert model.features(iter(files)).tobytes() == expected
+
+    def many() -> Iterator[NDArray[np.uint8]]:
+        for array in itertools.islice(itertools.cycle(arrays), 150):
+            held.append(weakref.ref(copy := array.copy()))
+            assert sum(one() is not None for one in held) <= 130  # two batches
+            yield copy
+
+    held: list[Any] = []
+    assert model.features(many()).tobytes() == expected * 50
     one = model.features(files[0])
     assert one.shape == (512,) and one.dtype == np.float32
     assert one.tobytes() == store.features[19].tobytes()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import timm
 import torch
@@ -262,3 +263,19 @@ def test_a_damaged_program_is_refused(tmp_path: Path) -> None:
 def test_what_a_program_does_not_leave_open_is_refused(said: dict[str, Any], script: Path) -> None:
     with pytest.raises(OptionError, match=r"--.*take it away"):
         load_model(str(script), "torchscript", choices=Choices(**said))
+
+
+def test_a_graph_of_images_with_channels_last_is_refused(tmp_path: Path) -> None:
+    value, graph = onnx.helper.make_tensor_value_info, onnx.helper.make_graph
+    shapes: tuple[tuple[list[str | int], bool], ...]
+    shapes = ((["N", 8, 4, 3], False), (["N", 3, 8, 4], True))
+    for shape, fits in shapes:
+        nodes = [onnx.helper.make_node("Flatten", ["images"], ["features"])]
+        ports = [value("images", 1, shape)], [value("features", 1, ["N", 96])]
+        made = onnx.helper.make_model(graph(nodes, "flat", *ports))
+        onnx.save(made, str(tmp_path / "a.onnx"))
+        if fits:
+            assert load_model(str(tmp_path / "a.onnx")).architecture.dim == 96
+        else:
+            with pytest.raises(CheckpointError, match=r"takes \(N, 8, 4, 3\), not \(N, 3, H, W\)"):
+                load_model(str(tmp_path / "a.onnx"))

@@ -778,13 +778,15 @@ def test_parts_that_were_saved_one_by_one_are_put_together(
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("regnet_y_400mf", (256, 128)), ("vit_b_32", (224, 224))]
+    ("name", "size"),
+    [("regnet_y_400mf", (256, 128)), ("vit_b_32", (224, 224)), ("mnasnet0_5", (256, 128))],
 )
 def test_torchvisions_others_are_built_and_have_their_size(
     name: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     network: Any = random_numbers(getattr(torchvision.models, name)(weights=None))
-    setattr(network, "fc" if hasattr(network, "fc") else "heads", nn.Identity())
+    end = next(name for name in ("fc", "heads", "classifier") if hasattr(network, name))
+    setattr(network, end, nn.Identity())
     model = loaded(network.state_dict(), tmp_path)
     preprocess = model.architecture.preprocess
     assert (preprocess.height, preprocess.width) == size
