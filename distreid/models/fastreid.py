@@ -6,6 +6,7 @@ weights have them. Whatever NECK_FEAT says, fast-reid tests with the feature aft
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +82,15 @@ NOT_FOR_FEATURES = (
 )
 
 
+# fast-reid's heads number the layers of their bottleneck, and their classifier has no bias.
+OF_OTHER_HEADS = re.compile(r"heads\.(\d|bias$|classifier\.bias$|bottleneck\.[a-z])")
+# A ResNet and a classifier called `heads` may be anybody's.
+WITHOUT_NECK = (
+    "taken for fast-reid's by its names alone, as no batch norm stands behind the pooling; "
+    "--model torchvision:NAME takes it for a ResNet of your own"
+)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What fast-reid's configurations of that name have, and the weights do not tell."""
@@ -101,6 +111,8 @@ def recognise(state: StateDict) -> str | None:
     """`fastreid` if these are weights of it."""
     mgn = any(key.startswith("b1_head.") for key in state)
     heads = any(key.startswith("heads.") for key in state)
+    if any(OF_OTHER_HEADS.match(key) for key in state):
+        return None
     body = "backbone.layer4.0.conv1.weight" in state or "backbone.cls_token" in state
     return "fastreid" if mgn or (heads and (body or find_body(state))) else None
 
@@ -149,7 +161,13 @@ def read(
         feature=f"{whole}{', reduced' if reduced else ''}{_normed(description)}",
         preprocess=_preprocess(size_of(said["INPUT.SIZE_TEST"]), options),
         options=description,
-        notes=() if recipe else (_taken_for(guess, description), *notes),
+        notes=()
+        if recipe
+        else (
+            *(() if description.get("neck", True) else (WITHOUT_NECK,)),
+            _taken_for(guess, description),
+            *notes,
+        ),
     )
 
 

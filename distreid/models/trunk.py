@@ -171,10 +171,15 @@ def read(
         listed = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head.unknown[:SHOWN]) + (
             f" and {len(head.unknown) - SHOWN} more" if len(head.unknown) > SHOWN else ""
         )
+        part = found.prefix.partition(".")[0]
+        kept = [layer.path for layer in head.layers]
+        apart = part and not any(key.startswith(f"{part}.") for key in head.unknown)
+        apart = apart and all(path.startswith(f"{part}.") for path in kept)
         raise CheckpointError(
             f"{network} {_place(found)}, and beside it {len(head.unknown)} tensors that are "
             f"not clearly a neck or a classifier: {listed}; name a network of your own by --model "
             "package.module:function, or give a program of it (--model export)"
+            + (f", or --weights {part} takes that part alone" if apart else "")
         )
     chosen = (preset or _no_preset)(found, head)
     return _architecture(state, found, head, chosen, choices_in(options), size)

@@ -250,6 +250,12 @@ def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
         r"a classifier: attention\.gate \(7, 7, 3\)",
     ):
         loaded(state, tmp_path)
+    with pytest.raises(CheckpointError, match="or --weights backbone takes that part alone"):
+        loaded(state, tmp_path)
+    assert loaded(state, tmp_path, weights="backbone").architecture.name == "resnet18"
+    inside = {**named("net.backbone.", body), "net.gate": torch.zeros(7, 7, 3)}
+    with pytest.raises(CheckpointError, match=r"by --model package.module:function, or give a"):
+        loaded(inside, tmp_path)
     lacking = {key: value for key, value in named("backbone.", body).items() if "layer2" not in key}
     with pytest.raises(CheckpointError, match="tensors of no known model"):
         loaded(lacking, tmp_path)
@@ -796,3 +802,27 @@ def test_torchvisions_others_are_built_and_have_their_size(
     if model.architecture.fixed_size:
         with pytest.raises(OptionError, match="--input-size"):
             load_model(str(tmp_path / "a.pth"), size=(256, 128))
+
+
+@pytest.mark.parametrize("name", ["0.weight", "classifier.bias", "bottleneck.weight"])
+def test_heads_that_fastreid_has_not_are_not_taken_for_its(
+    name: str, body: Any, neck: nn.Module, tmp_path: Path
+) -> None:
+    heads = {
+        "0.weight": named("heads.0.", nn.Linear(512, 751)),
+        "classifier.bias": named("heads.classifier.", nn.Linear(512, 751)),
+        "bottleneck.weight": named("heads.bottleneck.", neck),
+    }[name]
+    assert f"heads.{name}" in heads
+    model = loaded({**named("backbone.", body), **heads}, tmp_path)
+    assert model.architecture.name == "resnet18"
+
+
+def test_fastreids_family_is_a_guess_without_its_neck(body: Any, tmp_path: Path) -> None:
+    state = {**named("backbone.", body), "heads.weight": torch.zeros(751, 512)}
+    found = loaded(state, tmp_path).architecture
+    assert (found.name, found.notes[0].partition(" by ")[0]) == (
+        "fastreid",
+        "taken for fast-reid's",
+    )
+    assert loaded(state, tmp_path, "torchvision:resnet18").architecture.name.endswith("resnet18")
