@@ -19,6 +19,7 @@ from distreid.evaluation.ranking import (
     LabelledFeatures,
     Ranker,
     by_track,
+    first_kept,
     score_views,
     scored_blocks,
 )
@@ -147,8 +148,7 @@ def first_ranked(
         found = []
         for place, scores_G in enumerate(scores_BG, first):
             row = int(queries[place])
-            kept = np.flatnonzero(~np.isnan(scores_G))
-            order = kept[np.argsort(-scores_G[kept], kind="stable")[:k]]
+            order = first_kept(scores_G, k)
             is_match = gallery.person_id[order] == query.person_id[row]
             found.append(
                 Found(query=row, rows=order, scores=scores_G[order].copy(), is_match=is_match)

@@ -14,7 +14,7 @@ from distreid.errors import DataError, OptionError
 from distreid.evaluation.by_benchmark import ask, effective_counting, labelled_by
 from distreid.evaluation.protocol import Protocol
 from distreid.evaluation.protocols.rule import Benchmark
-from distreid.evaluation.ranking import Ranker, by_track, scored_blocks
+from distreid.evaluation.ranking import Ranker, by_track, first_kept, scored_blocks
 from distreid.nearest.neighbours import Progress, no_progress
 from distreid.nearest.similarity import COSINE, Similarity
 from distreid.store import FeatureStore
@@ -80,10 +80,12 @@ def rankings(
             raise DataError(f"query {first}: a score is not finite; extract the features again")
         scores_BG = by_track(gallery, scores_BG)
         ranker.leave_out(first, scores_BG)
-        return [
-            _first(int(asked.queries[place]), scores_G, rows, top)
-            for place, scores_G in enumerate(scores_BG, first)
-        ]
+        found = []
+        for place, scores_G in enumerate(scores_BG, first):
+            order = first_kept(scores_G, top)
+            row = int(asked.queries[place])
+            found.append(RankedList(query=row, rows=rows[order], scores=scores_G[order].copy()))
+        return found
 
     def lists() -> Iterator[RankedList]:
         blocks = scored_blocks(best, query, gallery, counting, similarity, progress)
@@ -102,14 +104,3 @@ def _of_all(store: FeatureStore, protocol: Protocol) -> Benchmark:
         protocol = replace(protocol, camera_rule="none")
     unit = "tracklet" if TRACKLET in manifest.extra else "image"
     return Benchmark(name="all", query_unit=unit, gallery_unit=unit, counting=protocol)
-
-
-def _first(
-    query: int, scores_G: NDArray[np.floating[Any]], gallery: NDArray[np.intp], top: int
-) -> RankedList:
-    kept = np.flatnonzero(~np.isnan(scores_G))
-    if len(kept) > top:
-        least = np.partition(scores_G[kept], len(kept) - top)[len(kept) - top]
-        kept = kept[scores_G[kept] >= least]
-    order = kept[np.argsort(-scores_G[kept], kind="stable")][:top]
-    return RankedList(query=query, rows=gallery[order], scores=scores_G[order].copy())

@@ -341,6 +341,15 @@ def score_views(
     return [ranker.result() for ranker in rankers]
 
 
+def first_kept(scores_G: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
+    """The places of a query's k greatest scores, ties in order; NaN is what is left out."""
+    kept = np.flatnonzero(~np.isnan(scores_G))
+    if 0 < k < len(kept):
+        least = np.partition(scores_G[kept], len(kept) - k)[len(kept) - k]
+        kept = kept[scores_G[kept] >= least]
+    return kept[np.argsort(-scores_G[kept], kind="stable")][:k]
+
+
 def by_track(
     gallery: LabelledFeatures, scores_BG: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
