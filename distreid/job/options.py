@@ -481,7 +481,8 @@ def add_network_options(
     )  # fmt: skip
     parser.add_argument(
         "--feature", choices=FEATURES, help="of a known trunk with a neck: what leaves the neck's "
-        "batch norm, what enters it, or the trunk's pooled map (default: said by inspect)"
+        "batch norm, what enters it, the trunk's pooled map, or what leaves the linear layer that "
+        "is else taken for a classifier (default: said by inspect)"
     )  # fmt: skip
     parser.add_argument(
         "--last-stride", type=int, choices=(1, 2), help="of a ResNet's last stage, which no "

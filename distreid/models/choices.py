@@ -8,7 +8,8 @@ from typing import Any
 
 from distreid.errors import OptionError
 
-FEATURES = ("before-neck", "after-neck", "trunk")
+EMBEDDING = "embedding"
+FEATURES = ("before-neck", "after-neck", "trunk", EMBEDDING)
 POOLINGS = ("avg", "max", "gem", "avg+max", "token")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "opencv")
 CHANNELS = ("rgb", "bgr")

@@ -44,7 +44,16 @@ from distreid.models import (
     trunk,
 )
 from distreid.models.architecture import Architecture, Size, StateDict, resized
-from distreid.models.choices import INPUT, KEY, NETWORK, NO_CHOICES, Choices, choices_in, flag
+from distreid.models.choices import (
+    EMBEDDING,
+    INPUT,
+    KEY,
+    NETWORK,
+    NO_CHOICES,
+    Choices,
+    choices_in,
+    flag,
+)
 
 Reader = Callable[[StateDict, Mapping[str, Any]], Architecture]
 """Weights, and the options saved beside them, to the architecture that they fit."""
@@ -143,6 +152,8 @@ def with_input(architecture: Architecture, choices: Choices) -> Architecture:
             raise OptionError(
                 f"{flag(choice)}: {architecture.name} leaves no such choice; take it away"
             )
+    if choices.feature == EMBEDDING and EMBEDDING not in architecture.obeys:
+        raise OptionError(f"--feature {EMBEDDING}: {architecture.name} has none; take it away")
     given = {name: value for name, value in choices.given().items() if name in INPUT}
     if not given:
         return architecture
@@ -161,6 +172,7 @@ def _find(
 ) -> Architecture:
     choices = choices_in(options)
     of_trunk = choices.last_stride is not None or choices.pooling is not None
+    of_trunk = of_trunk or choices.feature == EMBEDDING
     if ":" in name:
         # Under a prefix, or with a neck; as it is, it is loaded as it always was.
         under = trunk.best(state, only=name)

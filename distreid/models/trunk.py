@@ -21,7 +21,7 @@ from distreid.errors import CheckpointError, OptionError
 from distreid.images.preprocess import Preprocess
 from distreid.models import known_body, pooled_body
 from distreid.models.architecture import Architecture, Size, StateDict
-from distreid.models.choices import Choices, choices_in
+from distreid.models.choices import EMBEDDING, Choices, choices_in
 from distreid.models.clip_names import OPENAI
 from distreid.models.fastreid_network import GeM
 from distreid.models.network_index import PASSED_OVER, POSITIONS, Found, find
@@ -35,7 +35,7 @@ CLASSIFIER = re.compile(
     r"(^|[._])(classif\w*|cls\w*|fc|head\w*|logits?|last_linear|arc\w*|cosface|cos_?\w*|id_\w+|"
     r"softmax|identity\w*|margin\w*|proxy|proxies)\d*($|[._\d])"
 )
-EMBEDDING = re.compile(r"(embed|reduc|proj|feat|neck|bottleneck)", re.IGNORECASE)
+EMBEDS = re.compile(r"(embed|reduc|proj|feat|neck|bottleneck)", re.IGNORECASE)
 TRAINING = re.compile(
     r"(^|[._])(loss\w*|criterion\w*|cent(er|re)s?\w*|queue\w*|prototypes?|memory\w*|miner\w*|"
     r"mask_token|triplet\w*|projector|predictor|prediction_head)($|[._])|"
@@ -166,6 +166,7 @@ def read(
         likely = sorted(found.networks, key=lambda network: "quickgelu" not in network.name)
         found = replace(found, networks=tuple(likely))
     head = head_of(state, found)
+    choices = choices_in(options)
     network = found.networks[0].name
     if head.unknown:
         listed = ", ".join(f"{key} {tuple(state[key].shape)}" for key in head.unknown[:SHOWN]) + (
@@ -182,7 +183,32 @@ def read(
             + (f", or --weights {part} takes that part alone" if apart else "")
         )
     chosen = (preset or _no_preset)(found, head)
-    return _architecture(state, found, head, chosen, choices_in(options), size)
+    if choices.feature == EMBEDDING:
+        head = _with_embedding(state, found, head)
+    return _architecture(state, found, head, chosen, choices, size)
+
+
+def _with_embedding(state: StateDict, found: Found, head: Head) -> Head:
+    """The head with what would be its classifier as its last layer; OptionError if that is not one
+    linear layer."""
+    now = head.layers[-1].dim if head.layers else found.networks[0].dim
+    linear = [key for key in head.classifiers if key.endswith("weight") and state[key].ndim == 2]
+    if len(linear) != 1 or state[linear[0]].shape[1] != now:
+        raise OptionError(
+            f"--feature {EMBEDDING}: {found.networks[0].name} {_place(found)} has "
+            f"{len(linear) or 'no'} linear {'layer' if len(linear) == 1 else 'layers'} behind the "
+            f"feature of {now}, and one is wanted; take --feature away"
+        )
+    path = linear[0].rpartition(".")[0]
+    keys = [key for key in head.classifiers if key.rpartition(".")[0] == path]
+    leaves = tuple(key.removeprefix(f"{path}.") for key in keys)
+    layer = Layer(path, "linear", state[linear[0]].shape[0], leaves)
+    return replace(
+        head,
+        layers=(*head.layers, layer),
+        classifiers=tuple(key for key in head.classifiers if key not in keys),
+        classes=None,
+    )
 
 
 def _no_preset(found: Found, head: Head) -> Preset:
@@ -254,7 +280,7 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], found: Found, head: Head)
             neck = True
         elif weight is not None and weight.ndim in (2, 4) and weight.shape[2:].numel() == 1:
             rows, columns = weight.shape[:2]
-            embeds, classifies = EMBEDDING.search(path), CLASSIFIER.search(path)
+            embeds, classifies = EMBEDS.search(path), CLASSIFIER.search(path)
             into_norm = later[:1] == [(rows,)]
             # As many classes as channels, or a layer of the neck: its place says which.
             either = into_norm and rows == now and classifies and not embeds
@@ -266,7 +292,7 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], found: Found, head: Head)
                 kind = "linear" if weight.ndim == 2 else "conv"
                 layers.append(Layer(path, kind, rows, tuple(leaves)))
                 now = rows
-            elif neck and _last_word(path, EMBEDDING) and not _last_word(path, CLASSIFIER):
+            elif neck and _last_word(path, EMBEDS) and not _last_word(path, CLASSIFIER):
                 unknown += keys  # a layer behind the neck, not classes
             elif columns in (now, dim) and (neck or later or classifies):
                 classifiers += keys
@@ -349,7 +375,7 @@ def _architecture(
         wanted = size or (PERSON if preset.preprocess is None else _size(preset.preprocess))
     strided = known_body.has_last_stride(network)
     feature = choices.feature or preset.feature or ("after-neck" if head.neck else "")
-    if feature and feature != "trunk" and not head.neck:
+    if feature and feature not in ("trunk", EMBEDDING) and not head.neck:
         raise OptionError(
             f"--feature {feature}: no batch norm stands on this network; --feature trunk, or none"
         )
@@ -402,6 +428,7 @@ def _architecture(
     prefixes = {f"{layer.path}.": f"layers.{place}." for place, layer in enumerate(layers)}
     exponents = {head.gem: pooled_body.exponent(probe)} if learned else {}
     obeyed = ["feature"] if head.layers else []
+    obeyed += [EMBEDDING] if feature == EMBEDDING else []
     obeyed += ["last_stride"] if strided else []
     described = {
         **({"trunk": network} if preset.name else {}),
@@ -584,11 +611,13 @@ def _paragraph(
         text += f"; without {', '.join(list(names)[:SHOWN])}"
         if head.classifiers and not head.layers:
             text += f", taken for a classifier of {head.classes:,}" if head.classes else ""
+            text += f" (--feature {EMBEDDING} takes it for an embedding)" if head.classes else ""
     if feature:
         words = {
             "after-neck": "what leaves the batch norm",
             "before-neck": "what enters the batch norm",
             "trunk": "the pooled last map",
+            EMBEDDING: "what leaves the last linear layer",
         }
         text += f". The feature is {words[feature]} (--feature says otherwise)"
     if "last_stride" in described:

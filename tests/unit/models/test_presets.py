@@ -171,6 +171,12 @@ def test_a_frame_of_other_heads_under_omls_prefix_is_not_taken_for_omls() -> Non
     assert find_model("auto", state, {}).name == "timm:vit_small_patch16_224"
 
 
+@pytest.mark.parametrize("pack", [SOLIDER, PASS, "transreid/deit_small", "fastreid/AGW_R50"])
+def test_what_a_project_calls_its_classifier_is_no_embedding(pack: str) -> None:
+    with pytest.raises(OptionError, match="--feature"):
+        found(pack, feature="embedding")
+
+
 def test_an_fc_under_omls_prefix_is_a_classifier_unless_oml_is_named() -> None:
     body = {k: v for k, v in shapes(OML).items() if ".fc." not in k and "projection" not in k}
     state = {**body, "model.model.fc.weight": torch.empty(751, 2048, device="meta")}

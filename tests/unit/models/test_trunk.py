@@ -529,6 +529,40 @@ def test_what_no_weights_tell_of_the_layers_behind_the_pooling_is_said(
         assert "ReLU" in note
 
 
+@pytest.mark.parametrize("prefix", ["", "net.", "model.backbone."])
+def test_a_layer_named_as_a_classifier_may_be_an_embedding(
+    prefix: str, images: Tensor, tmp_path: Path
+) -> None:
+    network: Any = torchvision.models.resnet18(weights=None)
+    network.fc = nn.Linear(512, 128)
+    state = named(prefix, random_numbers(network))
+    usual = loaded(state, tmp_path)
+    assert usual.architecture.dim == 512
+    said = "128 (--feature embedding takes it for an embedding)"
+    assert not prefix or said in usual.architecture.notes[-1]
+    model = loaded(state, tmp_path, feature="embedding")
+    assert (model.architecture.dim, model.architecture.classes) == (128, None)
+    assert model.architecture.identity() != usual.architecture.identity()
+    with torch.inference_mode():
+        torch.testing.assert_close(given(model, images), network(images))
+
+
+def test_an_embedding_may_follow_a_neck_and_is_one_layer(
+    body: Any, neck: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    layer = nn.Linear(512, 64, bias=False)
+    state = {**named("b.", body), **named("neck.", neck), **named("head.", layer)}
+    model = loaded(state, tmp_path, feature="embedding", last_stride=2)
+    with torch.inference_mode():
+        wanted = layer(neck(last_map(body, images, 2).mean((2, 3))))
+    torch.testing.assert_close(given(model, images), wanted)
+    state |= named("head2.", layer)
+    with pytest.raises(OptionError, match="has 2 linear layers behind the feature of 512, and one"):
+        loaded(state, tmp_path, feature="embedding")
+    with pytest.raises(OptionError, match="has no linear layers behind the feature of 512"):
+        loaded(named("b.", body), tmp_path, feature="embedding")
+
+
 def test_one_paragraph_says_what_was_found_and_what_says_otherwise(
     body: Any, neck: nn.Module, tmp_path: Path
 ) -> None:
@@ -664,7 +698,7 @@ def test_what_may_be_another_network_is_said(body: Any, neck: nn.Module, tmp_pat
     assert asked.preprocess.height == 256
 
     state = {**named("backbone.", body), "fc.weight": torch.zeros(128, 512)}
-    assert "without fc, taken for a classifier of 128;" in notes(state)
+    assert "without fc, taken for a classifier of 128 (--feature embedding" in notes(state)
     bare = {**named("backbone.", body), "arc_weight": torch.zeros(751, 512)}
     assert "without arc_weight" in notes(bare)
 
