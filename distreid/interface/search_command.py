@@ -270,6 +270,7 @@ def model_of_gallery(
         flip=views["flip"],
         scales=views["scales"],
         scale_mode=views["scale_mode"],
+        camera_embedding=space["model"].get("camera_embedding", "auto"),
         **choices.given(),
     )
     # As JSON has it, where a tuple is a list.
@@ -278,6 +279,11 @@ def model_of_gallery(
         raise OptionError(
             f"{said}: another feature space ({'; '.join(differing)}); give the options of the "
             "gallery's distreid extract"
+        )
+    if model.wants_cameras:
+        raise OptionError(
+            f"{said}: {model.architecture} has an embedding of each camera, which an image alone "
+            f"does not tell; {instead}, or extract the gallery with --camera-embedding mean or none"
         )
     return model
 

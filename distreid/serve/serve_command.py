@@ -140,7 +140,7 @@ def serve(parsed: argparse.Namespace) -> None:
                     instead="leave it out; clients send a feature or a row",
                 )
             )
-            if model.wants_cameras:
+            if gallery is None and model.wants_cameras:
                 raise OptionError(
                     f"--checkpoint: {model.architecture} has an embedding of each camera, which "
                     "an image that is sent does not tell"

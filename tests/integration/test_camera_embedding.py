@@ -1,5 +1,6 @@
 """Camera embeddings from the command line to the store."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import draw
 from torch import nn
 
 from distreid import extract as command
+from distreid.cli import main
 from distreid.models.vit import ClassToken
 from distreid.store import FeatureStore
 
@@ -60,6 +62,21 @@ def test_each_image_takes_its_cameras_embedding_or_all_take_the_mean(
     assert "warning: every image takes the mean of all cameras' embeddings" in said
     rows = FeatureStore.open(tmp_path / "mean").features(np.arange(3))
     assert (rows == rows[0]).all()
+
+    # A gallery of one kind of features is searched by an image, which has no camera.
+    for out, checkpoint in (("mean", two), ("own", three)):
+        gallery, image = str(tmp_path / f"gallery_{out}"), str(tmp_path / "2.png")
+        assert main(["gallery", "create", gallery, "--run", str(tmp_path / out)]) == 0
+        asked = ["search", gallery, "--image", image, "--checkpoint", str(checkpoint), "--json"]
+        capsys.readouterr()
+        status, answer = main(asked), capsys.readouterr()
+        if out == "mean":
+            assert status == 0, answer.err
+            found = json.loads(answer.out)["answers"][0]["found"]
+            assert found[0]["score"] == pytest.approx(1, abs=1e-5)
+        else:
+            assert status == 2
+            assert "has an embedding of each camera, which an image alone does not" in answer.err
 
     status, said = extract(three, tmp_path / "own", "--camera-embedding", "none")
     assert status == 2
