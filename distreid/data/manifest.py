@@ -144,6 +144,11 @@ class Manifest:
         """Where the image of a row lies: a locator, see `data.locators`."""
         return self.root / os.fsdecode(self.path[row])
 
+    @property
+    def place(self) -> str:
+        """What an error calls the rows: their folder, which those of imported features have not."""
+        return "the rows" if self.root == Path() else str(self.root)
+
     def rows(self, split: str) -> NDArray[np.intp]:
         """The row numbers of a split, ascending; those that are both are of query and gallery."""
         wanted = self.split == split.encode()

@@ -47,7 +47,7 @@ def need_column(manifest: Manifest, name: str, who: str) -> None:
     if not has_column(manifest, name):
         there = [each for each in ("person", "camera", "split") if has_column(manifest, each)]
         raise DataError(
-            f"{manifest.root}: {who} needs a column {OWN.get(name, name)}; there are "
+            f"{manifest.place}: {who} needs a column {OWN.get(name, name)}; there are "
             + (", ".join([*there, *manifest.extra]) or "none")
         )
 
@@ -79,7 +79,7 @@ def rows_where(manifest: Manifest, condition: str, name: str, who: str) -> NDArr
     for part in fitting[0]:
         wanted &= _holds(manifest, part)
     if not wanted.any():
-        raise DataError(f"{manifest.root}: {who}: no row has {condition}; {_said(manifest, parts)}")
+        raise DataError(f"{manifest.place}: {who}: no row has {condition}; {_said(manifest, parts)}")
     return wanted
 
 

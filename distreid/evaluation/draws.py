@@ -38,7 +38,7 @@ def views_of(
         ]
     if not has_paths(manifest):
         raise DataError(
-            f"{manifest.root}: {benchmark.name} needs a column path: by the paths it is drawn"
+            f"{manifest.place}: {benchmark.name} needs a column path: by the paths it is drawn"
         )
     for column in draw.each:
         need_column(manifest, column, benchmark.name)
@@ -126,7 +126,7 @@ def _whole_numbers(manifest: Manifest, column: str) -> list[list[int]]:
             found.append([int(number) for number in text.split()])
         except ValueError:
             raise DataError(
-                f"{manifest.root}, row {row}: {column} is {os.fsdecode(text)!r}; whole numbers, "
+                f"{manifest.place}, row {row}: {column} is {os.fsdecode(text)!r}; whole numbers, "
                 "separated by spaces, are wanted"
             ) from None
     return found

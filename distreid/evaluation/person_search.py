@@ -269,7 +269,7 @@ def _by_name(manifest: Manifest, frames: list[bytes]) -> dict[bytes, int]:
         name = os.path.basename(bytes(frame))
         if found.setdefault(name, place) != place:
             raise DataError(
-                f"{manifest.root}: {os.fsdecode(frames[found[name]])} and {os.fsdecode(frame)} "
+                f"{manifest.place}: {os.fsdecode(frames[found[name]])} and {os.fsdecode(frame)} "
                 "have one name, by which a list of frames cannot tell them apart; rename one"
             )
     return found
@@ -295,7 +295,7 @@ def _boxes(manifest: Manifest, who: str) -> NDArray[np.float64]:
     texts = manifest.extra.get("box")
     if texts is None:
         raise DataError(
-            f"{manifest.root}: {who} needs a column box, x1,y1,x2,y2, which --boxes makes"
+            f"{manifest.place}: {who} needs a column box, x1,y1,x2,y2, which --boxes makes"
         )
     try:
         boxes = np.array([[float(v) for v in text.split(b",")] for text in texts.tolist()])
@@ -303,7 +303,7 @@ def _boxes(manifest: Manifest, who: str) -> NDArray[np.float64]:
             raise ValueError
     except ValueError:
         raise DataError(
-            f"{manifest.root}: column box: x1,y1,x2,y2 is wanted in every row"
+            f"{manifest.place}: column box: x1,y1,x2,y2 is wanted in every row"
         ) from None
     return boxes
 
