@@ -19,6 +19,7 @@ from distreid.data.manifest import (
     NO_SPLIT,
     OTHER,
     QUERY,
+    composed,
     utf8,
 )
 from distreid.errors import DataError
@@ -85,7 +86,7 @@ def labels_of(
     hold, is a DataError; without, it is a name.
     """
     counts = Counter(texts)
-    clean = {text: text.strip() for text in counts}
+    clean = {text: composed(text.strip()) for text in counts}
     if not as_text:  # a number among names is written without its point, too
         clean = {text: _without_point(value) for text, value in clean.items()}
     # Our own exports write the number of the unknown, and pandas may write it with a point.

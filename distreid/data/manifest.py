@@ -6,6 +6,7 @@ import enum
 import functools
 import hashlib
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,6 +197,17 @@ def utf8(text: str) -> str:
     """A text as HDF5 can hold it: bytes that are no UTF-8, as names of files have them, become
     escapes."""
     return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def composed(name: str) -> str:
+    """A name whose letters with accents are one character each (NFC): the same name in a list that
+    another system wrote has them in two."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def decomposed(name: str) -> str:
+    """The same name with accents as characters of their own (NFD)."""
+    return unicodedata.normalize("NFD", name)
 
 
 def build_manifest(

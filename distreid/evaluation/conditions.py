@@ -79,7 +79,9 @@ def rows_where(manifest: Manifest, condition: str, name: str, who: str) -> NDArr
     for part in fitting[0]:
         wanted &= _holds(manifest, part)
     if not wanted.any():
-        raise DataError(f"{manifest.place}: {who}: no row has {condition}; {_said(manifest, parts)}")
+        raise DataError(
+            f"{manifest.place}: {who}: no row has {condition}; {_said(manifest, parts)}"
+        )
     return wanted
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError
 from distreid.job.options import path_text
 from distreid.nearest.similarity import checked_device
@@ -80,7 +81,8 @@ class Gallery:
     ) -> SearchResult:
         """The `top` rows with the largest cosines for each feature, (Q, D) or one (D,).
 
-        Persons and cameras are numbers or names, times seconds since 1970. `fuse` gives one answer
+        Persons and cameras are texts as `SearchResult.person` and `camera` have them, and a person
+        also an integer as `person_id` has it; times are seconds since 1970. `fuse` gives one answer
         for all queries, of one person: `mean`, `max` or `rank`. `approximate` takes the index of
         `distreid index`. Fewer rows come where fewer may be found. OptionError for features that
         cannot be queries, StoreError if rows of this generation were erased meanwhile.
@@ -149,12 +151,31 @@ class SearchResult:
 
     @functools.cached_property
     def person_id(self) -> NDArray[np.int64]:
-        """(Q, K) the gallery's numbers of persons."""
+        """(Q, K) the gallery's numbers of persons, −2 where nobody is known."""
         return self._reader.column("person_id", self.hits.place)
 
     @functools.cached_property
+    def person(self) -> NDArray[np.str_]:
+        """(Q, K) names of persons, or their numbers; empty where nobody is known."""
+        return np.where(self.person_id == NO_PERSON, "", self._names("person"))
+
+    @functools.cached_property
+    def camera(self) -> NDArray[np.str_]:
+        """(Q, K) names of cameras, or their numbers; empty where none is known."""
+        return np.where(self.camera_id == NO_CAMERA, "", self._names("camera"))
+
+    @functools.cached_property
+    def time(self) -> NDArray[np.float64]:
+        """(Q, K) seconds since 1970; NaN where no time is known."""
+        return self._reader.column("time", self.hits.place)
+
+    def _names(self, what: str) -> NDArray[np.str_]:
+        return self._reader.names(what, self.hits.place)
+
+    @functools.cached_property
     def camera_id(self) -> NDArray[np.int64]:
-        """(Q, K)."""
+        """(Q, K) as the runs have them, −1 where none is known. Of cameras with names each run has
+        numbers of its own: `camera` tells them."""
         return self._reader.column("camera_id", self.hits.place)
 
     @functools.cached_property
@@ -170,18 +191,20 @@ class SearchResult:
         queries: Sequence[str] | None = None,
         images: Sequence[Path | None] | None = None,
         threshold: float | None = None,
+        own: Sequence[frozenset[int]] | None = None,
     ) -> list[Answer]:
-        """For reports: with names and images of the queries."""
+        """For reports: with names and images of the queries, and of each the rows of the gallery
+        that it is made of."""
         from distreid.report.search_results import Answer, FoundRow
 
-        persons = self._reader.names("person", self.hits.place)
-        cameras = self._reader.names("camera", self.hits.place)
+        persons, cameras = self._names("person"), self._names("camera")
         return [
             Answer(
                 query=queries[q] if queries else f"query {q}",
                 image=images[q] if images else None,
                 exact=bool(self.exact[q]),
                 threshold=threshold,
+                own=own[q] if own else frozenset(),
                 found=[
                     FoundRow(
                         row=int(self.rows[q, k]),
@@ -190,6 +213,7 @@ class SearchResult:
                         person_id=int(self.person_id[q, k]),
                         camera=str(cameras[q, k]),
                         camera_id=int(self.camera_id[q, k]),
+                        time=float(self.time[q, k]),
                         path=str(self.path[q, k]),
                         image=self._reader.file(int(self.hits.place[q, k])),
                     )

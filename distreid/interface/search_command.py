@@ -136,7 +136,9 @@ def search(parsed: argparse.Namespace) -> None:
             raise OptionError("--threshold: the scores of --fuse rank are no cosines")
         if threshold is None and parsed.fuse != "rank":
             threshold = calibrated_threshold(gallery)
-        answers = result.answers(names, images, threshold)
+        own = [frozenset([row]) for row in parsed.row or ()]
+        own = [frozenset(parsed.row or ())] if parsed.fuse else own
+        answers = result.answers(names, images, threshold, own)
         facts = {
             "gallery": str(parsed.gallery),
             "generation": gallery.generation,

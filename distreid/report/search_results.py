@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from distreid.report.frames_picture import frames_gallery
 from distreid.report.html import Picture, Table, render
 from distreid.report.ranking_picture import RANKS, RankedImage, RankedQuery, ranking_gallery
 
-COLUMNS = ("query", "rank", "row", "score", "person", "camera", "path", "in_gallery", "exact")
+COLUMNS = (
+    "query", "rank", "row", "score", "person", "camera", "time", "path", "in_gallery", "exact"
+)  # fmt: skip
 NOT_THERE = "not in the gallery"
 NOTHING = "no row may be found"
+LAST_DATE_S = 2.5e11  # the year 9892
+LEAST_DATE_S = 1e8  # less is no date, but seconds of a video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,11 @@ class FoundRow:
     person_id: int
     camera: str
     camera_id: int
+    """Of a camera with a name its run's own number, which in another run is another camera's."""
     path: str
     image: Path
+    time: float = math.nan
+    """Seconds since 1970; NaN where it is unknown."""
 
     @property
     def labels(self) -> tuple[str | None, str | None]:
@@ -44,6 +52,15 @@ class FoundRow:
             None if self.person_id == NO_PERSON else self.person,
             None if self.camera_id == NO_CAMERA else self.camera,
         )
+
+    @property
+    def when(self) -> str:
+        """The time for people, in UTC; empty where it is unknown."""
+        if math.isnan(self.time):
+            return ""
+        if not LEAST_DATE_S <= self.time <= LAST_DATE_S:
+            return f"{self.time:g}"
+        return datetime.fromtimestamp(self.time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +75,17 @@ class Answer:
     """Whether it is proven that no other row belongs there."""
     threshold: float | None
     """The least score of the same person; None where that is not known."""
+    own: frozenset[int] = frozenset()
+    """Rows of the gallery that the query is made of."""
 
     @property
     def in_gallery(self) -> bool | None:
-        """Whether the best row reaches the threshold; None without one."""
-        if self.threshold is None:
+        """Whether the best row beside the query's own reaches the threshold; None without one, and
+        where no row but its own was asked for."""
+        others = [each.score for each in self.found if each.row not in self.own]
+        if self.threshold is None or (self.found and not others):
             return None
-        return bool(self.found) and self.found[0].score >= self.threshold
+        return bool(others) and others[0] >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -78,8 +99,9 @@ class Answer:
                     "score": each.score,
                     "person_id": each.person_id,
                     "person": each.labels[0],
-                    "camera_id": each.camera_id,
+                    "camera_id": each.camera_id if each.camera == str(each.camera_id) else None,
                     "camera": each.labels[1],
+                    "time": None if math.isnan(each.time) else each.time,
                     "path": printable(each.path),
                 }
                 for each in self.found
@@ -104,7 +126,8 @@ def answers_csv(answers: Sequence[Answer]) -> str:
             nothing = [None] * (len(COLUMNS) - 3)
             writer.writerow([answer.query, *nothing, answer.in_gallery, answer.exact])
         for rank, each in enumerate(answer.found, start=1):
-            row = (rank, each.row, f"{each.score:.7g}", *each.labels, printable(each.path))
+            labels = *each.labels, each.when or None
+            row = (rank, each.row, f"{each.score:.7g}", *labels, printable(each.path))
             writer.writerow([answer.query, *row, answer.in_gallery, answer.exact])
     return stream.getvalue()
 
@@ -112,13 +135,15 @@ def answers_csv(answers: Sequence[Answer]) -> str:
 def answers_table(answers: Sequence[Answer]) -> RichTable:
     """For a terminal."""
     table = RichTable()
-    for name in ("query", "rank", "row", "score", "person", "camera", "path"):
+    is_timed = any(each.when for answer in answers for each in answer.found)
+    shown = ("query", "rank", "row", "score", "person", "camera", *(("time",) if is_timed else ()))
+    for name in (*shown, "path"):
         table.add_column(name, justify="right" if name in ("rank", "row", "score") else "left")
     for answer in answers:
         if said := _said(answer):
-            table.add_row(printable(answer.query), "", "", "", said, "", "")
+            table.add_row(printable(answer.query), "", "", "", said, *[""] * (len(shown) - 4))
         for rank, each in enumerate(answer.found, start=1):
-            labels = map(printable, (each.person, each.camera))
+            labels = map(printable, (each.person, each.camera, *([each.when] if is_timed else [])))
             cells = (str(rank), str(each.row), f"{each.score:.4f}", *labels)
             table.add_row(printable(answer.query), *cells, printable(each.path))
     return table
@@ -197,12 +222,13 @@ def _html_table(answers: Sequence[Answer]) -> Table:
             f"{each.score:.4f}",
             each.person,
             each.camera,
+            each.when,
             each.path,
             _said(answer),
         ]
         for answer in answers
         for rank, each in enumerate(answer.found, start=1)
     ]
-    rows += [[answer.query, *[""] * 6, _said(answer)] for answer in answers if not answer.found]
-    header = ["query", "rank", "row", "score", "person", "camera", "path", "answer"]
+    rows += [[answer.query, *[""] * 7, _said(answer)] for answer in answers if not answer.found]
+    header = ["query", "rank", "row", "score", "person", "camera", "time", "path", "answer"]
     return Table(title="What was found", header=header, rows=rows)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from distreid.data.locators import under
-from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, utf8
+from distreid.data.manifest import JUNK, NO_CAMERA, NO_PERSON, composed, decomposed, utf8
 from distreid.errors import OptionError, StoreError
 from distreid.host.counts import whole_number
 from distreid.nearest.exact_search import Found, Part, search, unit_queries
@@ -30,7 +30,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which rows may be found; None: any. Persons and cameras are numbers or names."""
+    """Which rows may be found; None: any. Persons and cameras are texts, a name or else the number
+    of one without a name; an integer is the gallery's number of a person, whoever that is."""
 
     cameras: tuple[str | int, ...] | None = None
     persons: tuple[str | int, ...] | None = None
@@ -253,10 +254,16 @@ class Gallery:
         found = []
         persons = (*(which.persons or ()), *(which.not_persons or ()))
         for wanted, what in ((which.cameras, "camera"), (persons, "person")):
-            known = self.words(what, wanted) if wanted else set()
-            for word in (utf8(str(each)) for each in wanted or ()):
+            known = set(map(composed, self.words(what, wanted))) if wanted else set()
+            for each in wanted or ():
+                word = utf8(str(each))
                 number = whole_number(word)
-                if not {word, word if number is None else str(number)} & known:
+                if what == "person" and not isinstance(each, str):
+                    there = any(len(self._places(run, what, (each,))) for run in self.runs)
+                else:
+                    said = {composed(word), word if number is None else str(number)}
+                    there = bool(said & known)
+                if not there:
                     found.append(f"{what} {word}")
         is_timed = which.since is not None or which.until is not None
         if is_timed and all(np.isnan(run.columns.time).all() for run in self.runs):
@@ -266,15 +273,21 @@ class Gallery:
     def _places(self, run: OpenedRun, what: str, wanted: Sequence[str | int]) -> NDArray[np.int32]:
         """Where a run has one of these persons or cameras; a word is a name, or else a number."""
         texts = run.columns.texts(f"{what}_name")
-        names, numbers = names_and_numbers(what, wanted)
+        is_number = [what == "person" and not isinstance(each, str) for each in wanted]
+        words = [each for each, as_number in zip(wanted, is_number, strict=True) if not as_number]
+        names, numbers = names_and_numbers(what, words)
         ordered = run.by_person if what == "person" else run.by_camera
         places = ordered.places(set(numbers))
-        if texts is None:
+        if texts is not None:
+            encoded = np.array([name.encode() for name in names], "S")
+            named = np.flatnonzero(np.isin(texts, encoded)).astype(np.int32)
+            # A row that has a name is not meant by a text that is its number.
+            places = np.union1d(named, places[texts[places] == b""])
+        if len(words) == len(wanted):
             return places
-        encoded = np.array([name.encode() for name in names], "S")
-        named = np.flatnonzero(np.isin(texts, encoded)).astype(np.int32)
-        # A row that has a name is not meant by its number.
-        return np.union1d(named, places[texts[places] == b""])
+        meant = {int(each) for each, as_number in zip(wanted, is_number, strict=True) if as_number}
+        meant = {number for number in meant if number >= JUNK}  # less is nobody who is known
+        return np.union1d(places, ordered.places(meant))
 
     def search(self, features: ArrayLike, top: int = 10, which: Filter | None = None) -> Hits:
         """The best rows for each feature (Q, D), or one (D,): any real numbers, normalised here.
@@ -401,7 +414,10 @@ def names_and_numbers(what: str, wanted: Sequence[str | int]) -> tuple[list[str]
     least = JUNK if what == "person" else 0
     numbers = [n for word in words if (n := whole_number(word)) is not None and n >= least]
     # A name holds no NUL, and numpy takes `Ann\0` for `Ann`.
-    return [word for word in words if word and "\0" not in word], numbers
+    names = [word for word in words if word and "\0" not in word]
+    # As they are written, and as another system writes the same letters.
+    forms = (form(name) for name in names if not name.isascii() for form in (composed, decomposed))
+    return list(dict.fromkeys((*names, *forms))), numbers
 
 
 def checked_queries(features: ArrayLike, dim: int) -> NDArray[np.float64]:

@@ -29,6 +29,7 @@ from distreid.data.manifest import (
     TIME,
     Manifest,
     Status,
+    composed,
     text_column,
 )
 from distreid.data.summary import has_distractors
@@ -145,10 +146,10 @@ class Persons:
         """(N,) the gallery's number of each row's person, and the (N,) names, empty where
         the number is all that is known.
 
-        A name that is known is that person. Without names and prefix a number is the person of
-        that number, or of the name that is written so. Junk, distractors and the unknown stay what
-        they are. The gallery's own 0 is nobody: where a run's person 0 is somebody, the name is
-        `0`.
+        A name that is known is that person, however its letters are composed. Without names and
+        prefix a number is the person of that number, or of the name that is written so. Junk,
+        distractors and the unknown stay what they are. The gallery's own 0 is nobody: where a run's
+        person 0 is somebody, the name is `0`.
         """
         given = manifest.names(PERSON_NAME)
         numbers, place_N = np.unique(manifest.person_id, return_inverse=True)
@@ -156,6 +157,7 @@ class Persons:
         by_number = {str(each): each for each in taken - by_name if each > DISTRACTOR}
         known = by_number | dict(self.names)
         following = itertools.count(max(DISTRACTOR, *taken, *numbers.tolist()) + 1)
+        looks = {composed(name): name for name in known}
         least = DISTRACTOR + 1 if has_distractors(manifest) else DISTRACTOR
         mapped, names = [], []
         for number in numbers.tolist():
@@ -164,6 +166,7 @@ class Persons:
             has_no_number = not name and (number == DISTRACTOR or is_another)
             if number >= least and (prefix or has_no_number):
                 name = prefix + (name or str(number))
+            name = looks.setdefault(composed(name), name)
             if not name:
                 mapped.append(number)
                 names.append("")

@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 
 from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import OptionError, StoreError
-from distreid.host.counts import whole_number
 from distreid.search.gallery import (
     UNKNOWN,
     Filter,
@@ -46,7 +46,7 @@ NO_TIME = -1e18  # of rows whose time is not known: Milvus has no NaN
 PATH_BYTES = 4096
 ORIGIN = "origin"
 ORIGIN_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # odd, and far apart
-FIELDS = ["person", "person_name", "camera", "time", "path"]
+FIELDS = ["person", "person_name", "camera", "camera_name", "time", "path"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def search_collection(
     uri: str, name: str, features: NDArray[Any], top: int, which: Filter | None = None
 ) -> list[list[dict[str, Any]]]:
     """Of each query the rows found: `row`, `score`, `person_id`, `person`, `camera_id`, `camera`,
-    `path`."""
+    `time` (seconds since 1970, NaN where it is unknown), `path`."""
     if not uri.startswith("http:") and not Path(uri).exists():
         raise StoreError(f"{uri}: no such file; push a gallery to it")
     with _client(uri) as client:
@@ -119,7 +119,8 @@ def search_collection(
                 "person_id": int(hit["entity"]["person"]),
                 "person": hit["entity"]["person_name"] or _said(hit["entity"]["person"], NO_PERSON),
                 "camera_id": int(hit["entity"]["camera"]),
-                "camera": _said(hit["entity"]["camera"], NO_CAMERA),
+                "camera": hit["entity"]["camera_name"] or _said(hit["entity"]["camera"], NO_CAMERA),
+                "time": math.nan if hit["entity"]["time"] == NO_TIME else hit["entity"]["time"],
                 "path": hit["entity"]["path"],
             }
             for hit in hits
@@ -137,16 +138,16 @@ def expression(which: Filter | None) -> str:
     if which is None:
         return ""
     terms = []
-    for words, is_wanted in ((which.persons, True), (which.not_persons, False)):
+    for what, words, is_wanted in (
+        ("person", which.persons, True),
+        ("person", which.not_persons, False),
+        ("camera", which.cameras, True),
+    ):
         if words is not None:
-            names, numbers = names_and_numbers("person", words)
+            names, numbers = names_and_numbers(what, words)
             said = json.dumps(names)
-            term = f'(person_name in {said} or (person_name == "" and person in {numbers}))'
+            term = f'({what}_name in {said} or ({what}_name == "" and {what} in {numbers}))'
             terms.append(term if is_wanted else f"not {term}")
-    if which.cameras is not None:
-        if wrong := [word for word in which.cameras if whole_number(str(word)) is None]:
-            raise OptionError(f"--cameras {wrong[0]}: a collection has their numbers; give these")
-        terms.append(f"camera in {names_and_numbers('camera', which.cameras)[1]}")
     if which.since is not None:
         terms.append(f"time >= {which.since!r}")
     if which.until is not None:
@@ -178,10 +179,10 @@ def _prepare(client: Any, name: str, opened: Gallery) -> None:
                 f"collection {name}: of another feature space ({there[:200]}); give another "
                 "--collection"
             )
-        if ORIGIN not in {field["name"] for field in said["fields"]}:
+        if not {ORIGIN, "camera_name"} <= {field["name"] for field in said["fields"]}:
             raise StoreError(
-                f"collection {name}: of an earlier distreid, which did not note whose rows it has; "
-                "drop it, or give another --collection"
+                f"collection {name}: of an earlier distreid, which did not note whose rows it has, "
+                "or their cameras' names; drop it, or give another --collection"
             )
         return
     pymilvus = _pymilvus()
@@ -192,7 +193,7 @@ def _prepare(client: Any, name: str, opened: Gallery) -> None:
     for field in (ORIGIN, "person", "camera"):
         schema.add_field(field, kinds.INT64)
     schema.add_field("time", kinds.DOUBLE)
-    for field in ("person_name", "path"):
+    for field in ("person_name", "camera_name", "path"):
         schema.add_field(field, kinds.VARCHAR, max_length=PATH_BYTES)
     index = client.prepare_index_params()
     # Within one file of milvus-lite it is a flat scan; a server makes the index it is best at.
@@ -204,9 +205,16 @@ def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
     place = opened.place_of(rows)
     features = opened.features(rows.tolist())
     columns = {name: opened.column(name, place) for name in ("person_id", "camera_id", "time")}
-    names = opened.names("person", place)
+    names = {
+        what: [
+            "" if number == unknown or name == str(number) else str(name)
+            for name, number in zip(
+                opened.names(what, place), columns[f"{what}_id"].tolist(), strict=True
+            )
+        ]
+        for what, unknown in (("person", NO_PERSON), ("camera", NO_CAMERA))
+    }
     origins = _origins(opened, rows)
-    unnamed = [(UNKNOWN, str(number)) for number in columns["person_id"].tolist()]
     paths = [os.fsdecode(path) for path in opened.column("path", place).tolist()]
     return [
         {
@@ -214,8 +222,9 @@ def _entities(opened: Gallery, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
             "feature": features[i].tolist(),
             ORIGIN: int(origins[i]),
             "person": int(columns["person_id"][i]),
-            "person_name": "" if names[i] in unnamed[i] else str(names[i]),
+            "person_name": names["person"][i],
             "camera": int(columns["camera_id"][i]),
+            "camera_name": names["camera"][i],
             "time": NO_TIME if np.isnan(columns["time"][i]) else float(columns["time"][i]),
             "path": paths[i].encode("utf-8", "backslashreplace").decode()[: PATH_BYTES // 4],
         }

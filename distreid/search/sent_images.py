@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from distreid.data.manifest import (
     Manifest,
     Status,
     build_manifest,
+    composed,
     text_column,
 )
 from distreid.errors import OptionError
@@ -317,20 +317,16 @@ def _as_known(words: Sequence[str], known: Callable[[], Collection[str]]) -> lis
     """The words as names are kept: without white space around them, each letter in one with its
     accents (NFC). A name that the gallery has as it is written stays so, and of those that look
     like it, it is the one that the gallery has."""
-    kept = {word: _nfc(word.strip()) for word in words}
+    kept = {word: composed(word.strip()) for word in words}
     doubtful = [word for word in kept if word != kept[word] or not word.isascii()]
     if doubtful:
         names = known()
-        by_look = {_nfc(name): name for name in names}
+        by_look = {composed(name): name for name in names}
         for word in doubtful:
             plain = kept[word]
             same = (name for name in (word, plain) if name in names)
             kept[word] = next(same, by_look.get(plain, plain))
     return [kept[word] for word in words]
-
-
-def _nfc(word: str) -> str:
-    return unicodedata.normalize("NFC", word)
 
 
 def _camera_names(all_columns: Iterable[Columns]) -> set[str]:

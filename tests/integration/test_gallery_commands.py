@@ -121,6 +121,14 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     since = ("--since", "2023-11-15T12:13:20", "--until", "1700060000", "--top", "30")
     found = printed(capsys, "search", gallery, "--row", "0", *since, "--json")
     assert {each["row"] for each in found["answers"][0]["found"]} == {14, 15, 16}
+    assert {each["time"] for each in found["answers"][0]["found"]} == {
+        1_700_000_000 + 3600 * hour for hour in (14, 15, 16)
+    }
+    assert main(["search", str(gallery), "--row", "0", *since, "--csv"]) == 0
+    lines = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert min(line["time"] for line in lines) == "2023-11-15T12:13:20Z"
+    assert main(["search", str(gallery), "--row", "0", *since]) == 0
+    assert "2023-11-15T12:13:20Z" in capsys.readouterr().out
     words = ("gallery", "remove", gallery, "--before", "20231115", "--json")
     assert printed(capsys, *words)["rows"] == 2
 
@@ -299,11 +307,15 @@ def test_unknown_labels_and_queries_without_a_hit_are_said_as_such(
     options = ["--persons", "12", "--html", str(page)]
     assert main(["search", gallery, "--row", "0", *options]) == 0
     assert "no row may be found" in capsys.readouterr().out + page.read_text()
-    # Of the best row's own: the second is below the threshold, the query is there all the same.
-    assert main(["search", gallery, "--row", "0", "--threshold", "0.99", "--csv"]) == 0
-    assert [line.split(",")[-2] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        "True"
-    ] * 2
+    # The row that is searched for says nothing of its person; with it alone nothing is known.
+    features = features_of(1, 2).astype(np.float64)
+    score, expected = float(features[0] @ features[1]), []
+    for threshold, top in ((score + 0.01, 2), (score - 0.01, 2), (score, 1)):
+        options = ["--row", "0", "--threshold", str(threshold), "--top", str(top), "--csv"]
+        assert main(["search", gallery, *options]) == 0
+        lines = csv.DictReader(capsys.readouterr().out.splitlines())
+        expected.append({row["in_gallery"] for row in lines})
+    assert expected == [{"False"}, {"True"}, {""}]
 
 
 def test_what_no_row_has_is_said_when_rows_are_removed(

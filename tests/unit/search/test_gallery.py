@@ -141,7 +141,33 @@ def test_names_decide_where_there_are_names(tmp_path: Path, how: Manner) -> None
     assert bob == bob_again and len({ann, bob, eve, one, seven}) == 5
     assert opened.names("person", place).tolist() == ["ann", "bob", "bob", "eve", "1", "7"]
     assert opened.search(np.ones(DIM), 9, Filter(persons=("bob",))).rows.shape == (1, 2)
-    assert set(opened.search(np.ones(DIM), 9, Filter(persons=(1,))).rows[0].tolist()) == {4}
+    assert set(opened.search(np.ones(DIM), 9, Filter(persons=("1",))).rows[0].tolist()) == {4}
+    # A number that the gallery gave is that person, whether he has a name or not.
+    for person, rows in ((ann, {0}), (bob, {1, 2}), (eve, {3}), (one, {4}), (seven, {5})):
+        found = opened.search(np.ones(DIM), 9, Filter(persons=(person,)))
+        assert set(found.rows[0].tolist()) == rows
+        found = opened.search(np.ones(DIM), 9, Filter(not_persons=(person,)))
+        assert set(found.rows[0].tolist()) == set(range(6)) - rows
+        assert not opened.unmatched(Filter(persons=(person,)))
+    assert opened.unmatched(Filter(persons=(99,))) == ["person 99"]
+
+
+def test_a_name_is_the_same_however_its_letters_are_composed(tmp_path: Path, how: Manner) -> None:
+    one, two = "Zo\u00eb", "Zoe\u0308"
+    runs = [
+        make_run(tmp_path / "a", 1, 2, persons=[0, 1], extra={"person_name": ["Bob", two]}),
+        make_run(tmp_path / "b", 2, 2, persons=[0, 1], extra={"person_name": [one, "Eve"]}),
+        make_run(tmp_path / "c", 3, 1, persons=[0], extra={"camera_name": [two]}, cameras=[0]),
+    ]
+    create(tmp_path / "g", runs, how)
+    opened = Gallery(tmp_path / "g")
+    person = opened.column("person_id", np.arange(5)).tolist()
+    assert person[1] == person[2] and len(set(person)) == 4
+    for name in (one, two):
+        for which, rows in ((Filter(persons=(name,)), {1, 2}), (Filter(cameras=(name,)), {4})):
+            assert set(opened.search(np.ones(DIM), 9, which).rows[0].tolist()) == rows
+            assert not opened.unmatched(which)
+    assert remove(tmp_path / "g", how, which=Filter(persons=(one,)), erase=True).rows == 2
 
 
 @pytest.mark.parametrize("is_named_first", [True, False])
@@ -163,7 +189,7 @@ def test_a_name_and_a_number_that_are_one_word_are_one_person(
     person = opened.column("person_id", place).tolist()
     assert len(set(zip(words, person, strict=True))) == len(set(words)) == len(set(person)) == 7
     assert words.count("5") == 4 and words.count("7") == 2
-    found = opened.search(np.ones(DIM), 99, Filter(persons=(5,)))
+    found = opened.search(np.ones(DIM), 99, Filter(persons=("5",)))
     assert found.rows.shape == (1, 4)
 
 
