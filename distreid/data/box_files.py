@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distreid.data import json_text
+from distreid.data.box_columns import FIRST, SIZE, TOGETHER, TWO_CORNERS
 from distreid.data.box_request import Corners
 from distreid.data.found_boxes import (
     CAMERA_COLUMN,
@@ -31,19 +32,7 @@ from distreid.data.yolo_files import read_yolo
 from distreid.errors import DataError
 from distreid.host.counts import counted
 
-# The columns of a table, compared as those of `image_table`.
-FIRST = {"x": ("x", "left", "bbleft", "bboxleft"), "y": ("y", "top", "bbtop", "bboxtop")}
-SIZE = {
-    "w": ("w", "width", "bbwidth", "bboxwidth"),
-    "h": ("h", "height", "bbheight", "bboxheight"),
-}
-TWO_CORNERS = {
-    "x1": ("x1", "xmin", "left"),
-    "y1": ("y1", "ymin", "top"),
-    "x2": ("x2", "xmax", "right"),
-    "y2": ("y2", "ymax", "bottom"),
-}
-TOGETHER = "bbox"  # one column with `[x, y, w, h]`, as COCO and wildlife-datasets write a box
+# Further columns of a table of boxes.
 SCORE_NAMES = ("score", "conf", "confidence")
 FRAME_NAMES = ("frame", "frameid", "frameno", "framenumber")
 CLASS_NAMES = ("class", "category", "categoryid", "cls", "classid")

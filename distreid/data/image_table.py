@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from distreid.data.box_columns import box_columns
 from distreid.data.image_files import LayoutRequest
 from distreid.data.labels import (
     CAMERA,
@@ -143,7 +144,11 @@ def manifest_of(
             columns[f"{name}_in_table"] = columns.pop(name)
             notes.append(f"column {name} is kept as {name}_in_table: another one is that")
     if not twice and "box" not in columns:  # several boxes of a frame may be alike
-        _check_paths_are_rows(table, path, split)
+        plain = {plain_name(name): name for name in columns}
+        boxes = ", ".join(plain[name] for name in box_columns(plain))
+        cure = f"images are taken whole; --data FOLDER --boxes {file.name} cuts out {boxes}"
+        _check_paths_are_rows(table, path, split, cure if boxes else "leave out one of the two")
+        notes += [cure] * bool(boxes)
     return build_manifest(
         root=file.parent,
         layout="csv",
@@ -400,7 +405,9 @@ def _check_paths(table: Table, path: list[str]) -> None:
                 raise DataError(f"{table.where(row)}: {name} holds a NUL; mend the line")
 
 
-def _check_paths_are_rows(table: Table, path: list[str], split: list[str] | None) -> None:
+def _check_paths_are_rows(
+    table: Table, path: list[str], split: list[str] | None, cure: str
+) -> None:
     """DataError for an image that a split has twice; query and gallery may share one."""
     plain = plain_paths(table.file.parent.absolute(), [os.fsencode(text) for text in path])
     if len(set(plain)) == len(path):
@@ -409,8 +416,7 @@ def _check_paths_are_rows(table: Table, path: list[str], split: list[str] | None
     for row, key in enumerate(zip(plain, split or [""] * len(path), strict=True)):
         if (before := first.setdefault(key, row)) != row:
             raise DataError(
-                f"{table.where(row)}: {path[row]!r} stands in {table.where(before)} already; "
-                "leave out one of the two"
+                f"{table.where(row)}: {path[row]!r} stands in {table.where(before)} already; {cure}"
             )
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distreid.data.manifest import Status
-from distreid.errors import StoreError
+from distreid.data.manifest import Manifest, Status
+from distreid.errors import StoreError, printable
 from distreid.host.atomic_files import check_target
 from distreid.host.counts import counted
-from distreid.store.plan import Plan, Shard, differences, to_json
+from distreid.store.plan import Plan, Shard, differences, short, to_json
 from distreid.store.root_file import ROOTS, Columns, existing_plan, write_root
 from distreid.store.shards import done_shards, read_shard, shard_file, verify_shard
 
@@ -72,10 +72,30 @@ def remaining(run: Path, plan: Plan) -> list[Shard]:
         differing = differences(there, asked, words="it has {ours}, asked for is {theirs}")
         if differing:
             raise StoreError(
-                f"{run} holds another run ({'; '.join(differing)}); "
+                f"{run} holds another run ({'; '.join(differing)}"
+                f"{_first_row(present.manifest, plan.manifest)}); "
+                f"{'' if done else 'no shard of it is done: '}"
                 "give another --out, or delete that folder"
             )
     return [shard for shard in plan.shards if shard.index not in done]
+
+
+def _first_row(there: Manifest, asked: Manifest) -> str:
+    """Where two lists of images differ first, for a message; empty where they are the same."""
+    if len(there) != len(asked):
+        return f"; it has {counted(len(there), 'row')}, asked for are {len(asked):,}"
+    ours, theirs = there.columns(), asked.columns()
+    if ours.keys() != theirs.keys():
+        name = min(ours.keys() ^ theirs.keys())
+        return f"; {'it' if name in ours else 'what is asked for'} has a column {name}"
+    for name, column in ours.items():
+        differing = np.flatnonzero(column != theirs[name])
+        if len(differing):
+            row = int(differing[0])
+            values = (column[row], theirs[name][row])
+            a, b = (os.fsdecode(v) if isinstance(v, bytes) else v for v in values)
+            return printable(f"; first in row {row}: {name} {short(a)}, asked for is {short(b)}")
+    return ""
 
 
 def _adopt(run: Path, plan: Plan, done: set[int]) -> None:

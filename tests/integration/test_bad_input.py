@@ -201,7 +201,11 @@ def test_an_output_folder_of_another_run(
     )
     draw(images / "3.jpg", 3)
     assert run() == 2
-    assert "holds another run (manifest: " in error_line(capsys)
+    said = error_line(capsys)
+    assert "holds another run (manifest: " in said and "; it has 3 rows, asked for are 4)" in said
+    (images / "2.jpg").unlink()
+    assert run() == 2
+    assert "; first in row 2: path 2.jpg, asked for is 3.jpg); give" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("images")

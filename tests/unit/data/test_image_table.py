@@ -569,3 +569,20 @@ def test_a_value_that_is_several_is_named_by_its_place(tmp_path: Path) -> None:
     file.write_text('{"path": "0.jpg", "x": 1}\n{"path": "1.jpg", "x": [1, 2]}\n')
     with pytest.raises(DataError, match=r"row 2: x is \[1, 2\], no single value"):
         open_data(str(file))
+
+
+@pytest.mark.parametrize(
+    ("header", "box", "said"),
+    [("x,y,w,h", "1,2,3,4", "x, y, w, h"), ("xmin,ymin,xmax,ymax", "1,2,3,4", "xmin, ymin, xmax, ymax"),
+     ("bbox", '"[1, 2, 3, 4]"', "bbox")],
+)  # fmt: skip
+def test_a_table_of_boxes_that_is_taken_for_one_of_images_says_so(
+    tmp_path: Path, header: str, box: str, said: str
+) -> None:
+    cure = f"images are taken whole; --data FOLDER --boxes manifest.csv cuts out {said}"
+    manifest = open_data(csv_file(tmp_path, f"path,{header}\na.jpg,{box}\nb.jpg,{box}\n"))
+    assert cure in manifest.notes
+    with pytest.raises(DataError, match=f"'a.jpg' stands in .*line 2 already; {cure}"):
+        open_data(csv_file(tmp_path, f"path,{header}\na.jpg,{box}\na.jpg,{box}\n"))
+    plain = open_data(csv_file(tmp_path, "path,x,y,w\na.jpg,1,2,3\n"))
+    assert not plain.notes and {"x", "y", "w"} <= plain.extra.keys()
