@@ -1,4 +1,4 @@
-"""What the columns of a table of boxes are called, compared as `image_table.plain_name` has them."""
+"""What the columns of a table of boxes are called, as `image_table.plain_name` writes names."""
 
 from __future__ import annotations
 

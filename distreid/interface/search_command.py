@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,7 +305,7 @@ def _of_file(file: Path) -> NDArray[Any]:
     return features[None] if features.ndim == 1 else features
 
 
-def calibrated_threshold(gallery: Gallery) -> float | None:
+def calibrated_threshold(gallery: Gallery, say: Callable[[str], None] = say) -> float | None:
     """The strictest threshold for 'not in the gallery' that `distreid calibrate` found for one of
     the runs; said, and which file of a run is damaged."""
     from distreid.store.run_folder import CALIBRATION

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distreid.data.locators import is_address, under
-from distreid.errors import OptionError, StoreError
+from distreid.errors import DistreidError, OptionError, StoreError
 from distreid.host.atomic_files import make_folder
 from distreid.host.folder_lock import Busy, hold
 from distreid.nearest.codes import Directions
@@ -137,8 +137,16 @@ def create(gallery: Path, runs: Sequence[Path], how: Manner, *, copy: bool = Fal
             make_folder(gallery / folder)
         sweep(gallery, first, how.keep_s)
         current = first
-        for run, store in zip(runs, stores, strict=True):
-            current = _added(gallery, current, store, "", copy or is_address(run), how)
+        try:
+            for run, store in zip(runs, stores, strict=True):
+                current = _added(gallery, current, store, "", copy or is_address(run), how)
+        except DistreidError:
+            sweep(gallery, first, how.keep_s)
+            old_file(gallery, first.generation).unlink()
+            for folder in (*FOLDERS, "readers", "generations"):
+                with contextlib.suppress(OSError):  # something of the user's lies there
+                    (gallery / folder).rmdir()
+            raise
         publish_generation(gallery, current)
         old_file(gallery, first.generation).unlink()
     return current

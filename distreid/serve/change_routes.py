@@ -124,6 +124,9 @@ async def mark(request: Request) -> Marked:
         asked = by_row = AskedMarksByRow.model_validate(await read_json(request))
         row, feature = by_row.row, np.array(by_row.feature or [], np.float64)
 
+    if row is not None and row in (*asked.right, *asked.wrong):
+        raise Problem(422, f"row {row}: is the query itself, of which it says nothing")
+
     def marked() -> Marked:
         with gallery.reading() as held:
             of_query = feature

@@ -19,6 +19,7 @@ from distreid.serve.limits import (
 )
 from distreid.serve.meters import Meters
 from distreid.serve.problems import Problem, path_of, problem_response
+from distreid.serve.request_parts import IN_A_FORM
 from distreid.serve.request_rate import RequestRate
 
 HEADERS = [
@@ -90,11 +91,17 @@ class Guard:
 
     def _check(self, scope: Scope, path: str, headers: Mapping[str, str]) -> None:
         """Problem for what is not let in."""
-        if not self.access.may_call(headers.get("host", "")):
-            raise Problem(421, "the service is called localhost here; ask it by that name")
+        if not self.access.may_call(host := headers.get("host", "")):
+            raise Problem(
+                421,
+                f"called {host or 'by no name'}: a service that only this machine reaches is "
+                "called localhost; a proxy before it sends `Host: localhost`",
+            )
         if not path.isprintable():
             # A route would answer a path with a line break as the one without.
             raise Problem(404, "no such path")
+        if headers.get("content-type", "").lower().startswith("image/"):
+            raise Problem(415, IN_A_FORM)  # before it is too large for a body in JSON
         method = scope["method"]
         asks = method == "POST" and (path in ASKS or path.endswith("/infer"))
         is_change = not (asks or method in ("GET", "HEAD"))

@@ -136,8 +136,9 @@ class Hit(BaseModel):
 
     row: int
     score: float
-    person: str
-    camera: str
+    person: str | None
+    """Null where nobody is known."""
+    camera: str | None
     time: float | None
     """Seconds since 1970, where it is known."""
     image: str
@@ -178,8 +179,9 @@ class ListedRow(BaseModel):
     """A row that can be found."""
 
     row: int
-    person: str
-    camera: str
+    person: str | None
+    """Null where nobody is known."""
+    camera: str | None
     time: float | None
     image: str
 

@@ -38,6 +38,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         404: "No such row, or none is served",
         408: "The body came too slowly",
         413: "The body is too large",
+        415: "The body is of another kind, such as an image that is in no form",
         421: "The service is not called so",
         422: "A field is not as described",
         429: "Too many requests of this client; see Retry-After",

@@ -18,6 +18,10 @@ from distreid.serve.limits import ANSWER_S, MAX_BODY_BYTES, MAX_IMAGES, MAX_JSON
 from distreid.serve.problems import Problem
 
 Result = TypeVar("Result")
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM")
+IN_A_FORM = (
+    "images are sent in a form, as its field `image` (multipart/form-data; curl -F image=@FILE)"
+)
 LISTS = ("cameras", "persons", "not_persons")
 """What may be given several times."""
 
@@ -44,7 +48,7 @@ async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes]
     """The images of a form, and its other fields; those that are `lists` may be given several
     times."""
     if kind_of(request) != "multipart/form-data":
-        raise Problem(422, "a form with one or more fields `image` is wanted (multipart/form-data)")
+        raise Problem(415, IN_A_FORM)
     try:
         async with contextlib.aclosing(request.stream()) as stream:
             parser = MultiPartParser(
@@ -80,7 +84,10 @@ async def read_form(request: Request, lists: Sequence[str]) -> tuple[list[bytes]
 
 async def read_json(request: Request) -> Any:
     """A body in JSON."""
-    return parse_json(await request.body())
+    content = await request.body()
+    if content.startswith(IMAGE_STARTS):
+        raise Problem(415, IN_A_FORM)
+    return parse_json(content)
 
 
 def parse_json(content: bytes) -> Any:

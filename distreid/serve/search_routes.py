@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from PIL import Image
 
 from distreid.data.locators import locate
-from distreid.data.manifest import NO_CAMERA
+from distreid.data.manifest import NO_CAMERA, NO_PERSON
 from distreid.errors import ImageError
 from distreid.images.preprocess import pixels_of
 from distreid.interface.opened_gallery import Gallery
@@ -174,8 +174,17 @@ def _listed(gallery: Gallery, first: int, top: int, which: Filter) -> ListedRows
     ids = np.concatenate([np.asarray(run.columns.row) for run in reader.runs])[place].tolist()
     listed = zip(
         ids,
-        reader.names("person", place).tolist(),
-        reader.names("camera", place).tolist(),
+        *(
+            [
+                None if number == unknown else name
+                for number, name in zip(
+                    reader.column(f"{what}_id", place).tolist(),
+                    reader.names(what, place).tolist(),
+                    strict=True,
+                )
+            ]
+            for what, unknown in (("person", NO_PERSON), ("camera", NO_CAMERA))
+        ),
         reader.column("time", place).tolist(),
         strict=True,
     )

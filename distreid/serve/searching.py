@@ -101,25 +101,24 @@ def _found(held: Held, asked: Asked, result: SearchResult) -> Found:
     threshold = held.threshold if asked.threshold is None else asked.threshold
     if asked.fuse == "rank":
         threshold = None
-    times = gallery.reader.column("time", result.hits.place)
     answers = [
         Answer(
             hits=[
                 Hit(
                     row=each.row,
                     score=each.score,
-                    person=each.person,
-                    camera=each.camera,
-                    time=None if math.isnan(time) else time,
+                    person=each.labels[0],
+                    camera=each.labels[1],
+                    time=None if math.isnan(each.time) else each.time,
                     image=thumbnail(each.row),
                     frame=_frame(each.row, each.path),
                     same=None if threshold is None else each.score >= threshold,
                 )
-                for each, time in zip(answer.found, of_query, strict=True)
+                for each in answer.found
             ],
             exact=answer.exact,
         )
-        for answer, of_query in zip(result.answers(), times.tolist(), strict=True)
+        for answer in result.answers()
     ]
     return Found(
         hits=answers[0].hits if len(answers) == 1 else None,

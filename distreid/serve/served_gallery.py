@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from distreid.errors import DistreidError, StoreError
+from distreid.interface.gallery_commands import say
 from distreid.interface.opened_gallery import Gallery, open_gallery
 from distreid.interface.search_command import calibrated_threshold
 from distreid.search.generation import read_generation
@@ -20,9 +21,9 @@ Answer = TypeVar("Answer")
 class Held:
     """A generation, and how many read it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.gallery = open_gallery(folder)
-        self.threshold = calibrated_threshold(self.gallery)
+        self.threshold = calibrated_threshold(self.gallery, say)
         """The least score of the same person, where a run of it was calibrated."""
         labels = self.gallery.reader.generation.labels
         self.marks = len(read_labels(folder / labels).mark_right) if labels else 0
@@ -39,7 +40,8 @@ class ServedGallery:
         """Why the newest generation could not be taken over; mostly empty."""
         self._lock = threading.Lock()
         self._taking_over = threading.Lock()
-        self._current = Held(folder)
+        self._said: set[str] = set()
+        self._current = Held(folder, self._say_once)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Held]:
@@ -77,7 +79,7 @@ class ServedGallery:
                 if newest == self._current.gallery.generation:
                     self.problem = ""
                     return False
-                new = Held(self.folder)
+                new = Held(self.folder, self._say_once)
             except DistreidError as error:
                 self.problem = str(error)
                 return False
@@ -88,6 +90,12 @@ class ServedGallery:
             if is_left:
                 old.gallery.close()
             return True
+
+    def _say_once(self, line: str) -> None:
+        """Of many generations in a row, what each would say again."""
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
 
     @property
     def now(self) -> Gallery:

@@ -32,12 +32,14 @@ async def session(request: Request, response: Response) -> State:
     return State(status=role)
 
 
+@ROUTES.head("/healthz", include_in_schema=False)
 @ROUTES.get("/healthz", response_model=State)
 async def healthz() -> State:
     """Whether the process lives."""
     return State(status="ok")
 
 
+@ROUTES.head("/readyz", include_in_schema=False)
 @ROUTES.get("/readyz", response_model=State)
 async def readyz(request: Request) -> State:
     """Whether model and gallery answer."""

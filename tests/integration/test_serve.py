@@ -175,7 +175,14 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
         refused(client.post("/v1/features", files=files), 400, says)
     refused(client.post("/v1/features", files=sent(*[image] * (MAX_IMAGES + 1))), 400, "Too many")
     refused(client.post("/v1/features", files=sent(image), data={"top": "3"}), 422, "top: ")
-    refused(client.post("/v1/features", data={"image": "a"}), 422, "a form with")
+    refused(client.post("/v1/features", data={"image": "a"}), 415, "curl -F image=@FILE")
+    content = QUERIES[0].read_bytes()
+    refused(client.post("/v1/search", content=content), 415, "as its field `image`")
+    kind = {"Content-Type": "image/jpeg"}
+    large = b"[" + content * (MAX_JSON_BYTES // len(content) + 1)
+    refused(client.post("/v1/search", content=large, headers=kind), 415, "as its field `image`")
+    refused(client.post("/v1/search", content=large), 413, "less at once")
+    assert client.head("/healthz").status_code == client.head("/readyz").status_code == 200
     refused(client.get("/v1/images/9999"), 404, "no such row")
     refused(client.get("/v1/images/0?width=5"), 422, "width: ")
     refused(client.get("/v1/images/0?widht=50"), 422, "widht: no such parameter; there are width")

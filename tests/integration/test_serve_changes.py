@@ -67,7 +67,7 @@ def test_images_become_rows_with_the_job_s_features(
     listed = client.get("/v1/rows", params={"first": 677, "cameras": "yard"}).json()
     assert [(each["row"], each["person"]) for each in listed["rows"]] == [
         (677, "7"),
-        (678, "unknown"),
+        (678, None),
     ]
     # Its picture is kept, its metadata nowhere; the feature is what a job makes of either file.
     assert client.get("/v1/images/676").status_code == 200
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_images_is_said_and_adds_nothing(client: httpx.Client
     add(422, "person.0: ", QUERIES[0], person="a" * 201)
     add(422, "colour: ", QUERIES[0], colour="red")
     add(422, "idempotency-key: ", QUERIES[0], key="k" * 201)
-    refused(client.post("/v1/images", json={}), 422, "a form with")
+    refused(client.post("/v1/images", json={}), 415, "in a form")
     assert client.get("/v1/gallery").json()["generation"] == 1
 
 
@@ -173,6 +173,7 @@ def test_marks_are_kept_and_scored(
         ({"row": 0}, 422, "no row is marked"),
         ({"row": 0, "right": [1], "wrong": [1]}, 422, "named twice"),
         ({"row": 0, "right": [9999]}, 404, "no such row"),
+        ({"row": 0, "wrong": [7, 0]}, 422, "row 0: is the query itself"),
         ({"feature": [0.0] * 512, "right": [1]}, 400, "is zero"),
         ({"right": [1]}, 422, "one of the two"),
     ):

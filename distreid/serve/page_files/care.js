@@ -104,7 +104,7 @@ function listed(row) {
   box.type = "checkbox";
   box.value = String(row.row);
   const caption = element("span", `row ${row.row}`, "caption");
-  caption.append(element("span", `person ${row.person}`), element("span", `camera ${row.camera}`));
+  caption.append(...whoWhere(row));
   if (row.time !== null) caption.append(element("span", when(row.time)));
   const image = picture(row.image, "");
   image.loading = "lazy";

@@ -40,7 +40,7 @@ function hourOf(seconds) {
 function showHours(hits) {
   const timed = hits.filter((hit) => hit.time !== null);
   const hours = [...new Set(timed.map((hit) => hourOf(hit.time)))].sort();
-  const cameras = [...new Set(timed.map((hit) => hit.camera))].sort();
+  const cameras = [...new Set(timed.map((hit) => hit.camera ?? UNKNOWN))].sort();
   if (!timed.length) {
     at("hours").replaceChildren(element("p", "No hit has a time."));
     return;
@@ -54,7 +54,7 @@ function showHours(hits) {
     const name = element("th", camera);
     name.scope = "row";
     const counts = hours.map((hour) => {
-      const count = timed.filter((hit) => hit.camera === camera && hourOf(hit.time) === hour).length;
+      const count = timed.filter((hit) => (hit.camera ?? UNKNOWN) === camera && hourOf(hit.time) === hour).length;
       return element("td", count ? String(count) : "", count ? "some" : "");
     });
     line.append(name, ...counts);

@@ -1,6 +1,7 @@
 // Asks the service, and shows what it answers. Texts are set as text, never as HTML.
 "use strict";
 
+const UNKNOWN = "unknown"; // a person or a camera
 const at = (id) => document.getElementById(id);
 // What is searched with: {files: [...]} or {row: number}.
 let query = null;
@@ -115,7 +116,7 @@ function frameButton(hit) {
   button.type = "button";
   button.setAttribute("aria-label", `the frame of row ${hit.row}`);
   button.addEventListener("click", () => {
-    at("frame-title").textContent = `Person ${hit.person}, camera ${hit.camera}`;
+    at("frame-title").textContent = `Person ${hit.person ?? UNKNOWN}, camera ${hit.camera ?? UNKNOWN}`;
     at("frame-picture").replaceChildren(picture(hit.frame, `row ${hit.row} in its frame`));
     at("frame").showModal();
   });
@@ -127,6 +128,11 @@ function element(tag, text, className) {
   if (text) made.textContent = text;
   if (className) made.className = className;
   return made;
+}
+
+// Who a row shows, and where, as two elements.
+function whoWhere(row) {
+  return ["person", "camera"].map((what) => element("span", `${what} ${row[what] ?? UNKNOWN}`));
 }
 
 function picture(address, alt) {
@@ -143,7 +149,7 @@ function shown(hit, by) {
   const caption = element("span", "", "caption");
   const sure = hit.same === null ? "" : hit.same ? " same person" : " another person";
   caption.append(element("b", hit.score.toFixed(4)), sure);
-  caption.append(element("span", `person ${hit.person}`), element("span", `camera ${hit.camera}`));
+  caption.append(...whoWhere(hit));
   if (hit.time !== null) caption.append(element("span", when(hit.time)));
   button.append(picture(hit.image, `row ${hit.row}`), caption);
   button.title = "Search with this picture";
@@ -154,7 +160,7 @@ function shown(hit, by) {
   const item = element("li");
   item.append(button);
   if (hit.frame) item.append(frameButton(hit));
-  if (gallery.may_change) item.append(markButtons(hit, by));
+  if (gallery.may_change && hit.row !== by.row) item.append(markButtons(hit, by));
   return item;
 }
 

@@ -573,9 +573,12 @@ def test_a_value_that_is_several_is_named_by_its_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("header", "box", "said"),
-    [("x,y,w,h", "1,2,3,4", "x, y, w, h"), ("xmin,ymin,xmax,ymax", "1,2,3,4", "xmin, ymin, xmax, ymax"),
-     ("bbox", '"[1, 2, 3, 4]"', "bbox")],
-)  # fmt: skip
+    [
+        ("x,y,w,h", "1,2,3,4", "x, y, w, h"),
+        ("xmin,ymin,xmax,ymax", "1,2,3,4", "xmin, ymin, xmax, ymax"),
+        ("bbox", '"[1, 2, 3, 4]"', "bbox"),
+    ],
+)
 def test_a_table_of_boxes_that_is_taken_for_one_of_images_says_so(
     tmp_path: Path, header: str, box: str, said: str
 ) -> None:

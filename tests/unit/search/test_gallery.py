@@ -303,6 +303,11 @@ def test_another_feature_space_is_refused_by_its_fields(tmp_path: Path, how: Man
         with pytest.raises(StoreError, match=field):
             add(gallery, run, how)
     assert read_generation(gallery).generation == 1
+    # Of a gallery that cannot be made nothing is left.
+    for copy in (False, True):
+        with pytest.raises(StoreError, match="the gallery has test, the run other"):
+            create(tmp_path / "new" / "g", [tmp_path / "a", other], how, copy=copy)
+        assert not (tmp_path / "new").exists()
 
 
 def test_another_engine_is_taken_and_said(tmp_path: Path, how: Manner, said: list[str]) -> None:

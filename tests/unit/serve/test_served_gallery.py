@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from small_runs import DIM, make_run
 from distreid.errors import StoreError
 from distreid.search.changes import Manner, create, remove
 from distreid.serve.served_gallery import Held, ServedGallery
+from distreid.store.run_folder import CALIBRATION
 
 HOW = Manner(say=lambda _: None, timeout_s=0.1)
 
@@ -47,3 +49,18 @@ def test_what_the_newest_generation_cannot_answer_is_an_error(served: ServedGall
     with pytest.raises(StoreError, match="damaged"):
         served.answer(fail)
     assert asked == [1, 1, 2]
+
+
+def test_a_threshold_is_said_once_for_many_generations(
+    tmp_path: Path, served: ServedGallery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {"identification": [{"threshold": 0.5, "false_rate": 0.01}]}
+    (copied,) = (tmp_path / "g" / "runs").iterdir()
+    for threshold, lines in ((0.5, 1), (0.5, 0), (0.75, 1)):
+        points["identification"][0]["threshold"] = threshold
+        (copied / CALIBRATION).write_text(json.dumps(points))
+        remove(served.folder, HOW, rows=[int(100 * threshold) - 50 + lines])
+        assert served.take_over()
+        with served.reading() as held:
+            assert held.threshold == threshold
+        assert capsys.readouterr().err.count("in the gallery from") == lines
