@@ -52,7 +52,7 @@ def add_search_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--top", type=int, default=10, metavar="K", help="(default: 10)")
     add_filters(command, "cameras", "persons", "not_persons")
     for flag, what in (("--since", "rows from then on"), ("--until", "rows up to then")):
-        said = f"{what}: ISO 8601, or seconds since 1970"
+        said = f"{what}: ISO 8601 (a date alone is its 00:00 UTC), or seconds since 1970"
         command.add_argument(flag, type=seconds, metavar="TIME", help=said)
     command.add_argument(
         "--threshold",

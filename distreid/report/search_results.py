@@ -87,6 +87,10 @@ class Answer:
             return None
         return bool(others) and others[0] >= self.threshold
 
+    def is_same(self, found: FoundRow) -> bool | None:
+        """Whether a row's score reaches the threshold; None without one."""
+        return None if self.threshold is None else found.score >= self.threshold
+
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
         return {
@@ -136,16 +140,28 @@ def answers_table(answers: Sequence[Answer]) -> RichTable:
     """For a terminal."""
     table = RichTable()
     is_timed = any(each.when for answer in answers for each in answer.found)
-    shown = ("query", "rank", "row", "score", "person", "camera", *(("time",) if is_timed else ()))
-    for name in (*shown, "path"):
+    is_judged = any(answer.threshold is not None for answer in answers)
+    shown = ["query", "rank", "row", "score", *["same"] * is_judged, "person", "camera"]
+    shown += [*["time"] * is_timed, "path"]
+    for name in shown:
         table.add_column(name, justify="right" if name in ("rank", "row", "score") else "left")
     for answer in answers:
         if said := _said(answer):
-            table.add_row(printable(answer.query), "", "", "", said, *[""] * (len(shown) - 4))
+            cells = {"query": answer.query, "person": said}
+            table.add_row(*(printable(cells.get(name, "")) for name in shown))
         for rank, each in enumerate(answer.found, start=1):
-            labels = map(printable, (each.person, each.camera, *([each.when] if is_timed else [])))
-            cells = (str(rank), str(each.row), f"{each.score:.4f}", *labels)
-            table.add_row(printable(answer.query), *cells, printable(each.path))
+            cells = {
+                "query": answer.query,
+                "rank": str(rank),
+                "row": str(each.row),
+                "score": f"{each.score:.4f}",
+                "same": {True: "yes", False: "no", None: ""}[answer.is_same(each)],
+                "person": each.person,
+                "camera": each.camera,
+                "time": each.when,
+                "path": each.path,
+            }
+            table.add_row(*(printable(cells[name]) for name in shown))
     return table
 
 
@@ -191,7 +207,7 @@ def _pictures(answers: Sequence[Answer]) -> list[Picture]:
                     person_name="" if each.person == str(each.person_id) else each.person,
                     camera_name="" if each.camera == str(each.camera_id) else each.camera,
                     score=each.score,
-                    correct=None if answer.threshold is None else each.score >= answer.threshold,
+                    correct=answer.is_same(each),
                 )
                 for each in answer.found[:RANKS]
             ],

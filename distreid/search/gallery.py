@@ -40,6 +40,10 @@ class Filter:
     """Seconds since 1970; a row without a time is never later or earlier."""
     until: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise OptionError("since is later than until: no row is both; exchange the two")
+
     @property
     def is_open(self) -> bool:
         """Whether every row may be found."""

@@ -68,6 +68,12 @@ class Asked(BaseModel):
             raise ValueError("the scores of fuse rank are no cosines: give no threshold")
         return self
 
+    @model_validator(mode="after")
+    def _since_is_not_later(self) -> Asked:
+        if self.since is not None and self.until is not None and self.since > self.until:
+            raise ValueError("since is later than until")
+        return self
+
     def filter(self) -> Filter:
         """Which rows may be found."""
         words = {

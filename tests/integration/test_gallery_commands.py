@@ -129,6 +129,8 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert min(line["time"] for line in lines) == "2023-11-15T12:13:20Z"
     assert main(["search", str(gallery), "--row", "0", *since]) == 0
     assert "2023-11-15T12:13:20Z" in capsys.readouterr().out
+    assert main(["search", str(gallery), "--row", "0", "--since", "9", "--until", "8"]) == 2
+    assert "since is later than until" in capsys.readouterr().err
     words = ("gallery", "remove", gallery, "--before", "20231115", "--json")
     assert printed(capsys, *words)["rows"] == 2
 
@@ -316,6 +318,15 @@ def test_unknown_labels_and_queries_without_a_hit_are_said_as_such(
         lines = csv.DictReader(capsys.readouterr().out.splitlines())
         expected.append({row["in_gallery"] for row in lines})
     assert expected == [{"False"}, {"True"}, {""}]
+    words = ["search", gallery, "--row", "0", "--threshold", str(score + 0.01), "--top", "2"]
+    assert main(words) == 0
+    printed_lines = capsys.readouterr().out.splitlines()
+    assert "same" in printed_lines[1] and [
+        ("yes" in line, " no " in line) for line in printed_lines[-3:-1]
+    ] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_what_no_row_has_is_said_when_rows_are_removed(

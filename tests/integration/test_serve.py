@@ -152,6 +152,7 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     by_row(400, "the gallery's have 512 dimensions", row=None, feature=[1.0, 2.0])
     by_row(400, "is zero", row=None, feature=[0.0] * 512)
     by_row(422, "threshold: ", threshold=5)
+    by_row(422, "since is later than until", since=9, until=8)
     by_row(422, "threshold: ", threshold=-1.5)
     by_row(422, "a number is wanted, not true or false", row=True)
     by_row(422, "a number is wanted, not true or false", top=True)
