@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from distreid.interface.opened_store import Store, open_store
     from distreid.interface.scored import Scores, evaluate
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "Gallery",
     "Model",

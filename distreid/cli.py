@@ -761,6 +761,7 @@ def _inspect(parsed: argparse.Namespace) -> None:
         from distreid.data.summary import check_counts, shown_root
         from distreid.evaluation.left_queries import left_queries
         from distreid.images.same_pixels import same_pixels
+        from distreid.images.turned_images import turned_images
 
         manifest = open_data(
             parsed.data,
@@ -779,16 +780,24 @@ def _inspect(parsed: argparse.Namespace) -> None:
         found = inspect(manifest)
         left = left_queries(manifest)
         alike = same_pixels(manifest, [query for query, _ in found.duplicates])
+        looked_at, turned = turned_images(manifest)
         if parsed.json:
             more = {
                 "protocols": [each.to_json() for each in left],
                 "same_pixels": None
                 if alike is None
                 else [[os.fsdecode(manifest.path[row]) for row in pair] for pair in alike],
+                "turned_by_exif": {"looked_at": looked_at, "images": len(turned)},
             }
             print(json.dumps(found.to_json() | more, indent=2, ensure_ascii=False))
         else:
             lines = [*found.lines(), *_alike_lines(manifest, alike)]
+            if turned:
+                lines.append(
+                    f"of {counted(looked_at, 'image')} looked at, {len(turned):,} would be turned "
+                    f"by their EXIF, as {os.fsdecode(manifest.path[turned[0]])!r}: they are read "
+                    "as they are stored, but with networks whose own code reads by OpenCV"
+                )
             lines += [
                 f"{each.protocol}: {each.with_match:,} of "
                 f"{counted(each.queries, 'query', 'queries')} with a match among {each.gallery:,}"

@@ -63,7 +63,10 @@ class Gallery:
         return self.reader.count
 
     def features(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        """(n, D) the features of rows by their ids; OptionError for one that is not there."""
+        """(n, D) the features of rows by their ids; OptionError for one that is not there, and for
+        what is no list of integers."""
+        if np.ndim(rows) != 1:
+            raise OptionError(f"rows = {rows!r}: a list is wanted, of one row too, such as [3]")
         return self.reader.features(rows)
 
     def search(

@@ -53,6 +53,8 @@ def no_run(run: Path) -> StoreError:
     """For a folder that holds none, or several."""
     if inside := sorted({file.parent.name for name in ROOTS for file in run.glob(f"*/{name}")}):
         return StoreError(f"{run}: a folder of runs; give one of them: {', '.join(inside)}")
+    if (run / "gallery.json").exists():
+        return StoreError(f"{run}: a gallery, no run; see distreid gallery verify, open_gallery")
     return StoreError(f"{run}: no run; give the folder that was --out of an extraction")
 
 

@@ -376,3 +376,37 @@ def test_a_hit_opens_its_frame(browser: Any, served: Any, tmp_path: Path) -> Non
     assert page.request.get(page.url + "v1/images/99?frame=true").status == 404
     assert faults == []
     page.close()
+
+
+def test_a_picture_is_turned_as_its_camera_says(
+    browser: Any, served: Any, gallery: Path, tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "a camera", 6  # to be turned by a quarter, clockwise
+    with Image.open(QUERIES[0]) as picture:
+        lying = picture.transpose(Image.Transpose.ROTATE_90)
+        lying.save(tmp_path / "lying.jpg", quality=100, subsampling=0, exif=exif)
+        lying.save(tmp_path / "plain.jpg", quality=100, subsampling=0)
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(served(gallery, "--checkpoint", "sample"))
+    page.locator("#about", has_text="676 rows").wait_for()
+    scores = []
+    for names in (["lying"], ["lying", "lying"]):
+        page.evaluate("document.getElementById('status').textContent = ''")
+        page.set_input_files("#images", [str(tmp_path / f"{name}.jpg") for name in names])
+        first = hits(page, "^24 hits")[0]
+        scores.append(float(re.findall(r"\d\.\d{4}", first)[0]))
+        assert "person 1" in first
+    assert min(scores) > 0.98
+    page.set_input_files("#images", str(tmp_path / "plain.jpg"))  # lies: a box is offered
+    page.click("#box-whole")
+    wait_until(lambda: "person 1\n" not in hits(page, "^24 hits")[0])
+    page.locator("#care summary").click()
+    page.set_input_files("#add-files", str(tmp_path / "lying.jpg"))
+    page.fill("#add-person", "turned")
+    page.click("#add button")
+    page.locator("#care-status", has_text="1 of 1 images were added.").wait_for()
+    page.set_input_files("#images", str(QUERIES[0]))
+    wait_until(lambda: any("person turned" in text for text in hits(page, "^24 hits")[:2]))
+    assert faults(page) == []
+    page.close()

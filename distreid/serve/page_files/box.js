@@ -10,7 +10,8 @@ let from = null; // where drawing began
 async function boxed(file) {
   const picture = await createImageBitmap(file).catch(() => null);
   // What cannot be shown is sent, and answered.
-  if (!picture || (picture.height <= TALLEST && picture.width <= picture.height)) return [file];
+  if (!picture) return [file];
+  if (picture.height <= TALLEST && picture.width <= picture.height) return [await upright(file)];
   drawn = picture;
   for (const side of SIDES) at(`box-${side}`).value = ["left", "top"].includes(side) ? 0 : 100;
   const dialog = at("box");
@@ -18,8 +19,33 @@ async function boxed(file) {
   dialog.showModal();
   paint();
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  if (dialog.returnValue === "whole") return [file];
-  return dialog.returnValue === "box" ? [await cut(file.name)] : [];
+  if (dialog.returnValue === "whole") return [await upright(file)];
+  return dialog.returnValue === "box" ? [await cut(drawn, file.name, corners())] : [];
+}
+
+// The service takes pixels as they are stored: a picture that its camera says to turn is turned here.
+async function upright(file) {
+  if (!(await isTurned(file))) return file;
+  const picture = await createImageBitmap(file).catch(() => null);
+  return picture ? cut(picture, file.name, [0, 0, picture.width, picture.height]) : file;
+}
+
+// Whether a JPEG's EXIF has another orientation than 1: the tag 0x0112 of its first directory.
+async function isTurned(file) {
+  const bytes = new Uint8Array(await file.slice(0, 1 << 17).arrayBuffer());
+  const text = new TextDecoder("latin1").decode(bytes);
+  const start = text.indexOf("Exif\0\0") + 6;
+  if (bytes[0] !== 0xff || bytes[1] !== 0xd8 || start < 6 || start + 8 > bytes.length) return false;
+  const view = new DataView(bytes.buffer, start);
+  const isLittle = text.startsWith("II", start);
+  const first = view.getUint32(4, isLittle);
+  if (first + 2 > view.byteLength) return false;
+  const fields = Math.min(view.getUint16(first, isLittle), Math.floor((view.byteLength - first - 2) / 12));
+  for (let field = 0; field < fields; field += 1) {
+    const entry = first + 2 + 12 * field;
+    if (view.getUint16(entry, isLittle) === 0x0112) return view.getUint16(entry + 8, isLittle) > 1;
+  }
+  return false;
 }
 
 // [left, top, width, height] in the picture's pixels, at least one wide and high.
@@ -47,12 +73,11 @@ function paint() {
   pen.drawImage(drawn, ...box, ...box);
 }
 
-async function cut(name) {
-  const [x, y, width, height] = corners();
+async function cut(picture, name, [x, y, width, height]) {
   const canvas = document.createElement("canvas");
   canvas.width = width;
   canvas.height = height;
-  canvas.getContext("2d").drawImage(drawn, x, y, width, height, 0, 0, width, height);
+  canvas.getContext("2d").drawImage(picture, x, y, width, height, 0, 0, width, height);
   const blob = await new Promise((made) => canvas.toBlob(made, "image/png"));
   return new File([blob], name, { type: "image/png" });
 }

@@ -64,7 +64,7 @@ at("add").addEventListener("submit", async (event) => {
     for (let first = 0; first < files.length; first += AT_ONCE) {
       sayCare(`Adding ${files.length} images, ${added} are there …`);
       const body = new FormData();
-      const part = files.slice(first, first + AT_ONCE);
+      const part = await Promise.all(files.slice(first, first + AT_ONCE).map(upright));
       for (const file of part) body.append("image", file);
       body.append("person", at("add-person").value.trim());
       body.append("camera", at("add-camera").value.trim());

@@ -207,7 +207,7 @@ async function search(by) {
 async function searchFiles(files) {
   let pictures = [...files].filter((file) => file.type.startsWith("image/"));
   if (!pictures.length) return;
-  if (pictures.length === 1) pictures = await boxed(pictures[0]);
+  pictures = pictures.length === 1 ? await boxed(pictures[0]) : await Promise.all(pictures.map(upright));
   if (!pictures.length) return;
   showQueries(pictures.map((file) => picture(URL.createObjectURL(file), file.name)));
   search({ files: pictures });

@@ -13,6 +13,7 @@ from distreid import cli
 from distreid.data.manifest import BOTH, GALLERY
 from distreid.data.source import open_data
 from distreid.images import same_pixels as module
+from distreid.images.preprocess import ORIENTATION
 from distreid.images.same_pixels import same_pixels
 
 
@@ -62,8 +63,17 @@ def test_inspect_says_them_and_what_protocols_leave_of_the_queries(
     ) in out
     assert "cross-camera: 2 of 2 queries with a match among 4" in out
     assert "leave-one-out: 4 of 6 queries with a match among 6" in out
+    assert "EXIF" not in out
+    exif = Image.Exif()
+    for orientation, name in ((1, "a"), (6, "b")):
+        exif[ORIENTATION] = orientation
+        Image.new("RGB", (8, 9)).save(tmp_path / f"test/0005_c1_{name}.jpg", exif=exif)
+    assert cli.main(["inspect", "--data", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "of 7 images looked at, 1 would be turned by their EXIF, as 'test/0005_c1_b.jpg'" in out
     assert cli.main(["inspect", "--data", str(tmp_path), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
+    assert content["turned_by_exif"] == {"looked_at": 7, "images": 1}
     assert content["same_pixels"] == [["query/0002_c1_b.png", "test/0002_c2_c.bmp"]]
     (found,) = (each for each in content["protocols"] if each["protocol"] == "closed-set")
-    assert found == {"protocol": "closed-set", "queries": 2, "with_match": 2, "gallery": 4}
+    assert found == {"protocol": "closed-set", "queries": 2, "with_match": 2, "gallery": 6}
