@@ -164,7 +164,7 @@ def test_times_are_iso_or_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["gallery", "create", "g", "--run", "run"], "there is a gallery already"),
         (["gallery", "create", "run", "--run", "run"], "not empty, and no gallery"),
         (["gallery", "add", "g", "--run", "run"], "has this run already"),
-        (["gallery", "add", "g", "--run", "g"], "g: no run"),
+        (["gallery", "add", "g", "--run", "g"], "g: a gallery, no run"),
         (
             ["gallery", "add", "run", "--run", "run"],
             "run: a run and no gallery; make one by distreid gallery create GALLERY --run run",
