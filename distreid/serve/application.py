@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -16,7 +17,7 @@ from distreid.serve import (
     search_routes,
     state_routes,
 )
-from distreid.serve.access import Access
+from distreid.serve.access import OPEN_PATHS, Access
 from distreid.serve.guard import Guard
 from distreid.serve.problems import add_handlers
 from distreid.serve.request_rate import RequestRate
@@ -55,8 +56,23 @@ def make_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    if access.tokens is not None:
+        app.openapi = lambda: _with_token(app)  # type: ignore[method-assign]
     for group in GROUPS:
         app.include_router(group.ROUTES)
     app.add_middleware(Guard, access=access, meters=service.meters, rate=rate)
     add_handlers(app)
     return app
+
+
+def _with_token(app: FastAPI) -> dict[str, Any]:
+    """The description of the API, which says where a token is wanted. FastAPI keeps it."""
+    if app.openapi_schema is None:
+        description = FastAPI.openapi(app)
+        bearer = {"type": "http", "scheme": "bearer", "description": "a line of --token-file"}
+        description["components"]["securitySchemes"] = {"token": bearer}
+        description["security"] = [{"token": []}]
+        for path in description["paths"].keys() & {*OPEN_PATHS}:
+            for operation in description["paths"][path].values():
+                operation["security"] = []
+    return FastAPI.openapi(app)

@@ -90,6 +90,9 @@ def test_pictures_are_searched_and_hits_lead_on(browser: Any, served: Any, tmp_p
         page.fill("#not_persons", "1, Ann")
         page.click("#go")
         hits(page, "^10 hits.*; no row has person Ann$")
+        page.fill("#not_persons", '1, "Roe, Ann", O"Neil')
+        page.click("#go")
+        hits(page, '^10 hits.*; no row has person Roe, Ann; no row has person O"Neil$')
         # Two pictures of one person are taken together.
         page.set_input_files("#images", [str(file) for file in QUERIES[:2]])
         page.locator("#queries li:nth-child(2)").wait_for()

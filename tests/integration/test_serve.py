@@ -224,6 +224,7 @@ def test_it_tells_of_itself(client: httpx.Client) -> None:
     ):
         assert line in meters, line
     api = client.get("/openapi.json").json()
+    assert "security" not in api
     assert {"/v1/search", "/v1/features", "/v1/images/{row}", "/v1/rows/{row}"} <= set(api["paths"])
     for address in ("/", "/docs"):
         answer = client.get(address)
@@ -277,6 +278,10 @@ def test_tokens_have_roles(gallery: Path, tmp_path: Path) -> None:
             header = {b"Authorization": f"Bearer {wrong}".encode()}
             refused(client.get("/v1/gallery", headers=header), 401, "a token is wanted")
         may_search = {"Authorization": f"Bearer {SEARCHER}"}
+        api = client.get("/openapi.json", headers=may_search).json()
+        assert api["security"] == [{"token": []}] and "security" not in api["paths"]["/v1/search"]
+        assert api["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+        assert api["paths"]["/healthz"]["get"]["security"] == []
         may_change = {"Authorization": f"Bearer {CHANGER}"}
         assert client.post("/v1/search", json={"row": 1}, headers=may_search).status_code == 200
         refused(client.delete("/v1/rows/1", headers=may_search), 403, "may search")

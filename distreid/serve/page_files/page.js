@@ -37,8 +37,10 @@ async function describe() {
   }
 }
 
+// Words between commas; a name that has one is in quotes.
 function words(id) {
-  return at(id).value.split(",").map((word) => word.trim()).filter(Boolean);
+  const found = at(id).value.matchAll(/\s*"([^"]*)"\s*(?=,|$)|[^,]+/g);
+  return [...found].map(([word, quoted]) => (quoted ?? word).trim()).filter(Boolean);
 }
 
 // The filters as lists of [name, value].
