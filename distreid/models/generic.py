@@ -27,6 +27,7 @@ from distreid.errors import CheckpointError, OptionError
 from distreid.images.preprocess import Preprocess
 from distreid.models import timm_extra
 from distreid.models.architecture import Architecture, Size, StateDict, resized, rows_of
+from distreid.models.network_index import FC_NORM, NORM
 from distreid.models.torchvision_networks import torchvision_networks
 
 
@@ -49,8 +50,12 @@ def _of_timm(name: str, what: str, state: StateDict, size: Size | None) -> Archi
         raise OptionError(f"--model {name}: timm has no such network")
     config = timm.get_pretrained_cfg(what)
     # Such as ViTs: their embeddings of places are made for one size.
-    sized = {"img_size": size} if size and config.fixed_input_size else {}
-    network = timm_extra.create(what, **sized)
+    arguments: dict[str, Any] = {}
+    if size and config.fixed_input_size:
+        arguments["img_size"] = size
+    if f"{FC_NORM}.weight" in state and f"{NORM}.weight" not in state:
+        arguments["global_pool"] = "avg"  # timm puts the norm behind the mean then
+    network = timm_extra.create(what, **arguments)
     own = timm.data.resolve_model_data_config(network)
     height, width = size or own["input_size"][1:]
     preprocess = Preprocess(

@@ -12,6 +12,7 @@ from torch import nn
 from distreid.images.preprocess import Preprocess
 from distreid.models import timm_extra
 from distreid.models.architecture import Size
+from distreid.models.network_index import FC_NORM
 from distreid.models.resnet import resnet
 from distreid.models.torchvision_networks import torchvision_networks
 
@@ -57,6 +58,15 @@ def unstride(stage: Any) -> None:
             stage[0].set_submodule(name, nn.Identity())
         elif name == "aa" and hasattr(module, "filt"):
             module.stride = 1  # timm's BlurPool2d, which then blurs alone
+
+
+def norm_last(network: Any) -> bool:
+    """Makes a ViT of timm's take the mean of its patches before its last norm, as timm does for
+    `global_pool="avg"`; False for what is none."""
+    if not hasattr(network, FC_NORM):
+        return False
+    network.fc_norm, network.norm, network.global_pool = network.norm, nn.Identity(), "avg"
+    return True
 
 
 def has_last_stride(name: str) -> bool:

@@ -14,7 +14,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ PASSED_OVER = (
 )
 POSITIONS = "pos_embed"
 """A child whose rows depend on the size of the input, so that only its width is compared."""
+NORM, FC_NORM = "norm", "fc_norm"
+"""A ViT's last norm, and timm's name of it where the mean of the patches comes first."""
 LEAST_TENSORS = 8
 LEAVES = ("weight", "bias")
 
@@ -60,6 +62,8 @@ class Found:
     numbered: bool
     """Whether children have numbers instead of names."""
     tensors: int
+    norm_is_last: bool = False
+    """Whether the file has a ViT's last norm as `fc_norm`."""
 
     def name_of(self, key: str) -> str | None:
         """The network's own name of a tensor in the file; None if it is not the network's."""
@@ -70,6 +74,8 @@ class Found:
         if self.numbered:
             names = {str(place): name for name, (place, _) in network.children.items()}
             child = names.get(child, "")
+        if child == FC_NORM and self.norm_is_last:
+            child = NORM
         own = f"{child}{dot}{rest}"
         return own if child in network.children and own not in of_classes(network) else None
 
@@ -123,6 +129,13 @@ class _Parts:
             for depth in range(len(parts)):
                 prefix = "".join(f"{part}." for part in parts[:depth])
                 self.below.setdefault(prefix, {}).setdefault(parts[depth], []).append(key)
+        self.norm_is_last = {
+            prefix
+            for prefix, children in self.below.items()
+            if FC_NORM in children and NORM not in children
+        }
+        for prefix in self.norm_is_last:
+            self.below[prefix][NORM] = self.below[prefix][FC_NORM]
         self.hashes: dict[tuple[str, str, tuple[str, ...]], str] = {}
 
     def hash_of(self, prefix: str, child: str, classifier: tuple[str, ...] = ()) -> str:
@@ -131,7 +144,7 @@ class _Parts:
         place = prefix, child, inner
         if place not in self.hashes:
             left = [
-                (key[len(prefix) + len(child) :], self.shapes[key])
+                ("".join(key.removeprefix(prefix).partition(".")[1:]), self.shapes[key])
                 for key in self.below.get(prefix, {}).get(child, ())
                 if key.removeprefix(prefix) not in {f"{a}.{b}" for a in inner for b in LEAVES}
             ]
@@ -169,10 +182,11 @@ def find(state: StateDict, only: str = "") -> list[Found]:
     for (prefix, numbered), groups in found.items():
         for listed in groups.values():
             listed.sort(key=lambda network: order[network.name])
-            one = Found(prefix, tuple(listed), numbered, 0)
+            is_last = prefix in parts.norm_is_last and FC_NORM not in listed[0].children
+            one = Found(prefix, tuple(listed), numbered, 0, is_last)
             tensors = sum(one.name_of(key) is not None for key in parts.shapes)
             if tensors >= LEAST_TENSORS:
-                all_found.append(Found(prefix, tuple(listed), numbered, tensors))
+                all_found.append(replace(one, tensors=tensors))
     return sorted(all_found, key=lambda one: (-one.tensors, len(one.prefix)))
 
 

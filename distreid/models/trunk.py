@@ -24,7 +24,7 @@ from distreid.models.architecture import Architecture, Size, StateDict
 from distreid.models.choices import EMBEDDING, Choices, choices_in
 from distreid.models.clip_names import OPENAI
 from distreid.models.fastreid_network import GeM
-from distreid.models.network_index import PASSED_OVER, POSITIONS, Found, find
+from distreid.models.network_index import FC_NORM, NORM, PASSED_OVER, POSITIONS, Found, find
 
 PERSON = (256, 128)
 SIZES = (PERSON, (384, 128), (224, 224), (256, 256), (384, 192), (384, 384), (224, 112),
@@ -111,9 +111,12 @@ class Trunked(nn.Module):
         learned_gem: bool,
         stem_relu: bool,
         small_max_pool: bool,
+        norm_last: bool,
     ) -> None:
         super().__init__()
         network = known_body.build(name, size, last_stride)
+        if norm_last:
+            known_body.norm_last(network)
         if not stem_relu:
             network.relu = nn.Identity()  # the blocks have their own
         if small_max_pool:
@@ -384,6 +387,11 @@ def _architecture(
             probe = known_body.build(network, wanted if fixed else None, None)
     except NotImplementedError:  # torchvision's RegNets compute with numbers of theirs
         probe = known_body.build(network, wanted if fixed else None, None)
+    if found.norm_is_last and not known_body.norm_last(probe):
+        raise CheckpointError(
+            f"{found.prefix}{FC_NORM}: {network} {_place(found)} has no such norm; name a network "
+            "of your own by --model package.module:function"
+        )
     stride = None
     if strided:
         stride = choices.last_stride or preset.last_stride or (1 if head.neck else 2)
@@ -420,6 +428,7 @@ def _architecture(
         "learned_gem": learned,
         "stem_relu": preset.stem_relu,
         "small_max_pool": preset.small_max_pool,
+        "norm_last": found.norm_is_last,
     }
     specification = tuple(
         (layer.kind, inputs, layer.dim, layer.leaves)
@@ -437,6 +446,7 @@ def _architecture(
         **({"layers": [f"{layer.kind} {layer.dim}" for layer in layers]} if layers else {}),
         **({} if preset.stem_relu else {"stem_relu": False}),
         **({"small_max_pool": True} if preset.small_max_pool else {}),
+        **({FC_NORM: True} if found.norm_is_last else {}),
     }
     obeyed += ["pooling"] if pooled_body.has_map(probe) else []
     return Architecture(
@@ -444,7 +454,7 @@ def _architecture(
         peer=preset.peer or "your own training",
         build=partial(Trunked, network, wanted if fixed else None, specification, **arguments),
         dim=dims[-1],
-        feature=_feature(layers, arguments["pooling"], head),
+        feature=_feature(layers, arguments["pooling"], norm_last=found.norm_is_last),
         preprocess=replace(preprocess, height=wanted[0], width=wanted[1]),
         flip=False,
         options=described,
@@ -538,7 +548,8 @@ def _rename(found: Found, prefixes: Mapping[str, str], gem: Mapping[str, str], k
         return f"trunk.{gem[key]}"
     own = found.name_of(key)
     if own is not None:
-        return f"trunk.network.{own}"
+        is_last_norm = found.norm_is_last and own.partition(".")[0] == NORM
+        return f"trunk.network.{'fc_' if is_last_norm else ''}{own}"
     for theirs, ours in prefixes.items():
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
@@ -568,8 +579,10 @@ def sizes_of_positions(state: StateDict, found: Found, own: Size) -> list[Size]:
     return []
 
 
-def _feature(layers: tuple[Layer, ...], pooling: str | None, head: Head) -> str:
+def _feature(layers: tuple[Layer, ...], pooling: str | None, *, norm_last: bool) -> str:
     pooled = f"last map pooled by {pooling}" if pooling else "pooled last map"
+    if norm_last:
+        pooled = f"{pooled if pooling else 'mean of the last map'}, its norm"
     return ", ".join((pooled, *(layer.kind for layer in layers)))
 
 

@@ -240,6 +240,36 @@ def test_a_vits_size_is_read_off_its_positions(
         )
 
 
+@pytest.mark.parametrize("prefix", ["", "module.backbone."])
+def test_a_vit_whose_mean_comes_before_its_norm(prefix: str, tmp_path: Path) -> None:
+    """As MAE's code and timm's `global_pool="avg"` train it; the norm is called `fc_norm` then."""
+    torch.manual_seed(0)
+    name, size = "vit_tiny_patch16_224", (256, 128)
+    vit: Any = timm.create_model(name, num_classes=7, img_size=size, global_pool="avg").eval()
+    nn.init.normal_(vit.fc_norm.weight)
+    nn.init.normal_(vit.fc_norm.bias)
+    state, batch = named(prefix, vit), torch.randn(2, 3, *size)
+    model = loaded(state, tmp_path)
+    architecture = model.architecture
+    assert architecture.options["fc_norm"] is True and architecture.classes == 7
+    assert architecture.feature == "mean of the last map, its norm"
+    with torch.inference_mode():
+        map_of_it = vit.forward_features(batch)
+        mean = vit.forward_head(map_of_it, pre_logits=True)
+        torch.testing.assert_close(given(model, batch), mean)
+        for word, pooled in (("max", map_of_it[:, 1:].amax(1)), ("token", map_of_it[:, 0])):
+            other = loaded(state, tmp_path, pooling=word)
+            torch.testing.assert_close(given(other, batch), vit.fc_norm(pooled))
+        if not prefix:
+            by_name = load_model(str(tmp_path / "a.pth"), f"timm:{name}", size)
+            torch.testing.assert_close(given(by_name, batch), mean)
+    swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
+    wrong = {key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: value
+             for key, value in swin.state_dict().items()}  # fmt: skip
+    with pytest.raises(CheckpointError, match="has no such norm"):
+        loaded(wrong, tmp_path)
+
+
 def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
     body: Any, tmp_path: Path
 ) -> None:
