@@ -41,6 +41,9 @@ TRAINING = re.compile(
     r"mask_token|triplet\w*|projector|predictor|prediction_head)($|[._])|"
     r"(^|\.)head\.(mlp|last_layer)\."
 )
+WEIGHT_NORM = ({"weight_g", "weight_v"}, {"original0", "original1"})
+"""What torch calls a layer's lengths and directions, before 2.0 and since."""
+PARAMETRIZED = "parametrizations.weight"
 LEARNED_GEM = "GeM with the file's exponent"
 SHOWN = 6
 FEWEST_PARTS = 3  # two may be of the trunk and of the neck
@@ -305,6 +308,15 @@ def _sorted_out(modules: dict[str, dict[str, Tensor]], found: Found, head: Head)
                 classes = columns if classes is None else classes
             else:
                 unknown += keys
+        elif CLASSIFIER.search(path) and f"{path}.{PARAMETRIZED}" in modules:
+            classifiers += keys  # the bias of the next
+        elif CLASSIFIER.search(path) and leaves.keys() - {"bias"} in WEIGHT_NORM:
+            directions = leaves.get("weight_v", leaves.get("original1"))
+            if directions is None or directions.ndim != 2 or directions.shape[1] not in (now, dim):
+                unknown += keys
+                continue
+            classifiers += keys
+            classes = directions.shape[0] if classes is None else classes
         elif (
             len(leaves) == 1
             and (one := next(iter(leaves.values()))).ndim == 2

@@ -270,6 +270,22 @@ def test_a_vit_whose_mean_comes_before_its_norm(prefix: str, tmp_path: Path) -> 
         loaded(wrong, tmp_path)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    "normed", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm], ids=["old", "new"]
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_a_classifier_under_weight_normalisation(
+    normed: Callable[[nn.Module], nn.Module], biased: bool, body: Any, tmp_path: Path
+) -> None:
+    classifier = normed(nn.Linear(512, 77, bias=biased))
+    state = named("backbone.", body) | named("classifier.", classifier)
+    assert loaded(state, tmp_path).architecture.classes == 77
+    state = named("backbone.", body) | named("classifier.", normed(nn.Linear(500, 77)))
+    with pytest.raises(CheckpointError, match="not clearly a neck or a classifier"):
+        loaded(state, tmp_path)
+
+
 def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
     body: Any, tmp_path: Path
 ) -> None:
