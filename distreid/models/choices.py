@@ -70,7 +70,7 @@ class Choices:
             raise OptionError(
                 f"--keep-aspect {self.keep_aspect}: at most {MOST_SHORTER} pixels are taken"
             )
-        if self.std is not None and min(map(abs, self.std)) < LEAST_STD:
+        if self.std is not None and min(self.std) < LEAST_STD:
             given = ",".join(map(str, self.std))
             raise OptionError(f"--std {given}: pixels cannot be divided by less than {LEAST_STD:g}")
         if self.mean is not None and any(self.mean):

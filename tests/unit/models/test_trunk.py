@@ -422,6 +422,7 @@ def test_a_choice_that_a_network_does_not_leave_is_an_error(
         ({"keep_aspect": "crop=5000"}, "--keep-aspect crop=5000: at most 4096 pixels"),
         ({"feature": "neck"}, "--feature neck: choose one of"),
         ({"std": (1, 0, 1)}, "--std 1,0,1: pixels cannot be divided by less"),
+        ({"std": (1, -0.2, 1)}, "--std 1,-0.2,1: pixels cannot be divided by less"),
         ({"semantic_weight": 2}, "--semantic-weight 2: from 0 to 1"),
     )
     for said, message in wrong:
