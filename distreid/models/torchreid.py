@@ -16,6 +16,12 @@ FC_BLOCK = {f"fc.0.{leaf}" for leaf in ("weight", "bias")} | {
 }
 CLASSIFIER = "classifier.weight"
 HEADS = ("fc", "classifier")
+PLAIN = ("resnet", "resnext", "densenet")  # whose names torchvision's have, too
+NO_CLASSIFIER = (
+    "a plain network without a classifier, taken as torchreid tests its own: 256×128, bilinear, "
+    "no mirror image, Euclidean distances of features that keep their length (--input-size, "
+    "--interpolation, --flip and --protocol say otherwise)"
+)
 OWN_FC = (
     "taken for torchreid's, which has a ReLU behind the layers of fc and no stride in its last "
     "stage; but it has no classifier, as torchreid's files have: one's own is named by --model "
@@ -57,7 +63,7 @@ def architecture(
         "preprocess": Preprocess(interpolation="bilinear"),
         "not_for_features": ("classifier.",),
         "classes": rows_of(state, CLASSIFIER),
-        "notes": (OWN_FC,) if name.endswith("_fc512") and CLASSIFIER not in state else (),
+        "notes": _guesses(name) if CLASSIFIER not in state else (),
     }
     return Architecture(
         name=name,
@@ -68,6 +74,13 @@ def architecture(
         flip=False,
         **(usual | others),
     )
+
+
+def _guesses(name: str) -> tuple[str, ...]:
+    """What is to be said of a file without torchreid's classifier."""
+    if name.endswith("_fc512"):
+        return (OWN_FC,)
+    return (NO_CLASSIFIER,) if name.startswith(PLAIN) else ()
 
 
 def pooled_feature(layer: str, fc: bool) -> str:

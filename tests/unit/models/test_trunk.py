@@ -907,3 +907,14 @@ def test_fastreids_family_is_a_guess_without_its_neck(body: Any, tmp_path: Path)
         "taken for fast-reid's",
     )
     assert loaded(state, tmp_path, "torchvision:resnet18").architecture.name.endswith("resnet18")
+
+
+def test_a_plain_network_that_is_tested_as_torchreids_says_so(body: Any, tmp_path: Path) -> None:
+    state = named("", torchvision.models.resnet50(weights=None))
+    plain = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    (said,) = loaded(plain, tmp_path).architecture.notes
+    assert said.startswith("a plain network without a classifier, taken as torchreid tests its own")
+    trained = plain | {"classifier.weight": torch.zeros(7, 2048)}
+    assert loaded(trained, tmp_path).architecture.notes == ()
+    small = named("", body)  # torchreid's resnet18
+    assert "a plain network" in " ".join(loaded(small, tmp_path).architecture.notes)
