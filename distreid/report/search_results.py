@@ -88,8 +88,11 @@ class Answer:
         return bool(others) and others[0] >= self.threshold
 
     def is_same(self, found: FoundRow) -> bool | None:
-        """Whether a row's score reaches the threshold; None without one."""
-        return None if self.threshold is None else found.score >= self.threshold
+        """Whether a row's score reaches the threshold; None without one, and of the query's own
+        row."""
+        if self.threshold is None or found.row in self.own:
+            return None
+        return found.score >= self.threshold
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""

@@ -152,7 +152,8 @@ class Hit(BaseModel):
     frame: str | None
     """Of a box, the address of its frame, in which it is drawn."""
     same: bool | None
-    """Whether the score reaches the threshold; null without one."""
+    """Whether the score reaches the threshold; null without one, and of the row that is searched
+    for."""
 
 
 class Answer(BaseModel):

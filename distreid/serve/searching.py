@@ -91,16 +91,17 @@ def _group(meters: Meters, group: Sequence[Wanted], held: Held) -> list[Found | 
         first = 0
         for place, given in queries.items():
             count = len(result) if asked.fuse else len(given)
-            answers[place] = _found(held, group[place].asked, result.part(first, first + count))
+            answers[place] = _found(held, group[place], result.part(first, first + count))
             first += count
     return [answers[place] for place in range(len(group))]
 
 
-def _found(held: Held, asked: Asked, result: SearchResult) -> Found:
-    gallery = held.gallery
+def _found(held: Held, wanted: Wanted, result: SearchResult) -> Found:
+    gallery, asked = held.gallery, wanted.asked
     threshold = held.threshold if asked.threshold is None else asked.threshold
     if asked.fuse == "rank":
         threshold = None
+    own = None if wanted.row is None else [frozenset([wanted.row])]
     answers = [
         Answer(
             hits=[
@@ -112,13 +113,13 @@ def _found(held: Held, asked: Asked, result: SearchResult) -> Found:
                     time=None if math.isnan(each.time) else each.time,
                     image=thumbnail(each.row),
                     frame=_frame(each.row, each.path),
-                    same=None if threshold is None else each.score >= threshold,
+                    same=answer.is_same(each),
                 )
                 for each in answer.found
             ],
             exact=answer.exact,
         )
-        for answer in result.answers()
+        for answer in result.answers(threshold=threshold, own=own)
     ]
     return Found(
         hits=answers[0].hits if len(answers) == 1 else None,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -318,15 +319,16 @@ def test_unknown_labels_and_queries_without_a_hit_are_said_as_such(
         lines = csv.DictReader(capsys.readouterr().out.splitlines())
         expected.append({row["in_gallery"] for row in lines})
     assert expected == [{"False"}, {"True"}, {""}]
-    words = ["search", gallery, "--row", "0", "--threshold", str(score + 0.01), "--top", "2"]
-    assert main(words) == 0
-    printed_lines = capsys.readouterr().out.splitlines()
-    assert "same" in printed_lines[1] and [
-        ("yes" in line, " no " in line) for line in printed_lines[-3:-1]
-    ] == [
-        (True, False),
-        (False, True),
-    ]
+    for threshold, says in ((score + 0.01, "no"), (score - 0.01, "yes")):
+        words = ["search", gallery, "--row", "0", "--threshold", str(threshold), "--top", "2"]
+        assert main(words) == 0
+        header, *_, own, other = (
+            [cell.strip() for cell in re.split("[│┃]", line)]
+            for line in capsys.readouterr().out.splitlines()
+            if "row" in line
+        )
+        place = header.index("same")
+        assert (own[place], other[place]) == ("", says)
 
 
 def test_what_no_row_has_is_said_when_rows_are_removed(

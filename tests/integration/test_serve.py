@@ -153,6 +153,9 @@ def test_mistakes_are_problems(client: httpx.Client) -> None:
     by_row(400, "is zero", row=None, feature=[0.0] * 512)
     by_row(422, "threshold: ", threshold=5)
     by_row(422, "since is later than until", since=9, until=8)
+    found = client.post("/v1/search", json={"row": 0, "threshold": -1}).json()
+    own, *others = found["hits"]
+    assert own["row"] == 0 and own["same"] is None and all(hit["same"] for hit in others)
     by_row(422, "threshold: ", threshold=-1.5)
     by_row(422, "a number is wanted, not true or false", row=True)
     by_row(422, "a number is wanted, not true or false", top=True)
