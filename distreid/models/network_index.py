@@ -62,6 +62,9 @@ class Found:
     numbered: bool
     """Whether children have numbers instead of names."""
     tensors: int
+    only_child: str = ""
+    """The network's one child with tensors, if these stand below the prefix without its name, as
+    of `self.backbone = densenet121().features`."""
     norm_is_last: bool = False
     """Whether the file has a ViT's last norm as `fc_norm`."""
 
@@ -69,6 +72,8 @@ class Found:
         """The network's own name of a tensor in the file; None if it is not the network's."""
         if not key.startswith(self.prefix):
             return None
+        if self.only_child:
+            return f"{self.only_child}.{key.removeprefix(self.prefix)}"
         network = self.networks[0]
         child, dot, rest = key.removeprefix(self.prefix).partition(".")
         if self.numbered:
@@ -82,7 +87,9 @@ class Found:
     def is_classifier(self, key: str) -> bool:
         """Whether the tensor is the network's own classifier."""
         own = key.removeprefix(self.prefix)
-        return key.startswith(self.prefix) and own in of_classes(self.networks[0])
+        if self.only_child or not key.startswith(self.prefix):
+            return False
+        return own in of_classes(self.networks[0])
 
 
 def of_classes(network: Network) -> set[str]:
@@ -164,26 +171,31 @@ def child_hash(child: str, tensors: Iterable[tuple[str, tuple[int, ...]]]) -> st
 def find(state: StateDict, only: str = "") -> list[Found]:
     """The known networks in a file, the largest first; `only` is the name of one that is wanted."""
     parts = _Parts(state)
-    found: dict[tuple[str, bool], dict[tuple[Any, ...], list[Network]]] = {}
+    found: dict[tuple[str, bool, str], dict[tuple[Any, ...], list[Network]]] = {}
     for prefix, children in parts.below.items():
         for child in children:
             for network in _by_hash().get(parts.hash_of(prefix, child), ()):
                 if only and network.name != only:
                     continue
-                for numbered in (False, True):
-                    if _fits(parts, prefix, network, numbered):
-                        key = tuple(sorted(hash for _, hash in network.children.values()))
-                        groups = found.setdefault((prefix, numbered), {})
-                        listed = groups.setdefault(key, [])
-                        if network not in listed:
-                            listed.append(network)
+                places = [
+                    (prefix, numbered, "")
+                    for numbered in (False, True)
+                    if _fits(parts, prefix, network, numbered)
+                ]
+                if not places and len(network.children) == 1:
+                    places = [(f"{prefix}{child}.", False, next(iter(network.children)))]
+                for where in places:
+                    key = tuple(sorted(hash for _, hash in network.children.values()))
+                    listed = found.setdefault(where, {}).setdefault(key, [])
+                    if network not in listed:
+                        listed.append(network)
     order = {network.name: place for place, network in enumerate(networks())}
     all_found = []
-    for (prefix, numbered), groups in found.items():
+    for (prefix, numbered, only_child), groups in found.items():
         for listed in groups.values():
             listed.sort(key=lambda network: order[network.name])
             is_last = prefix in parts.norm_is_last and FC_NORM not in listed[0].children
-            one = Found(prefix, tuple(listed), numbered, 0, is_last)
+            one = Found(prefix, tuple(listed), numbered, 0, only_child, is_last)
             tensors = sum(one.name_of(key) is not None for key in parts.shapes)
             if tensors >= LEAST_TENSORS:
                 all_found.append(replace(one, tensors=tensors))

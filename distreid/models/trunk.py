@@ -508,6 +508,12 @@ def _guesses(
             "the last map, which is pooled as a whole here; name a network of your own by --model "
             "package.module:function"
         )
+    if found.only_child:
+        yield (
+            f"of {found.networks[0].name} the part {found.only_child} alone, under "
+            f"{found.prefix[:-1]!r}; what its own code has behind that is taken (of DenseNets a "
+            "ReLU, and the mean): if yours has something else, --model package.module:function"
+        )
     for layer in head.layers:
         if layer.kind == "conv":
             yield (

@@ -286,6 +286,24 @@ def test_a_classifier_under_weight_normalisation(
         loaded(state, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "densenet121", "squeezenet1_1"])
+def test_the_one_child_of_a_network_stands_alone(name: str, images: Tensor, tmp_path: Path) -> None:
+    network: Any = random_numbers(torchvision.models.get_model(name, weights=None))
+    state = named("net.backbone.", network.features)
+    with torch.inference_mode():
+        found = network.features(images)
+        found = found.relu() if name == "densenet121" else found
+    dim = found.shape[1]
+    neck = random_numbers(nn.BatchNorm1d(dim))
+    for head, expected in (({}, found.mean((2, 3))), (named("net.neck.", neck), None)):
+        model = loaded(state | head, tmp_path)
+        assert model.architecture.name == f"torchvision:{name}"
+        assert "the part features alone, under 'net.backbone'" in model.architecture.notes[0]
+        with torch.inference_mode():
+            expected = neck(found.mean((2, 3))) if expected is None else expected
+            torch.testing.assert_close(given(model, images), expected)
+
+
 def test_what_is_neither_neck_nor_classifier_is_an_error_that_lists_it(
     body: Any, tmp_path: Path
 ) -> None:
