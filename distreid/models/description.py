@@ -53,6 +53,7 @@ EXAMPLES: dict[str, _Shapes] = {
         name: _MGN if "mgn" in name else _RESNET50 for name in MODELS if name.startswith("fastreid")
     },
     **dict.fromkeys(PEERS, _STRONG),
+    "reid_survey": {**_STRONG, "global_pool.p": (1,), "base.NL_2.0.g.weight": (1, 512, 1, 1)},
     "pass": {"base.pos_embed": (1, 128, 768)},
     "solider": _SOLIDER,
     "oml": _OML,

@@ -77,8 +77,15 @@ class Body(nn.Module):
     `non_local` has, by fast-reid's name such as NL_2, how many there are and their inner channels.
     """
 
-    def __init__(self, network: Any, non_local: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        network: Any,
+        non_local: Mapping[str, tuple[int, int]],
+        *,
+        stem_relu: bool = True,
+    ) -> None:
         super().__init__()
+        self.stem_relu = stem_relu
         self.conv1, self.bn1, self.maxpool = network.conv1, network.bn1, network.maxpool
         self.layer1, self.layer2 = network.layer1, network.layer2
         self.layer3, self.layer4 = network.layer3, network.layer4
@@ -88,7 +95,8 @@ class Body(nn.Module):
             self.add_module(name, nn.ModuleList(NonLocal(channels, inner) for _ in range(count)))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        x = self.bn1(self.conv1(x))
+        x = self.maxpool(x.relu() if self.stem_relu else x)
         for blocks, after in (
             (self.layer1, self.NL_1),
             (self.layer2, self.NL_2),

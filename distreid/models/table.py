@@ -33,6 +33,7 @@ from distreid.models import (
     osnet_ain,
     pass_reid,
     pcb,
+    reid_survey,
     resnet,
     se_resnet,
     shufflenet,
@@ -96,6 +97,7 @@ MODELS: dict[str, Reader] = {
     "mmtracking": mmtracking.read,
     "deep_sort": deep_sort.read,
     "lmbn_n": lmbn.read,
+    reid_survey.NAME: reid_survey.read,
     **{name: partial(strong_baseline.read, name) for name in strong_baseline.PEERS},
 }
 
@@ -124,6 +126,7 @@ RECOGNISERS: tuple[Callable[[StateDict], str | None], ...] = (
     fastreid.recognise,
     transreid.recognise,
     clipreid.recognise,
+    reid_survey.recognise,
     strong_baseline.recognise,
 )
 """Weights to a key of `MODELS`, or None. The first that knows them decides."""
